@@ -1,0 +1,123 @@
+"""The errors of this package, in one tree. The class says whose fault it is; the message says what to do.
+
+    DurableError
+    ├── InstanceNotFoundError          no orchestration has this id
+    ├── InstanceExistsError            the id is taken (.existing, .started)
+    ├── InstanceFinishedError          it has ended, so it takes no more events
+    ├── OrchestrationFailedError       the orchestration ended FAILED (.failure)
+    ├── OrchestrationTerminatedError   somebody terminated it (.reason)
+    ├── OrchestrationBlockedError      its code does not fit its history (.reason)
+    ├── TaskFailedError                an activity or a child failed (.failure)
+    ├── TaskCancelledError             the orchestrator itself cancelled the task
+    ├── NonRetryableError              raised by activities: "do not try this again"
+    ├── TimeoutError                   also the builtin TimeoutError
+    ├── PayloadError                   also a ValueError: a value that can't travel as JSON
+    ├── LimitError                     a limit of `durable.Limits` was reached
+    ├── DuplicateNameError             another function already has this name
+    └── StoreError                     the store can't be used: unreachable, damaged, newer, read-only
+        └── StoreInUseError            another worker already serves this store
+
+Misuse of a call (a wrong type, an id outside the rules) is a plain `TypeError` or `ValueError`.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .failure import FailureDetails
+
+
+class DurableError(Exception):
+    """Base of every operational error of this package."""
+
+
+class InstanceNotFoundError(DurableError):
+    """No orchestration has this instance id. Check the id and the store's URL; `durable list` shows what is there."""
+
+
+class InstanceExistsError(DurableError):
+    """The instance id is taken.
+
+    existing: ids that were there already. started: ids that this call did start (`start_many` only).
+    """
+
+    def __init__(self, message: str, existing: Sequence[str] = (), started: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.existing = list(existing)
+        self.started = list(started)
+
+
+class InstanceFinishedError(DurableError):
+    """The orchestration has ended and takes no more events."""
+
+
+class OrchestrationFailedError(DurableError):
+    """The orchestration ended FAILED; `.failure` tells why, with the chain of causes."""
+
+    def __init__(self, message: str, failure: FailureDetails) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class OrchestrationTerminatedError(DurableError):
+    """The orchestration was terminated; `.reason` is what the caller of `terminate` gave (any JSON)."""
+
+    def __init__(self, message: str, reason: Any = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class OrchestrationBlockedError(DurableError):
+    """The orchestrator's code does not fit its history, or nobody serves it. It goes on by itself under fitting code."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class TaskFailedError(DurableError):
+    """An activity or a sub-orchestration failed; `.failure` is what it raised, causes nested."""
+
+    def __init__(self, message: str, failure: FailureDetails) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class TaskCancelledError(DurableError):
+    """The task was cancelled by `Task.cancel()` in this orchestrator."""
+
+
+class NonRetryableError(DurableError):
+    """Raise it in an activity when trying again can't help: no retry policy applies."""
+
+
+class TimeoutError(DurableError, builtins.TimeoutError):
+    """The time given to a wait ran out. What was waited for goes on."""
+
+
+class PayloadError(DurableError, ValueError):
+    """A value can't travel as JSON, or JSON does not fit the type that its receiver declares. Names the path."""
+
+
+class LimitError(DurableError):
+    """A limit of `durable.Limits` was reached; the message names it and how to raise it."""
+
+
+class DuplicateNameError(DurableError):
+    """Another function is registered under this name already; give one of them `name=`."""
+
+
+class StoreError(DurableError):
+    """The store can't be used: unreachable, not one of ours, written by a newer version, read-only, full."""
+
+
+class StoreInUseError(StoreError):
+    """Another worker serves this store; its process id is in the message."""
+
+
+for _error in [e for e in globals().values() if isinstance(e, type) and issubclass(e, DurableError)]:
+    # Users import these from `durable`; tracebacks and FailureDetails.type show the name they can import.
+    _error.__module__ = "durable"

@@ -1,0 +1,116 @@
+"""What is recorded when code raises: enough to act on, in any process, without importing the exception's class."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import msgspec
+
+from .errors import NonRetryableError, OrchestrationFailedError, TaskFailedError
+
+MESSAGE_CHARS = 4_000
+STACK_CHARS = 16_000
+CAUSES = 8
+
+
+class FailureDetails(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One failure, as it is stored in the history.
+
+    type: `module.QualifiedName` of the exception (builtins bare). message: `str(exception)`, cut to 4,000 characters.
+    stack_trace: the formatted traceback, cut to 16,000 characters, None where there was none.
+    cause: the failure that led to this one. properties: plain values that the exception carried as attributes.
+    hierarchy: the names of the exception's class and its bases, so that `is_caused_by` needs no import.
+    """
+
+    type: str
+    message: str = ""
+    stack_trace: str | None = None
+    cause: FailureDetails | None = None
+    properties: dict[str, Any] = {}
+    hierarchy: tuple[str, ...] = ()
+
+    def is_a(self, exception_type: type[BaseException]) -> bool:
+        """Whether this very failure (not its causes) was an `exception_type` or a subclass of it."""
+        name = type_name(exception_type)
+        return name == self.type or name in self.hierarchy
+
+    def is_caused_by(self, exception_type: type[BaseException]) -> bool:
+        """Whether this failure or one of its causes was an `exception_type` or a subclass of it."""
+        failure: FailureDetails | None = self
+        while failure is not None:
+            if failure.is_a(exception_type):
+                return True
+            failure = failure.cause
+        return False
+
+    @property
+    def retryable(self) -> bool:
+        """False when the code said that another try can't help (`NonRetryableError`)."""
+        return not self.is_a(NonRetryableError)
+
+    @property
+    def summary(self) -> str:
+        """`type: message` on one line."""
+        return f"{self.type}: {self.message}" if self.message else self.type
+
+
+def type_name(cls: type) -> str:
+    """`module.QualifiedName`, bare for builtins."""
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def describe(error: BaseException, _depth: int = 0) -> FailureDetails:
+    """Record an exception. Never raises, whatever the exception's own methods do."""
+    if isinstance(error, TaskFailedError | OrchestrationFailedError):
+        cause: FailureDetails | None = error.failure
+    else:
+        nested = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        cause = describe(nested, _depth + 1) if nested is not None and _depth < CAUSES else None
+    cls = type(error)
+    return FailureDetails(
+        type=type_name(cls),
+        message=_text(error),
+        stack_trace=_stack(error),
+        cause=cause,
+        properties=_properties(error),
+        hierarchy=tuple(type_name(base) for base in cls.__mro__[:-1] if base is not BaseException),
+    )
+
+
+def _text(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as broken:  # an exception whose __str__ raises must not take the worker with it
+        text = f"(its message could not be read: {type(broken).__name__})"
+    return _storable(text, MESSAGE_CHARS)
+
+
+def _stack(error: BaseException) -> str | None:
+    if error.__traceback__ is None:
+        return None
+    try:
+        lines = traceback.format_exception(type(error), error, error.__traceback__, chain=False)
+    except Exception:  # formatting calls __str__ too
+        lines = traceback.format_tb(error.__traceback__)
+    return _storable("".join(lines), STACK_CHARS)
+
+
+def _properties(error: BaseException) -> dict[str, Any]:
+    """Plain attributes only: a number, a text, a truth value. Anything else could be large, secret or unencodable."""
+    found: dict[str, Any] = {}
+    for name, value in getattr(error, "__dict__", {}).items():
+        if name.startswith("_") or not isinstance(value, str | bool | int | float):
+            continue
+        if isinstance(value, float) and value - value != 0:  # NaN and infinities are no JSON
+            continue
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            continue
+        found[name] = _storable(value, MESSAGE_CHARS) if isinstance(value, str) else value
+    return found
+
+
+def _storable(text: str, limit: int) -> str:
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return text.encode("utf-8", "replace").decode("utf-8")

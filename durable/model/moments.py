@@ -1,0 +1,38 @@
+"""Moments are aware UTC datetimes, durations are timedelta or seconds: the two conversions, and nothing else."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta, timezone
+
+UTC = timezone.utc
+
+
+def to_utc(moment: datetime, where: str) -> datetime:
+    """`moment` in UTC. Raises ValueError for a naive datetime; `where` names the argument in the message."""
+    if moment.tzinfo is None or moment.utcoffset() is None:
+        raise ValueError(f"{where}: {moment!r} has no time zone; give an aware datetime, e.g. datetime.now(timezone.utc)")
+    return moment.astimezone(UTC)
+
+
+def to_timedelta(duration: timedelta | float, where: str) -> timedelta:
+    """A duration from timedelta or seconds. Raises TypeError or ValueError; negative durations are refused."""
+    if isinstance(duration, timedelta):
+        delta = duration
+    elif isinstance(duration, bool) or not isinstance(duration, int | float):
+        raise TypeError(f"{where}: give a timedelta or seconds, not {duration!r}")
+    elif not math.isfinite(duration):
+        raise ValueError(f"{where}: {duration!r} is no duration")
+    else:
+        try:
+            delta = timedelta(seconds=duration)
+        except OverflowError:
+            raise ValueError(f"{where}: {duration!r} seconds are more than a timedelta holds") from None
+    if delta < timedelta(0):
+        raise ValueError(f"{where}: {duration!r} is negative")
+    return delta
+
+
+def from_timestamp(seconds: float) -> datetime:
+    """An aware UTC datetime from POSIX seconds."""
+    return datetime.fromtimestamp(seconds, UTC)

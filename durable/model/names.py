@@ -1,0 +1,63 @@
+"""One rule for the names of everything (instances, functions, events), and the numbers derived from them.
+
+A name is 1 to 200 characters and at most 512 bytes of UTF-8, in NFC, without control, format, surrogate,
+private-use or separator characters, without `/ \\ # ?`, and does not begin with `@`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from functools import lru_cache
+
+MAX_CHARS = 200
+MAX_BYTES = 512
+_FORBIDDEN = frozenset("/\\#?")
+_FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+
+
+def check_name(name: object, what: str) -> str:
+    """Return `name` if it obeys the rule above, else raise TypeError or ValueError; `what` begins the message."""
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be text, not {type(name).__name__}")
+    problem = _problem(name)
+    if problem:
+        shown = ascii(name if len(name) <= 60 else name[:60] + "...")
+        raise ValueError(f"{what} {shown} {problem}; see 'Ids and names' in the documentation")
+    return name
+
+
+@lru_cache(maxsize=4096)
+def _problem(name: str) -> str | None:
+    if not name:
+        return "is empty"
+    if len(name) > MAX_CHARS:
+        return f"has {len(name)} characters; at most {MAX_CHARS} are allowed"
+    if name.isascii() and name.isprintable():
+        bad = next((c for c in name if c in _FORBIDDEN), None)
+    else:
+        bad = next((c for c in name if c in _FORBIDDEN or unicodedata.category(c) in _FORBIDDEN_CATEGORIES), None)
+        if bad is None and len(name.encode()) > MAX_BYTES:
+            return f"has {len(name.encode())} bytes; at most {MAX_BYTES} are allowed"
+        if bad is None and not unicodedata.is_normalized("NFC", name):
+            return "is not in NFC; normalise it with unicodedata.normalize('NFC', ...)"
+    if bad is not None:
+        return f"holds the character {ascii(bad)}, which is not allowed"
+    if name[0] == "@":
+        return "begins with '@', which is reserved"
+    return None
+
+
+def child_id(parent_id: str, execution_id: str, task_id: int, attempt: int) -> str:
+    """The default id of a sub-orchestration: the parent's, cut to 150 characters and 400 bytes, and 12 hex digits."""
+    prefix = parent_id[:150].encode()[:400].decode(errors="ignore")
+    digest = hashlib.sha256(f"{execution_id}/{task_id}/{attempt}".encode()).hexdigest()[:12]
+    # Cutting can end on a base character whose combining mark was cut off; NFC stays NFC for every prefix.
+    return f"{prefix}:{digest}"
+
+
+def partition_of(instance_id: str, partitions: int) -> int:
+    """The partition an instance lives in: stable over processes, versions and machines."""
+    if partitions == 1:
+        return 0
+    return int.from_bytes(hashlib.sha256(instance_id.encode()).digest()[:8], "big") % partitions
