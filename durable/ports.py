@@ -162,6 +162,9 @@ class Store(Protocol):
     def find(self, query: Query) -> Slice[Summary]:
         """Newest first by creation, no duplicates across pages; an instance's place never changes."""
 
+    def summaries(self, instance_ids: Sequence[str]) -> list[Summary | None]:
+        """How these instances stand; None for an unknown one."""
+
     def input_of(self, execution_ids: Sequence[str]) -> list[bytes | None]:
         """The first stored row of each execution: event 0 carries its input."""
 

@@ -95,6 +95,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     depth: int = 0
     seed: str = ""
     status: str = ""
+    timeout: float = 0.0
+    heartbeat_timeout: float = 0.0
 
 
 class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -105,7 +107,7 @@ class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     name: of the activity, orchestrator or event. attempt: from 1. input, result: plain JSON values.
     failure: what was raised. fire_at: when a timer, or the timeout of a wait, is due. instance_id: of a child.
     execution_id: of the execution that started or follows. version, tags, parent_instance_id, seed: of a start.
-    status: how the execution ended.
+    status: how the execution ended. timeout, heartbeat_timeout: seconds given to one attempt of an activity.
     """
 
     event_id: int | None = None
@@ -125,6 +127,8 @@ class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     parent_instance_id: str | None = None
     seed: str | None = None
     status: str | None = None
+    timeout: float | None = None
+    heartbeat_timeout: float | None = None
 
 
 # One stored row holds the events of one turn: {"v": 1, "events": [...]}, written as a two-item array to stay small.

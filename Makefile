@@ -1,0 +1,70 @@
+# `make` says what there is. Everything runs in .venv, made from $(PYTHON) on first use.
+PYTHON ?= python3
+SEEDS  ?= 1000
+KILLS  ?= 20
+
+BIN   := $(CURDIR)/.venv/bin
+STAMP := .venv/installed
+RUN   := "$(BIN)/python"
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint types bench simulate kill test-all package clean
+MAKEFLAGS += --no-print-directory
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## */\1|/p' Makefile | while IFS='|' read -r name what; do \
+		printf '  make %-10s %s\n' "$$name" "$$what"; done
+
+venv: $(STAMP)  ## make .venv and install this checkout in it, editable, with its tools
+	@:
+
+demo: venv  ## an order in three steps, then its status and its history
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && cd "$$dir" && \
+	unset DURABLE_URL DURABLE_EVENTS_URL DURABLE_WORKSPACE && \
+	echo '$$ python samples/order.py' && $(RUN) "$(CURDIR)/samples/order.py" && \
+	for view in show history; do echo && echo "\$$ durable $$view order-42" && $(RUN) -m durable $$view order-42 || exit; done
+
+test: lint types  ## what must be green before a commit: lint, types, tests (without the slow ones)
+	@$(RUN) -m pytest -q -m "not slow"
+
+lint: venv  ## ruff: rules and format
+	@$(RUN) -m ruff check -q .
+	@$(RUN) -m ruff format -q --check .
+
+types: venv  ## mypy and pyright, both strict
+	@$(RUN) -m mypy --no-error-summary
+	@found=$$($(RUN) -m pyright --pythonpath "$(BIN)/python") || { echo "$$found"; exit 1; }
+
+bench: venv  ## how fast, on this machine
+	@$(RUN) tests/benchmarks/run.py
+
+simulate: venv  ## SEEDS=1000 simulated lives of a system whose parts fail
+	@$(RUN) -m durable.testing.simulator --seeds $(SEEDS)
+
+kill: venv  ## KILLS=20 times kill -9 on a real worker
+	@$(RUN) tests/chaos/kill.py --kills $(KILLS)
+
+test-all: lint types  ## everything: the slow tests, the simulator, the killing, the package
+	@$(RUN) -m pytest -q
+	@$(MAKE) simulate kill package
+
+package: venv  ## wheel and sdist in dist/
+	@rm -rf build dist
+	@said=$$($(RUN) -m build --no-isolation . 2>&1) || { echo "$$said"; exit 1; }
+	@rm -rf build
+	@ls dist
+
+clean:  ## remove all that was made, .venv too
+	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .durable *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml setup.cfg
+	@command -v "$(PYTHON)" >/dev/null || { echo 'No "$(PYTHON)" on PATH. Give one: make PYTHON=python3.12' >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "Python 3.10 or newer is needed; $(PYTHON) is $$("$(PYTHON)" -V 2>&1). Give one: make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) can't make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Making .venv with $$("$(PYTHON)" -V) ..."
+	@"$(PYTHON)" -m venv --clear .venv
+	@$(RUN) -m pip install -qq --disable-pip-version-check -e '.[dev]'
+	@touch $@

@@ -1,0 +1,243 @@
+"""`memory://name`: everything in this process's memory. The reference implementation of the ports, and a test double.
+
+It is written to be read: where another store is clever, this one says what is meant. The contract suite compares
+every store with it. Data live as long as the process; whoever opens the same name sees the same data.
+
+`MemoryStore` alone has no thread, no clock and no chance in it, so a simulator can replay any run from a seed. Having
+no clock, it never forgets the id of a fact, which the ports allow: a fact is remembered *at least* for a while.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+
+from durable.model.errors import StoreError, StoreInUseError
+from durable.model.status import Summary
+from durable.ports import (
+    Append,
+    Backend,
+    Commit,
+    Delivered,
+    Fact,
+    Lease,
+    Outcome,
+    Query,
+    Record,
+    Row,
+    Slice,
+    Want,
+)
+
+from .listing import due_place, encode_due, encode_place, place_of
+from .local_signals import LocalSignals
+
+
+class _Instance(NamedTuple):
+    version: int
+    commit_id: str
+    summary: Summary
+    created_at: float  # of the first commit: the instance's place in listings, which never changes
+
+
+class MemoryStore:
+    """`durable.ports.Store` in dicts, safe to call from several threads by one lock."""
+
+    def __init__(self, partitions: int = 1) -> None:
+        self.partitions = partitions
+        self._lock = threading.Lock()
+        self._instances: dict[str, _Instance] = {}
+        self._history: dict[str, list[tuple[int, bytes]]] = {}
+        self._rows: dict[str, Row] = {}
+        self._due: dict[int, list[tuple[float, str]]] = {}
+        self._inbox: dict[str, set[str]] = {}
+        self._seen: dict[str, set[str]] = {}
+        self._delivered = 0
+
+    def load(self, wants: Sequence[Want]) -> list[Record | None]:
+        with self._lock:
+            return [self._load(want) for want in wants]
+
+    def _load(self, want: Want) -> Record | None:
+        found = self._instances.get(want.instance_id)
+        if found is None:
+            return None
+        history = None
+        if found.version != want.known_version:
+            history = tuple(events for _, events in self._history.get(found.summary.execution_id, ()))
+        # What the engine put there itself comes first: it is older than anything delivered to this execution.
+        keys = sorted(self._inbox.get(want.instance_id, ()), key=lambda key: (key.startswith("in/"), key))
+        return Record(found.version, found.commit_id, found.summary, history, tuple(self._rows[key] for key in keys))
+
+    def history(self, execution_id: str, start: int = 0, limit: int = 1_000) -> Slice[tuple[int, bytes]]:
+        with self._lock:
+            rows = self._history.get(execution_id, [])
+            first = bisect_left(rows, start, key=lambda row: row[0])
+            items = rows[first : first + limit]
+            following = rows[first + limit : first + limit + 1]
+        return Slice(items, str(following[0][0]) if following else None)
+
+    def input_of(self, execution_ids: Sequence[str]) -> list[bytes | None]:
+        with self._lock:
+            rows = [self._history.get(execution_id) for execution_id in execution_ids]
+            return [found[0][1] if found and found[0][0] == 0 else None for found in rows]
+
+    def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
+        with self._lock:
+            return [self._commit(commit) for commit in commits]
+
+    def _commit(self, commit: Commit) -> Outcome:
+        found = self._instances.get(commit.instance_id)
+        if (found.version if found else 0) != commit.expect:
+            return Outcome.CONFLICT
+        for append in commit.appends:
+            self._append(append)
+        created_at = found.created_at if found else commit.summary.created_at.timestamp()
+        self._instances[commit.instance_id] = _Instance(commit.expect + 1, commit.id, commit.summary, created_at)
+        for key in commit.drop:
+            self._drop(key)
+        for row in commit.put:
+            self._put(row)
+        return Outcome.COMMITTED
+
+    def _append(self, append: Append) -> None:
+        rows = self._history.setdefault(append.execution_id, [])
+        if rows and rows[-1][0] >= append.start:
+            raise StoreError(f"the history of execution {append.execution_id} already goes beyond event {append.start}")
+        rows.append((append.start, append.events))
+
+    def _put(self, row: Row) -> None:
+        self._drop(row.key)
+        self._rows[row.key] = row
+        insort(self._due.setdefault(row.partition, []), (row.due_at, row.key))
+        if row.kind == "inbox":
+            self._inbox.setdefault(row.instance_id, set()).add(row.key)
+
+    def _drop(self, key: str) -> None:
+        row = self._rows.pop(key, None)
+        if row is None:
+            return
+        due = self._due[row.partition]
+        del due[bisect_left(due, (row.due_at, key))]
+        if row.kind == "inbox":
+            keys = self._inbox[row.instance_id]
+            keys.discard(key)
+            if not keys:
+                del self._inbox[row.instance_id]
+
+    def deliver(self, facts: Sequence[Fact]) -> list[Delivered]:
+        with self._lock:
+            return [self._deliver(fact) for fact in facts]
+
+    def _deliver(self, fact: Fact) -> Delivered:
+        seen = self._seen.get(fact.instance_id, set())
+        if fact.id in seen:
+            return Delivered.DUPLICATE
+        found = self._instances.get(fact.instance_id)
+        if found is None:
+            return Delivered.ABSENT
+        if found.summary.status.finished:
+            return Delivered.FINISHED
+        self._seen.setdefault(fact.instance_id, seen).add(fact.id)
+        self._delivered += 1
+        key = f"in/{self._delivered:016}"
+        self._put(Row(key, "inbox", fact.instance_id, fact.partition, fact.due_at, body=fact.body))
+        return Delivered.NEW
+
+    def due(self, partition: int, until: float, limit: int, after: str = "") -> Slice[Row]:
+        place = due_place(after)
+        with self._lock:
+            due = self._due.get(partition, [])
+            first = bisect_right(due, place) if place else 0
+            items = [item for item in due[first : first + limit + 1] if item[0] <= until]
+            rows = [self._rows[key] for _, key in items[:limit]]
+        return Slice(rows, encode_due(*items[limit - 1]) if len(items) > limit else None)
+
+    def lease(self, leases: Sequence[Lease]) -> list[bool]:
+        with self._lock:
+            return [self._lease(lease) for lease in leases]
+
+    def _lease(self, lease: Lease) -> bool:
+        row = self._rows.get(lease.key)
+        if row is None or (row.holder, row.attempt) != (lease.expect_holder, lease.expect_attempt):
+            return False
+        if lease.due_at is None:
+            self._drop(lease.key)
+        else:
+            changes = {"due_at": lease.due_at, "holder": lease.holder, "attempt": row.attempt + 1}
+            self._put(msgspec.structs.replace(row, **changes))
+        return True
+
+    def find(self, query: Query) -> Slice[Summary]:
+        place = place_of(query)
+        with self._lock:
+            found = [(item.created_at, instance_id) for instance_id, item in self._instances.items()]
+            items = [
+                (at, self._instances[instance_id].summary)
+                for at, instance_id in sorted(found, reverse=True)
+                if (place is None or (at, instance_id) < place)
+                and _matches(query, at, self._instances[instance_id].summary)
+            ]
+        page = items[: query.limit]
+        following = encode_place(page[-1][0], page[-1][1].instance_id) if len(items) > query.limit else None
+        return Slice([summary for _, summary in page], following)
+
+    def close(self) -> None:
+        """Nothing to give back: the data stay, so that the same name can be opened again."""
+
+
+def _matches(query: Query, created_at: float, summary: Summary) -> bool:
+    return (
+        (query.status is None or summary.status in query.status)
+        and (query.name is None or summary.name == query.name)
+        and (query.prefix is None or summary.instance_id.startswith(query.prefix))
+        and (query.tags is None or query.tags.items() <= (summary.tags or {}).items())
+        and (query.created_after is None or created_at >= query.created_after)
+        and (query.created_before is None or created_at < query.created_before)
+    )
+
+
+class MemoryBackend:
+    """A `MemoryStore`, in-process signals and the right to be its worker."""
+
+    def __init__(self, name: str = "", partitions: int = 1) -> None:
+        self.name = name
+        self.store = MemoryStore(partitions)
+        self.signals = LocalSignals()
+        self._worker = threading.Lock()
+
+    def claim_worker(self) -> Callable[[], None]:
+        if not self._worker.acquire(blocking=False):
+            raise StoreInUseError(
+                f"memory://{self.name} already has a worker, in this process (pid {os.getpid()}); "
+                "stop that one, or connect as a client only"
+            )
+        released = threading.Lock()
+
+        def release() -> None:
+            if released.acquire(blocking=False):
+                self._worker.release()
+
+        return release
+
+    def close(self) -> None:
+        self.store.close()
+
+
+_opened: dict[str, MemoryBackend] = {}
+_opening = threading.Lock()
+
+
+def open_memory(url: str) -> Backend:
+    """The memory store of this name, new or as it was left. Raises StoreError for anything but `memory://name`."""
+    parts = urlsplit(url)
+    if parts.scheme != "memory" or parts.path.strip("/") or parts.query or parts.fragment:
+        raise StoreError(f"{url!a} is not the URL of a memory store; write memory://name, without parameters")
+    with _opening:
+        return _opened.setdefault(parts.netloc, MemoryBackend(parts.netloc))

@@ -1,0 +1,116 @@
+"""Decorated functions: still callable as they were, and references that the engine and type checkers understand."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar
+
+from ..model.retry import RetryPolicy
+from ..payload.signature import Signature
+from ..replay.callee import ActivityRef, OrchestratorRef
+from ..runtime.activity_context import ActivityContext, local_context
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+
+
+class Activity(ActivityRef[P, R]):
+    """A function under `@durable.activity`. `.fn` is the raw function, `.options(...)` a copy with other options."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        name: str | None,
+        retry: RetryPolicy | None,
+        timeout: timedelta | float | None,
+        heartbeat_timeout: timedelta | float | None,
+    ) -> None:
+        shown = _require_function(fn, "@durable.activity")
+        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            raise TypeError(f"@durable.activity: {shown} is a generator; an activity returns its result")
+        self.wants_context = _wants_context(fn)
+        signature = Signature.of(fn, leading=1 if self.wants_context else 0)
+        super().__init__(
+            name or shown, signature, retry=retry, timeout=timeout, heartbeat_timeout=heartbeat_timeout
+        )
+        self.fn = fn
+        self.__doc__ = fn.__doc__
+        self.__name__ = shown
+        self.__module__ = fn.__module__
+        self.__wrapped__ = fn
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.fn)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call it as an ordinary function; an ActivityContext is filled in with a local one unless it is given."""
+        if self.wants_context and not (args and isinstance(args[0], ActivityContext)):
+            return self.fn(local_context(), *args, **kwargs)  # type: ignore[no-any-return]  # fn is stored untyped
+        return self.fn(*args, **kwargs)  # type: ignore[no-any-return]  # fn is stored untyped
+
+
+class AsyncActivity(ActivityRef[P, R]):
+    """How type checkers see an `async def` activity: calling it directly gives a coroutine. At run time an Activity."""
+
+    fn: Callable[..., Coroutine[Any, Any, Any]]
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
+        raise NotImplementedError
+
+
+class Orchestrator(OrchestratorRef[P, R]):
+    """A function under `@durable.orchestrator`. `.fn` is the raw function, `.options(...)` a copy with other options."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        name: str | None,
+        version: str | None,
+        retry: RetryPolicy | None,
+        tags: Mapping[str, str] | None,
+    ) -> None:
+        shown = _require_function(fn, "@durable.orchestrator")
+        if inspect.isasyncgenfunction(fn):
+            raise TypeError(
+                f"@durable.orchestrator: {shown} is an async generator; use `def` with yield, or `async def` with await"
+            )
+        super().__init__(
+            name or shown, Signature.of(fn, leading=1), version=version, retry=retry, tags=tags
+        )
+        self.fn = fn
+        self.__doc__ = fn.__doc__
+        self.__name__ = shown
+        self.__module__ = fn.__module__
+        self.__wrapped__ = fn
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the raw function, context first, as an ordinary generator, coroutine or function."""
+        return self.fn(*args, **kwargs)
+
+
+def _require_function(fn: object, where: str) -> str:
+    if not callable(fn) or isinstance(fn, type):
+        raise TypeError(f"{where} decorates functions, not {fn!r}")
+    name = getattr(fn, "__name__", None)
+    if not isinstance(name, str):
+        raise TypeError(f"{where}: {fn!r} has no name; wrap it in a function")
+    return name
+
+
+def _wants_context(fn: Callable[..., Any]) -> bool:
+    """Whether the first parameter is annotated ActivityContext, also as text or under an alias."""
+    first = next(iter(inspect.signature(fn).parameters.values()), None)
+    if first is None:
+        return False
+    hint = first.annotation
+    if isinstance(hint, str):
+        name = hint.strip("'\" ")
+        if name.rpartition(".")[2] == "ActivityContext":
+            return True
+        module = sys.modules.get(getattr(fn, "__module__", ""), None)
+        hint = getattr(module, name, None)
+    return hint is ActivityContext

@@ -1,0 +1,224 @@
+"""Functions by (kind, name, version). A name from a message is only looked up here, never imported."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from datetime import timedelta
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+
+from ..model.errors import DuplicateNameError
+from ..model.retry import RetryPolicy
+from ..replay.context import OrchestrationContext
+from ..replay.execution import Code
+from ..runtime.activities import ActivityCode
+from ..runtime.activity_context import ActivityContext
+from .functions import Activity, AsyncActivity, Orchestrator
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class ActivityDecorator(Protocol):
+    """What `@durable.activity(...)` returns: it types a function as the activity it becomes."""
+
+    @overload
+    def __call__(self, fn: Callable[Concatenate[ActivityContext, P], Coroutine[Any, Any, R]]) -> AsyncActivity[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]]) -> AsyncActivity[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[ActivityContext, P], R]) -> Activity[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R]) -> Activity[P, R]: ...
+
+
+class OrchestratorDecorator(Protocol):
+    """What `@durable.orchestrator(...)` returns: it types a function as the orchestrator it becomes."""
+
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[OrchestrationContext, P], Generator[Any, Any, R]]
+    ) -> Orchestrator[P, R]: ...
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[OrchestrationContext, P], Coroutine[Any, Any, R]]
+    ) -> Orchestrator[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[OrchestrationContext, P], R]) -> Orchestrator[P, R]: ...
+
+
+class Registry:
+    """The functions that a worker serves; more can be added while it runs.
+
+    `.orchestrator` and `.activity` are decorators for this registry, with and without options.
+    Another function under a taken key raises DuplicateNameError; the same function defined again replaces itself.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._activities: dict[str, Activity[Any, Any]] = {}
+        self._orchestrators: dict[tuple[str, str], Orchestrator[Any, Any]] = {}
+        self._codes: dict[tuple[str, str], Code] = {}
+        self._activity_codes: dict[str, ActivityCode] = {}
+        self._listeners: list[Callable[[], None]] = []
+
+    # ---- decorators
+
+    @overload
+    def activity(self, fn: Callable[Concatenate[ActivityContext, P], Coroutine[Any, Any, R]]) -> AsyncActivity[P, R]: ...
+    @overload
+    def activity(self, fn: Callable[P, Coroutine[Any, Any, R]]) -> AsyncActivity[P, R]: ...
+    @overload
+    def activity(self, fn: Callable[Concatenate[ActivityContext, P], R]) -> Activity[P, R]: ...
+    @overload
+    def activity(self, fn: Callable[P, R]) -> Activity[P, R]: ...
+    @overload
+    def activity(
+        self,
+        *,
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: timedelta | float | None = None,
+        heartbeat_timeout: timedelta | float | None = None,
+    ) -> ActivityDecorator: ...
+    def activity(
+        self,
+        fn: Callable[..., Any] | None = None,
+        *,
+        name: str | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: timedelta | float | None = None,
+        heartbeat_timeout: timedelta | float | None = None,
+    ) -> Any:
+        """Make a function, sync or `async def`, an activity: a step whose result is recorded.
+
+        name: default is the function's. retry: holds for calls by function. timeout: of one attempt, from its start.
+        heartbeat_timeout: between two heartbeats, from the first one on. Durations are timedelta or seconds.
+        Raises DuplicateNameError, TypeError (what can't be an activity) or ValueError (a name outside the rules).
+        """
+
+        def register(function: Callable[..., Any]) -> Activity[Any, Any]:
+            activity: Activity[Any, Any] = Activity(function, name, retry, timeout, heartbeat_timeout)
+            self._add_activity(activity)
+            return activity
+
+        return register if fn is None else register(fn)
+
+    @overload
+    def orchestrator(
+        self, fn: Callable[Concatenate[OrchestrationContext, P], Generator[Any, Any, R]]
+    ) -> Orchestrator[P, R]: ...
+    @overload
+    def orchestrator(
+        self, fn: Callable[Concatenate[OrchestrationContext, P], Coroutine[Any, Any, R]]
+    ) -> Orchestrator[P, R]: ...
+    @overload
+    def orchestrator(self, fn: Callable[Concatenate[OrchestrationContext, P], R]) -> Orchestrator[P, R]: ...
+    @overload
+    def orchestrator(
+        self,
+        *,
+        name: str | None = None,
+        version: str | None = None,
+        retry: RetryPolicy | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> OrchestratorDecorator: ...
+    def orchestrator(
+        self,
+        fn: Callable[..., Any] | None = None,
+        *,
+        name: str | None = None,
+        version: str | None = None,
+        retry: RetryPolicy | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Make a function `(ctx, *args)` an orchestrator: a generator that yields tasks, an `async def`, or plain.
+
+        name: default is the function's. version: text, recorded with each instance. retry: holds when it is called as
+        a child by function. tags: go to each instance. Raises as `activity` does.
+        """
+
+        def register(function: Callable[..., Any]) -> Orchestrator[Any, Any]:
+            orchestrator: Orchestrator[Any, Any] = Orchestrator(function, name, version, retry, tags)
+            self._add_orchestrator(orchestrator)
+            return orchestrator
+
+        return register if fn is None else register(fn)
+
+    def _add_activity(self, activity: Activity[Any, Any]) -> None:
+        with self._lock:
+            _refuse_other(self._activities.get(activity.name), activity)
+            self._activities[activity.name] = activity
+            assert activity.signature is not None
+            self._activity_codes[activity.name] = ActivityCode(
+                activity.name,
+                activity.fn,
+                activity.signature,
+                activity.wants_context,
+                activity.is_async,
+                activity.timeout,
+                activity.heartbeat_timeout,
+            )
+        self._changed()
+
+    def _add_orchestrator(self, orchestrator: Orchestrator[Any, Any]) -> None:
+        key = (orchestrator.name, orchestrator.version)
+        with self._lock:
+            _refuse_other(self._orchestrators.get(key), orchestrator)
+            self._orchestrators[key] = orchestrator
+            assert orchestrator.signature is not None
+            self._codes[key] = Code(orchestrator.name, orchestrator.fn, orchestrator.signature)
+        self._changed()
+
+    # ---- what a worker asks
+
+    def find_orchestrator(self, name: str, version: str) -> Code | None:
+        """The exact version, then the unversioned function."""
+        return self._codes.get((name, version)) or self._codes.get((name, ""))
+
+    def find_activity(self, name: str) -> ActivityCode | None:
+        return self._activity_codes.get(name)
+
+    def names(self, kind: str) -> list[str]:
+        """The registered names of one kind, "activity" or "orchestrator", sorted."""
+        if kind == "activity":
+            return sorted(self._activities)
+        return sorted({name for name, _ in self._orchestrators})
+
+    def on_change(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Call `call` after each registration; returns how to stop that."""
+        self._listeners.append(call)
+        return lambda: self._listeners.remove(call)
+
+    def _changed(self) -> None:
+        for call in list(self._listeners):
+            call()
+
+
+_Function = Activity[Any, Any] | Orchestrator[Any, Any]
+
+
+def _refuse_other(old: _Function | None, new: _Function) -> None:
+    if old is None or _home(old.fn) == _home(new.fn):
+        return
+    raise DuplicateNameError(
+        f"{new.kind} {new.name!r} is registered already, by {_shown(old.fn)}; {_shown(new.fn)} needs another name: "
+        f"@durable.{new.kind}(name=...)"
+    )
+
+
+def _home(fn: Callable[..., Any]) -> tuple[object, object]:
+    """Where a function is defined; cells of a notebook and reruns of a script are one place."""
+    module = getattr(fn, "__module__", None)
+    code = getattr(fn, "__code__", None)
+    place = "__main__" if module == "__main__" else getattr(code, "co_filename", module)
+    return place, getattr(fn, "__qualname__", fn)
+
+
+def _shown(fn: Callable[..., Any]) -> str:
+    return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', fn)}"
+
+
+default_registry = Registry()
+activity = default_registry.activity
+orchestrator = default_registry.orchestrator

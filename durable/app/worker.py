@@ -1,0 +1,168 @@
+"""The worker: one engine thread on one store, and the activities it runs."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from types import FrameType, TracebackType
+from typing import Any
+from uuid import uuid4
+
+from ..engine.step import Env
+from ..model.errors import DurableError
+from ..model.moments import to_timedelta
+from ..ports import FACTS
+from ..replay.execution import Code
+from ..runtime.activities import Activities
+from ..runtime.engine_thread import EngineThread
+from ..runtime.loop import Loop, Settings
+from ..runtime.requests import Assigned, CodeChanged, Hint, Stop
+from ..runtime.watchdog import Watchdog
+from .client import Client, connect, default_client
+from .registry import Registry, default_registry
+
+log = logging.getLogger("durable.worker")
+
+_HOLD = 60.0  # seconds that a row is left to its holder; a dead holder's rows are taken at once by the next worker
+
+
+class Worker:
+    """Serves orchestrations and activities of a registry from a store.
+
+        with durable.Worker():          # background threads, until the block ends
+            ...
+        durable.Worker().run()          # foreground, until SIGINT or SIGTERM
+
+    client_or_url: a client, a URL, or None for the default client. registry: default is that of the module-level
+    decorators. max_concurrent_activities: at one time. max_cached_orchestrations: warm instances kept; 0 replays every
+    turn. shutdown_grace: seconds (or timedelta) that running activities get when it stops; the rest is handed back.
+    Raises StoreInUseError on start when another worker serves the store.
+    """
+
+    def __init__(
+        self,
+        client_or_url: Client | str | None = None,
+        *,
+        registry: Registry | None = None,
+        max_concurrent_activities: int = 32,
+        max_cached_orchestrations: int = 10_000,
+        shutdown_grace: timedelta | float = 30.0,
+    ) -> None:
+        if isinstance(max_concurrent_activities, bool) or not max_concurrent_activities >= 1:
+            raise ValueError(f"max_concurrent_activities={max_concurrent_activities!r}: give at least 1")
+        if isinstance(max_cached_orchestrations, bool) or not max_cached_orchestrations >= 0:
+            raise ValueError(f"max_cached_orchestrations={max_cached_orchestrations!r}: give 0 or more")
+        self._grace = to_timedelta(shutdown_grace, "shutdown_grace=").total_seconds()
+        self._registry = registry if registry is not None else default_registry
+        self._size = max_concurrent_activities
+        self._cached = max_cached_orchestrations
+        self._given = client_or_url
+        self._engine: EngineThread | None = None
+        self._undo: list[Callable[[], None]] = []
+
+    # ---- life
+
+    def start(self) -> None:
+        """Start serving in background threads. A worker starts once."""
+        if self._engine is not None:
+            raise RuntimeError("this worker has been started already; make another one")
+        client = self._client()
+        backend, limits = client.backend, client.limits
+        self._undo.append(backend.claim_worker())
+        watchdog = Watchdog(limits.turn_seconds)
+        holder = uuid4().hex
+        env = Env(holder, _HOLD, _mint, backend.store.partitions, limits, watchdog)
+        loop = Loop(env, _Codebase(self._registry), _now, Settings(cached=self._cached))
+        activities = Activities(
+            self._registry.find_activity,
+            lambda done: engine.tell(done),
+            size=self._size,
+            limits=limits,
+            clock=_now,
+            client=client,
+        )
+        engine = EngineThread(loop, backend.store, backend.signals, activities, watchdog)
+        self._engine = engine
+        self._undo.append(activities.close)
+        self._undo.append(backend.signals.listen(FACTS, lambda ids: engine.tell(Hint(ids))))
+        self._undo.append(self._registry.on_change(lambda: engine.tell(CodeChanged())))
+        engine.tell(Assigned(range(backend.store.partitions), (holder,)))
+        engine.start()
+
+    def stop(self) -> None:
+        """Drain: take nothing new, give running activities `shutdown_grace`, hand back the rest. Idempotent."""
+        if self._engine is not None and self._engine.alive:
+            self._engine.tell(Stop(self._grace))
+            self._engine.join()
+        while self._undo:
+            self._undo.pop()()
+
+    def run(self) -> None:
+        """Serve in the foreground until SIGINT or SIGTERM, then drain. A second signal ends at once."""
+        stop = threading.Event()
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            stop.set()
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            self.start()
+            while not stop.wait(1.0):
+                self._check()
+        finally:
+            self.stop()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _check(self) -> None:
+        engine = self._engine
+        if engine is not None and not engine.alive:
+            raise DurableError("the engine stopped; the log says why. Nothing is lost: start a worker again")
+
+    def __enter__(self) -> Worker:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _client(self) -> Client:
+        given: Any = self._given
+        if given is None:
+            return default_client()
+        if isinstance(given, Client):
+            return given
+        client = connect(given)
+        self._undo.append(client.close)
+        return client
+
+
+class _Codebase:
+    """The registry, as the loop asks it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def orchestrator(self, name: str, version: str) -> Code | None:
+        return self._registry.find_orchestrator(name, version)
+
+    def serves_activity(self, name: str) -> bool:
+        return self._registry.find_activity(name) is not None
+
+    def known(self, kind: str) -> list[str]:
+        return self._registry.names(kind)
+
+
+def _mint() -> str:
+    return uuid4().hex
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

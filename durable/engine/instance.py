@@ -1,0 +1,92 @@
+"""An instance between two turns, the arrivals that a turn takes, and what a turn decides: frozen values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from ..model.history import Event, Raw
+from ..model.status import Summary
+from ..ports import Commit, Fact, Record, Row
+from ..replay.execution import Execution
+from .ledger import Ledger
+
+
+class Arrival(NamedTuple):
+    """One fact for one instance. `row_key` is the row that the turn which takes it deletes; `execution_id` may be ''."""
+
+    event: Event
+    execution_id: str = ""
+    row_key: str = ""
+
+
+class Instance(NamedTuple):
+    """One instance at one version; `execution` is its live code, None when it has to be replayed first."""
+
+    summary: Summary
+    version: int
+    started: Event
+    length: int
+    execution: Execution | None = None
+    history: Sequence[bytes] = ()
+
+    @classmethod
+    def of_record(cls, record: Record) -> Instance:
+        """A cold instance. Raises UnreadableHistory."""
+        assert record.history is not None
+        ledger = Ledger.of_rows(record.history)
+        assert ledger.started is not None
+        return cls(record.summary, record.version, ledger.started, ledger.length, None, record.history)
+
+
+class Invocation(msgspec.Struct, frozen=True, gc=False):
+    """One attempt of one activity, ready to run. `row_key` is its work row; timeouts are seconds, 0 for none."""
+
+    instance_id: str
+    execution_id: str
+    task_id: int
+    attempt: int
+    name: str
+    input: Raw
+    row_key: str
+    timeout: float = 0.0
+    heartbeat_timeout: float = 0.0
+
+
+class Turn(NamedTuple):
+    """What a step decided. Nothing of it may be done before `commit` is committed, except `undelivered`.
+
+    commit: None when there is nothing to write. instance: how it stands once that is committed.
+    invocations: activities to run. cancelled: keys of task rows whose running activity is not waited for any more.
+    parked: why the instance can't go on here (no code, or code that does not fit); '' when it went on.
+    undelivered: facts that were only in memory and must reach the inbox, since no turn could take them.
+    again: there is more to do for this instance at once (it continued as new).
+    ignored: facts that changed nothing (duplicates, late outcomes).
+    """
+
+    commit: Commit | None
+    instance: Instance
+    invocations: Sequence[Invocation] = ()
+    cancelled: Sequence[str] = ()
+    parked: str = ""
+    undelivered: Sequence[Fact] = ()
+    again: bool = False
+    ignored: int = 0
+
+
+def task_key(execution_id: str, task_id: int, attempt: int) -> str:
+    """The key of an activity's work row: unique over instances, executions and attempts."""
+    return f"{execution_id}/{task_id}/{attempt}"
+
+
+def timer_key(execution_id: str, task_id: int) -> str:
+    """The key of a timer's row: a task has at most one timer at a time."""
+    return f"{execution_id}/{task_id}/timer"
+
+
+def wake_key(execution_id: str) -> str:
+    """The key of the row that wakes an execution for its first turn, and while it is parked."""
+    return f"wake/{execution_id}"
+

@@ -1,0 +1,66 @@
+"""What one instance sends to another: a start, or a fact for its inbox. Each is a work row until its target has it."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from ..model import history as h
+from ..model.history import NO_PAYLOAD, Event, Parent
+
+_FORMAT: Final = 1
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`start`: create the target with this ExecutionStarted. `fact`: put this event into the target's inbox."""
+
+    kind: Literal["start", "fact"]
+    target: str
+    event: Event
+    format: int = _FORMAT
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Message)
+
+
+def encode_message(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_message(body: bytes) -> Message:
+    """Raises msgspec.MsgspecError for what this version can't read."""
+    return _decoder.decode(body)
+
+
+def child_start(created: Event, parent: Parent, execution_id: str, seed: str) -> Message:
+    """The start of the child that a SubOrchestrationInstanceCreated event asks for."""
+    started = Event(
+        h.EXECUTION_STARTED,
+        created.timestamp,
+        name=created.name,
+        input=created.input,
+        execution_id=execution_id,
+        version=created.version,
+        tags=created.tags,
+        parent=parent,
+        depth=created.depth,
+        seed=seed,
+    )
+    return Message("start", created.instance_id, started)
+
+
+def child_outcome(parent: Parent, ended: Event) -> Message:
+    """What a child's last event means to its parent."""
+    failed = ended.failure is not None
+    event = Event(
+        h.CHILD_FAILED if failed else h.CHILD_COMPLETED,
+        ended.timestamp,
+        task_id=parent.task_id,
+        attempt=parent.attempt,
+        result=NO_PAYLOAD if failed else ended.result,
+        failure=ended.failure,
+        execution_id=parent.execution_id,
+    )
+    return Message("fact", parent.instance_id, event)

@@ -1,0 +1,1 @@
+"""Payloads: what crosses between functions, as canonical JSON encoded and decoded by type hints. No I/O, no clock."""

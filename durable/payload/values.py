@@ -1,0 +1,187 @@
+"""Values to canonical JSON and back by type hint, and whether two payloads mean the same.
+
+Laws.
+1. What is accepted comes back: `decode(encode(x), hint)` equals `x`, and encoding that again gives the same bytes.
+2. Equal values have one encoding, in every process: dict keys and sets are sorted, fields stand as declared.
+   (The elements of a set are sorted by their own `<`, which must be a total order if the class defines it.)
+3. Nothing is lost without a word: NaN, infinities, naive datetimes, ints beyond 64 bits and colliding keys are
+   refused, and whatever goes wrong with a value is a `PayloadError`.
+4. The usual payload is written by C code and looked at by C code; only what looks suspicious is walked in Python.
+   Suspicion may err on the safe side, never on the other.
+
+A `msgspec.Raw` inside a value is taken as the JSON it says it is. Fields that a dataclass does not take in its
+constructor (`init=False`) don't travel: `__post_init__` computes them again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any, Final
+
+import msgspec
+
+from durable.model.errors import PayloadError
+from durable.model.failure import type_name
+from durable.model.history import Raw
+from durable.model.limits import Limits
+
+from .plain import json_encode, plain
+
+NULL: Final = Raw(b"null")
+_UNLIMITED: Final = Limits(payload_bytes=2**62, payload_depth=2**62)
+
+_binary_encode: Final = msgspec.msgpack.Encoder(order="deterministic").encode
+# How MessagePack writes a float whose exponent is that of NaN and infinity. Other bytes may look so too; no matter.
+_NOT_FINITE: Final = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
+_SAFE: Final = frozenset({str, bool})  # what the fast encoder writes or refuses rightly
+_ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
+_UTC: Final = re.compile(r"00:00:00(?:\.0+)?Z\"")
+_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKET: Final = bytes(set(range(256)) - set(b'[]{}"'))
+
+
+def encode(value: object, where: str, limits: Limits) -> Raw:
+    """`value` as canonical JSON: dataclasses, attrs, structs, enums, dates, UUID, Decimal, bytes, sets, plain data.
+
+    where: what the value is, for the error message ("input of activity 'charge'"). limits: `payload_bytes`, encoded;
+    `payload_depth`, nested arrays and objects. Raises `PayloadError`, and nothing else, for what can't come back.
+    """
+    if value is None:
+        return NULL
+    kind = type(value)
+    try:
+        data = json_encode(value)
+        if kind not in _SAFE and (kind is Raw or _suspicious(value, data, limits.payload_depth)):
+            data = _carefully(value, where, limits)
+    except PayloadError:
+        raise
+    except Exception:  # whatever it was, the walk finds where
+        data = _carefully(value, where, limits)
+    if len(data) > limits.payload_bytes:
+        raise PayloadError(
+            f"{where}: $ is {len(data):,} bytes of JSON, above the limit of {limits.payload_bytes:,}; "
+            "store it elsewhere and pass a reference, or raise Limits(payload_bytes=...)"
+        )
+    return Raw(data)
+
+
+def decode(raw: Raw, hint: Any, where: str) -> Any:
+    """The value of `raw` as `hint` says; with `Any`, or no hint (`inspect.Parameter.empty`), plain JSON values.
+
+    An empty `raw` is null. Nothing is converted loosely ("1" is no int). Unknown fields are ignored.
+    Raises `PayloadError` for JSON that does not fit, naming path and expectation, and for a hint it can't decode.
+    """
+    decoder = _decoder(hint, where)
+    try:
+        return decoder.decode(raw or NULL)
+    except msgspec.ValidationError as error:
+        problem = str(error) if "`$" in str(error) else f"{error} - at `$`"
+        raise PayloadError(f"{where}: {problem}; it is declared as {_hint_text(hint)}") from error
+    except RecursionError as error:
+        raise PayloadError(f"{where}: $ is nested too deep to be read") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PayloadError(f"{where}: $ is not JSON ({error})") from error
+    except Exception as error:  # the code of the declared class, such as __post_init__
+        name = type_name(type(error))
+        raise PayloadError(f"{where}: $ can't be made a {_hint_text(hint)}, which raised {name}") from error
+
+
+def same(recorded: Raw, now: Raw, hint: Any) -> bool:
+    """Whether two payloads mean the same to a receiver that declares `hint`; never raises.
+
+    Key order, white space and fields that the receiver ignores or fills in by default make no difference.
+    """
+    if recorded == now:
+        return True
+    try:
+        return canonical(decode(recorded, hint, "")) == canonical(decode(now, hint, ""))
+    except PayloadError:  # one of them is from before the hint changed
+        return _same_json(recorded, now)
+
+
+def canonical(value: object) -> Raw:
+    """`encode` without limits, for comparisons. Raises `PayloadError`."""
+    return encode(value, "", _UNLIMITED)
+
+
+def _same_json(recorded: Raw, now: Raw) -> bool:
+    try:
+        return canonical(decode(recorded, Any, "")) == canonical(decode(now, Any, ""))
+    except PayloadError:
+        return False
+
+
+def _suspicious(value: object, data: bytes, depth: int) -> bool:
+    """Whether the JSON that was written may not be what was meant. May be wrong only when it says yes."""
+    # As latin-1, a byte is a character: `in` is six times faster on str than on bytes.
+    shape = data.translate(_ZEROS).decode("latin-1")
+    return (
+        ("null" in shape and _NOT_FINITE.search(_binary_encode(value)) is not None)  # NaN is written as null
+        or "0000000000000000000" in shape  # an int of 19 digits may be beyond 64 bits
+        or "[[" in shape  # a set of frozensets or tuples may be in any order
+        or "NaN" in shape
+        or "Infinity" in shape  # Decimals
+        or ("00:00:00" in shape and shape.count("00:00:00") != len(_UTC.findall(shape)))  # no offset, or an odd one
+        or (shape.count("[") + shape.count("{") > depth and _deeper(data, depth))
+    )
+
+
+def _deeper(data: bytes, depth: int) -> bool:
+    """Whether arrays and objects nest deeper than `depth`. Linear, and each of at most `depth` rounds in C."""
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = data.translate(_SQUARE, _NO_BRACKET).replace(b'""', b"")
+    if b'"' in brackets:  # some text holds brackets
+        brackets = b"".join(brackets.split(b'"')[::2])
+    for _ in range(depth):
+        if not brackets:
+            return False
+        brackets = brackets.replace(b"[]", b"")
+    return bool(brackets)
+
+
+def _carefully(value: object, where: str, limits: Limits) -> bytes:
+    try:
+        return json_encode(plain(value, where, limits.payload_depth))
+    except PayloadError:
+        raise
+    except RecursionError as error:
+        raise PayloadError(f"{where}: $ is nested deeper than this process can follow; flatten it") from error
+    except Exception as error:  # methods of hostile objects
+        name = type(error).__name__
+        raise PayloadError(f"{where}: $ can't be encoded, it raised {name}; pass plain data") from error
+
+
+_decoders: dict[Any, msgspec.json.Decoder[Any]] = {inspect.Parameter.empty: msgspec.json.Decoder(Any)}
+
+
+def _decoder(hint: Any, where: str) -> msgspec.json.Decoder[Any]:
+    try:
+        found = _decoders.get(hint)
+    except TypeError:  # an unhashable hint, such as Annotated[int, []]: made anew each time
+        return _new_decoder(hint, where)
+    if found is None:
+        found = _decoders[hint] = _new_decoder(hint, where)
+    return found
+
+
+def _new_decoder(hint: Any, where: str) -> msgspec.json.Decoder[Any]:
+    try:
+        return msgspec.json.Decoder(hint, dec_hook=_unknown_type)
+    except Exception as error:  # TypeError, and NameError for the fields of a class
+        raise PayloadError(
+            f"{where}: the type hint {_hint_text(hint)} can't be decoded from JSON ({error}); "
+            "use a dataclass, a standard type or Any"
+        ) from error
+
+
+def _unknown_type(kind: Any, value: Any) -> Any:
+    raise TypeError(f"`{_hint_text(kind)}` can't be decoded from JSON; declare a dataclass, a standard type or Any")
+
+
+def _hint_text(hint: Any) -> str:
+    try:
+        return type_name(hint) if isinstance(hint, type) and not hasattr(hint, "__args__") else repr(hint)
+    except Exception:
+        return "of its parameter"

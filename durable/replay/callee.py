@@ -1,0 +1,219 @@
+"""What can be called: typed names of activities and orchestrators, with the options of a call.
+
+A decorated function is such a reference, and so is the name of one that lives elsewhere (`activity_ref`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import msgspec
+
+from ..model.limits import Limits
+from ..model.moments import to_timedelta
+from ..model.names import check_name
+from ..model.retry import RetryPolicy
+from ..payload.signature import Signature, encode_plain_input
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+Self = TypeVar("Self", bound="_Ref")
+
+
+class _Ref:
+    """A name, perhaps a signature, and options."""
+
+    kind = "function"
+    name: str
+    signature: Signature | None
+    result_hint: Any
+
+    def __init__(self, name: str, signature: Signature | None, result_hint: Any) -> None:
+        self.name = check_name(name, f"the name of the {self.kind}")
+        self.signature = signature
+        self._result_hint = result_hint
+
+    @property
+    def returns(self) -> Any:
+        """The type its result is decoded to; `Any` leaves plain JSON."""
+        return self.signature.result_hint if self.signature is not None else self._result_hint
+
+    def encode_input(self, args: tuple[Any, ...], limits: Limits) -> msgspec.Raw:
+        """The one input that stands for these arguments. Raises TypeError (arity) or PayloadError."""
+        where = f"the input of {self.kind} {self.name!r}"
+        if self.signature is not None:
+            return self.signature.encode_input(args, where, limits)
+        return encode_plain_input(args, where, limits)
+
+    def same_input(self, recorded: msgspec.Raw, now: msgspec.Raw) -> bool:
+        """Whether a recorded input means the same as today's, decoded with today's types."""
+        if recorded == now:
+            return True
+        if self.signature is not None:
+            return self.signature.input_same(recorded, now)
+        return bool(msgspec.json.decode(recorded) == msgspec.json.decode(now))
+
+    def _with(self: Self, changes: Mapping[str, Any]) -> Self:
+        clone = copy.copy(self)
+        for name, value in changes.items():
+            setattr(clone, name, value)
+        return clone
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name!r}>"
+
+
+class ActivityRef(_Ref, Generic[P, R]):
+    """An activity by name. `retry`, `timeout` and `heartbeat_timeout` hold for calls through this reference."""
+
+    kind = "activity"
+
+    def __init__(
+        self,
+        name: str,
+        signature: Signature | None = None,
+        result_hint: Any = Any,
+        *,
+        retry: RetryPolicy | None = None,
+        timeout: timedelta | float | None = None,
+        heartbeat_timeout: timedelta | float | None = None,
+    ) -> None:
+        super().__init__(name, signature, result_hint)
+        self.retry = _checked_retry(retry)
+        self.timeout = _seconds(timeout, "timeout=")
+        self.heartbeat_timeout = _seconds(heartbeat_timeout, "heartbeat_timeout=")
+
+    def options(
+        self: _A,
+        *,
+        retry: RetryPolicy | None = None,
+        timeout: timedelta | float | None = None,
+        heartbeat_timeout: timedelta | float | None = None,
+    ) -> _A:
+        """A copy with other options; those not given stay as they are. Durations are timedelta or seconds."""
+        changes: dict[str, Any] = {}
+        if retry is not None:
+            changes["retry"] = _checked_retry(retry)
+        if timeout is not None:
+            changes["timeout"] = _seconds(timeout, "timeout=")
+        if heartbeat_timeout is not None:
+            changes["heartbeat_timeout"] = _seconds(heartbeat_timeout, "heartbeat_timeout=")
+        return self._with(changes)
+
+
+class OrchestratorRef(_Ref, Generic[P, R]):
+    """An orchestrator by name. `retry` holds when it is called as a sub-orchestration through this reference."""
+
+    kind = "orchestrator"
+
+    def __init__(
+        self,
+        name: str,
+        signature: Signature | None = None,
+        result_hint: Any = Any,
+        *,
+        version: str | None = None,
+        retry: RetryPolicy | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(name, signature, result_hint)
+        self.version = _checked_version(version)
+        self.retry = _checked_retry(retry)
+        self.tags = checked_tags(tags)
+
+    def options(
+        self: _O, *, version: str | None = None, retry: RetryPolicy | None = None, tags: Mapping[str, str] | None = None
+    ) -> _O:
+        """A copy with other options; those not given stay as they are."""
+        changes: dict[str, Any] = {}
+        if version is not None:
+            changes["version"] = _checked_version(version)
+        if retry is not None:
+            changes["retry"] = _checked_retry(retry)
+        if tags is not None:
+            changes["tags"] = checked_tags(tags)
+        return self._with(changes)
+
+
+_A = TypeVar("_A", bound=ActivityRef[Any, Any])
+_O = TypeVar("_O", bound=OrchestratorRef[Any, Any])
+
+
+def activity_ref(
+    name: str,
+    returns: type[R] | None = None,
+    *,
+    retry: RetryPolicy | None = None,
+    timeout: timedelta | float | None = None,
+    heartbeat_timeout: timedelta | float | None = None,
+) -> ActivityRef[..., R]:
+    """A typed name for an activity that lives elsewhere; its result is decoded to `returns` (default: plain JSON)."""
+    hint: Any = Any if returns is None else returns
+    return ActivityRef(name, None, hint, retry=retry, timeout=timeout, heartbeat_timeout=heartbeat_timeout)
+
+
+def orchestrator_ref(
+    name: str,
+    returns: type[R] | None = None,
+    *,
+    version: str | None = None,
+    retry: RetryPolicy | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> OrchestratorRef[..., R]:
+    """A typed name for an orchestrator that lives elsewhere; its output is decoded to `returns`."""
+    hint: Any = Any if returns is None else returns
+    return OrchestratorRef(name, None, hint, version=version, retry=retry, tags=tags)
+
+
+def as_activity(callee: object) -> ActivityRef[Any, Any]:
+    """The reference behind what a user passed: itself, or a name. Raises TypeError for anything else."""
+    if isinstance(callee, ActivityRef):
+        return callee
+    if isinstance(callee, str):
+        return ActivityRef(callee)
+    raise TypeError(f"{callee!r} is no activity: decorate it with @durable.activity, or give its name")
+
+
+def as_orchestrator(callee: object) -> OrchestratorRef[Any, Any]:
+    """The reference behind what a user passed: itself, or a name. Raises TypeError for anything else."""
+    if isinstance(callee, OrchestratorRef):
+        return callee
+    if isinstance(callee, str):
+        return OrchestratorRef(callee)
+    raise TypeError(f"{callee!r} is no orchestrator: decorate it with @durable.orchestrator, or give its name")
+
+
+def checked_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+    """Tags as a plain dict; keys obey the rule of names, values are text."""
+    if tags is None:
+        return {}
+    if not isinstance(tags, Mapping):
+        raise TypeError(f"tags= must be a mapping of text to text, not {tags!r}")
+    for key, value in tags.items():
+        check_name(key, "a tag's key")
+        if not isinstance(value, str):
+            raise TypeError(f"tag {key!r} must be text, not {value!r}")
+        value.encode()  # a lone surrogate would fail later, inside a commit
+    return dict(tags)
+
+
+def _checked_retry(retry: RetryPolicy | None) -> RetryPolicy | None:
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise TypeError(f"retry= must be a durable.RetryPolicy, not {retry!r}")
+    return retry
+
+
+def _checked_version(version: str | None) -> str:
+    return "" if version is None else check_name(version, "version=")
+
+
+def _seconds(duration: timedelta | float | None, where: str) -> float:
+    if duration is None:
+        return 0.0
+    seconds = to_timedelta(duration, where).total_seconds()
+    if not seconds:
+        raise ValueError(f"{where} must be longer than 0 seconds")
+    return seconds

@@ -1,0 +1,544 @@
+"""One execution of one orchestrator: live code, fed with facts one at a time, asked for commands.
+
+Laws.
+1. Facts are applied in history order; the code resumes as soon as what it yielded is done. So batching never shows.
+2. The only way to resume is a trigger that fires. Suspending registers it; firing consumes it.
+3. Replay and life are one path. While recorded commands follow a fact, each command of the code must equal the next
+   one; past the recorded history, commands are recorded. A difference raises `Mismatch` and records nothing.
+4. What the history decided stands: a recorded child id, retry delay or timer wins over today's code and policy.
+5. An event goes to a wait only while the code waits for it: oldest event first, to such waits in order of creation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any, Final, NamedTuple
+
+from ..model import history as h
+from ..model.errors import LimitError, PayloadError
+from ..model.failure import FailureDetails, describe
+from ..model.history import Event, Raw
+from ..model.limits import Limits
+from ..model.names import child_id
+from ..model.status import RuntimeStatus
+from ..payload.signature import Signature
+from ..payload.values import encode
+from ..triggers import Trigger, fire
+from .callee import ActivityRef, OrchestratorRef
+from .mismatch import Mismatch, current_line, differs, line_of
+from .tasks import AllTask, AnyTask, CallTask, Leaf, Task, TimerTask, WaitTask, open_leaves
+
+RESUME: Final = "resume"
+
+# The instance whose code is running on this thread, so that a client call inside an orchestrator can be refused.
+running: ContextVar[str | None] = ContextVar("durable_running", default=None)
+
+
+class Code(NamedTuple):
+    """An orchestrator as the engine sees it: the raw function, how to read its input, what its output is."""
+
+    name: str
+    fn: Callable[..., Any]
+    signature: Signature
+
+
+class Watch:
+    """Is told when user code runs, so that a watchdog outside can tell a stuck orchestrator from a busy one."""
+
+    def __init__(self) -> None:
+        self.ticks = 0
+        self.inside = False
+
+    def enter(self) -> None:
+        self.ticks += 1
+        self.inside = True
+
+    def leave(self) -> None:
+        """May raise TurnTooLong, when the watchdog has just decided so."""
+        self.inside = False
+
+
+class TurnTooLong(BaseException):
+    """Thrown into an orchestrator that ran longer than `Limits.turn_seconds` without yielding."""
+
+
+class Execution:
+    """The live state of one execution. Not thread-safe; thrown away whenever a commit did not happen."""
+
+    def __init__(self, code: Code, started: Event, instance_id: str, limits: Limits, watch: Watch) -> None:
+        self.code = code
+        self.started = started
+        self.instance_id = instance_id
+        self.limits = limits
+        self.watch = watch
+        self.clock: datetime = started.timestamp
+        self.settled = 0
+        self.tasks: dict[int, Leaf[Any]] = {}
+        self.trigger: Trigger[Task[Any], str] | None = None
+        self.custom_status: Raw | None = None  # None: not set in this execution so far
+        self.continued: Raw | None = None
+        self.save_events = True
+        self.finished = False
+        self.recorded: Sequence[Event] = ()
+        self.cursor = 0
+        self.length = 0
+        self.replaying = False
+        self.new: list[Event] = []
+        self.unused_timers: list[int] = []
+        self._begin: Callable[[], Any] | None = None
+        self._driver: Any = None
+        self._task_ids = 0
+        self._commands = 0
+        self._buffer: list[Event] = []
+        self._listening: tuple[WaitTask[Any], ...] = ()
+        self._mismatch: Mismatch | None = None
+
+    # ---- feeding
+
+    def begin_with(self, call: Callable[[], Any]) -> None:
+        """How to call the orchestrator; done when the first turn starts."""
+        self._begin = call
+
+    def replay(self, events: Sequence[Event]) -> None:
+        """Run the code over recorded events. Raises Mismatch at the first difference."""
+        self.recorded, self.cursor, self.replaying = events, 0, True
+        while self.cursor < len(events):
+            event = events[self.cursor]
+            if event.type in h.COMMANDS:
+                raise differs(self.cursor, event, None, line_of(self._driver))
+            if event.type not in h.FACTS:
+                raise Mismatch(f"event {self.cursor} has the type {event.type!r}, which this version does not know")
+            self.cursor += 1
+            self._apply(event)
+        self.recorded, self.replaying, self.length = (), False, len(events)
+
+    def take(self, facts: Sequence[Event], now: datetime) -> list[Event]:
+        """One turn: apply new facts, and return them with the commands they caused, to be appended to the history.
+
+        Facts that change nothing (duplicates, outcomes of superseded attempts) are left out; without any that does,
+        the turn is empty.
+        """
+        self.new, self._commands, self.unused_timers = [], 0, []
+        first_turn = self._driver is None and not self.finished
+        opening = Event(h.ORCHESTRATOR_STARTED, now)
+        if first_turn:
+            self.new.append(opening)
+            self._apply(opening)
+        for fact in facts:
+            if self.finished or not self.expects(fact):
+                continue
+            if not self.new:
+                self.new.append(opening)
+                self._apply(opening)
+            self.new.append(fact)
+            self._apply(fact)
+        self.length += len(self.new)
+        return self.new
+
+    @property
+    def begun(self) -> bool:
+        """Whether the code has been called."""
+        return self._driver is not None
+
+    def expects(self, fact: Event) -> bool:
+        """Whether this fact would change anything: an event, or the outcome of what is open."""
+        if fact.type == h.EVENT_RAISED:
+            return True
+        task = self.tasks.get(fact.task_id)
+        if isinstance(task, CallTask):
+            if fact.type == h.TIMER_FIRED:
+                return task.retry_timer and fact.attempt == task.attempt
+            return not task.retry_timer and fact.attempt == task.attempt
+        return task is not None and fact.type == h.TIMER_FIRED
+
+    def carried_events(self) -> list[Event]:
+        """Events nobody took, for the execution that follows."""
+        return self._buffer if self.save_events else []
+
+    # ---- what user code asks for (through its context)
+
+    def call_activity(self, ref: ActivityRef[Any, Any], payload: Raw) -> CallTask[Any]:
+        task: CallTask[Any] = CallTask(self, self._next_id(), ref, payload, self.clock)
+        self.tasks[task.id] = task
+        self._schedule(task)
+        return task
+
+    def call_child(self, ref: OrchestratorRef[Any, Any], payload: Raw, instance_id: str) -> CallTask[Any]:
+        if self.started.depth + 1 >= self.limits.children_depth:
+            raise LimitError(
+                f"sub-orchestrations nest at most {self.limits.children_depth} deep (Limits.children_depth); "
+                f"{self.instance_id!r} is at level {self.started.depth}"
+            )
+        task: CallTask[Any] = CallTask(self, self._next_id(), ref, payload, self.clock, instance_id)
+        self.tasks[task.id] = task
+        self._schedule(task)
+        return task
+
+    def create_timer(self, fire_at: datetime) -> TimerTask:
+        task = TimerTask(self, self._next_id())
+        self.tasks[task.id] = task
+        self._issue(Event(h.TIMER_CREATED, self.clock, task_id=task.id, fire_at=fire_at))
+        return task
+
+    def wait_for_event(self, name: str, timeout: timedelta | None, hint: Any) -> WaitTask[Any]:
+        task: WaitTask[Any] = WaitTask(self, self._next_id(), name, hint, timeout is not None)
+        self.tasks[task.id] = task
+        fire_at = None if timeout is None else self.clock + timeout
+        self._issue(Event(h.EVENT_AWAITED, self.clock, task_id=task.id, name=name, fire_at=fire_at))
+        return task
+
+    def continue_as_new(self, payload: Raw, save_events: bool) -> None:
+        self._refuse_after_continue()
+        self.continued, self.save_events = payload, save_events
+
+    def cancel(self, leaf: Leaf[Any]) -> None:
+        kind = h.TIMER_CANCELED if isinstance(leaf, TimerTask) else h.TASK_CANCELED
+        attempt = leaf.attempt if isinstance(leaf, CallTask) else 0
+        self._issue(Event(kind, self.clock, task_id=leaf.id, attempt=attempt))
+        self.tasks.pop(leaf.id, None)
+        if isinstance(leaf, WaitTask) and leaf.timed:
+            self.unused_timers.append(leaf.id)
+
+    def _next_id(self) -> int:
+        self._refuse_after_continue()
+        self._task_ids += 1
+        return self._task_ids
+
+    def _refuse_after_continue(self) -> None:
+        if self.continued is not None:
+            raise RuntimeError("continue_as_new was called: return now, nothing can be scheduled after it")
+
+    def _schedule(self, task: CallTask[Any]) -> None:
+        ref = task.ref
+        if isinstance(ref, ActivityRef):
+            self._issue(
+                Event(
+                    h.TASK_SCHEDULED,
+                    self.clock,
+                    task.id,
+                    ref.name,
+                    task.attempt,
+                    task.input,
+                    timeout=ref.timeout,
+                    heartbeat_timeout=ref.heartbeat_timeout,
+                ),
+                ref,
+            )
+            return
+        default = child_id(self.instance_id, self.started.execution_id, task.id, task.attempt)
+        recorded = self._issue(
+            Event(
+                h.CHILD_CREATED,
+                self.clock,
+                task.id,
+                ref.name,
+                task.attempt,
+                task.input,
+                instance_id=task.explicit_id or default,
+                version=ref.version,
+                tags=ref.tags or None,
+                depth=self.started.depth + 1,
+            ),
+            ref,
+        )
+        task.child_id = recorded.instance_id
+
+    # ---- recording or matching a command
+
+    def _issue(self, done: Event, ref: ActivityRef[Any, Any] | OrchestratorRef[Any, Any] | None = None) -> Event:
+        if not self.replaying:
+            self._commands += 1
+            if self._commands > self.limits.commands_per_turn:
+                raise LimitError(
+                    f"one turn may schedule {self.limits.commands_per_turn} commands (Limits.commands_per_turn); "
+                    "yield some of them before scheduling more, or raise the limit"
+                )
+            self.new.append(done)
+            return done
+        if self._mismatch is not None:
+            raise self._mismatch  # user code's `finally:` goes on asking; the first difference is the one to show
+        recorded = self.recorded[self.cursor] if self.cursor < len(self.recorded) else None
+        if recorded is None or not self._matches(recorded, done, ref):
+            shown = recorded if recorded is not None and recorded.type in h.COMMANDS else None
+            self._mismatch = differs(self.cursor, shown, done, current_line())
+            raise self._mismatch
+        self.cursor += 1
+        return recorded
+
+    def _matches(
+        self, recorded: Event, done: Event, ref: ActivityRef[Any, Any] | OrchestratorRef[Any, Any] | None
+    ) -> bool:
+        if recorded.type != done.type or recorded.task_id != done.task_id or recorded.attempt != done.attempt:
+            return False
+        kind = done.type
+        if kind == h.EXECUTION_COMPLETED or kind == h.CONTINUE_AS_NEW:
+            return recorded.status == done.status
+        if kind == h.EVENT_AWAITED:
+            return recorded.name.casefold() == done.name.casefold() and recorded.fire_at == done.fire_at
+        if recorded.name != done.name or recorded.fire_at != done.fire_at:
+            return False
+        if kind == h.CHILD_CREATED:
+            task = self.tasks.get(done.task_id)
+            named = isinstance(task, CallTask) and bool(task.explicit_id)
+            if named and recorded.instance_id != done.instance_id:
+                return False
+        return ref is None or ref.same_input(recorded.input, done.input)
+
+    # ---- applying a fact
+
+    def _apply(self, event: Event) -> None:
+        kind = event.type
+        if kind == h.ORCHESTRATOR_STARTED:
+            self.clock = event.timestamp
+            if self._driver is None and self._begin is not None:
+                self._start()
+        elif kind == h.EVENT_RAISED:
+            self._event_raised(event)
+        elif kind == h.TIMER_FIRED:
+            self._timer_fired(event)
+        elif kind in _OUTCOMES:
+            task = self.tasks.get(event.task_id)
+            if isinstance(task, CallTask) and task.attempt == event.attempt and not task.retry_timer:
+                self._outcome(task, event)
+        # ExecutionStarted is where this object comes from; ExecutionTerminated ends an instance without its code.
+
+    def _outcome(self, task: CallTask[Any], event: Event) -> None:
+        if event.failure is None:
+            del self.tasks[task.id]
+            task.complete(event.result)
+            self._wake(task)
+        elif not self._retries(task, event.failure):
+            del self.tasks[task.id]
+            task.fail(event.failure)
+            self._wake(task)
+
+    def _retries(self, task: CallTask[Any], failure: FailureDetails) -> bool:
+        """Arrange the next attempt, if there is one. On replay the history has already decided."""
+        attempt = task.attempt + 1
+        if self.replaying:
+            recorded = self.recorded[self.cursor] if self.cursor < len(self.recorded) else None
+            if (
+                recorded is None
+                or recorded.type != h.TIMER_CREATED
+                or recorded.task_id != task.id
+                or recorded.attempt != attempt
+            ):
+                return False
+            self.cursor += 1
+        else:
+            policy = task.ref.retry
+            if policy is None:
+                return False
+            random = Random(f"{self.started.seed}/{task.id}/{attempt}")
+            at = policy.next_attempt_at(failure, task.attempt, task.first_at, self.clock, random)
+            if at is None:
+                return False
+            self._commands += 1
+            self.new.append(Event(h.TIMER_CREATED, self.clock, task_id=task.id, attempt=attempt, fire_at=at))
+        task.attempt, task.retry_timer = attempt, True
+        return True
+
+    def _timer_fired(self, event: Event) -> None:
+        task = self.tasks.get(event.task_id)
+        if isinstance(task, TimerTask):
+            del self.tasks[task.id]
+            task.fired()
+            self._wake(task)
+        elif isinstance(task, WaitTask):
+            self._wait_expired(task)
+        elif isinstance(task, CallTask) and task.retry_timer and task.attempt == event.attempt:
+            task.retry_timer = False
+            self._schedule(task)
+
+    def _wait_expired(self, task: WaitTask[Any]) -> None:
+        awaited = task in self._listening
+        if not awaited and any(event.name.casefold() == task.name.casefold() for event in self._buffer):
+            # An event recorded before the timer wins, but only a wait that is yielded again may take it.
+            task.expired_at = len(self._buffer)
+            return
+        del self.tasks[task.id]
+        task.time_out()
+        self._wake(task)
+
+    def _event_raised(self, event: Event) -> None:
+        key = event.name.casefold()
+        for wait in self._listening:
+            if not wait.order and wait.name.casefold() == key:
+                self._give(wait, event)
+                self._wake(wait)
+                return
+        self._buffer.append(event)
+
+    def _give(self, wait: WaitTask[Any], event: Event) -> None:
+        del self.tasks[wait.id]
+        if wait.timed and wait.expired_at is None:
+            self.unused_timers.append(wait.id)
+        wait.take(event.input)
+
+    # ---- the trigger, and driving the code
+
+    def _wake(self, task: Leaf[Any]) -> None:
+        if self.trigger is None or self.finished:
+            return
+        firing = fire(self.trigger, task.id)
+        if firing is not None:
+            self.trigger = None
+            self._drive(firing.context)
+
+    def _suspend(self, awaited: Task[Any]) -> bool:
+        """Register the trigger, and hand buffered events to the waits it listens with. False: it is done already."""
+        leaves = open_leaves(awaited)
+        self._listening = tuple(leaf for leaf in leaves if isinstance(leaf, WaitTask))
+        if self._listening:
+            self._take_buffered(awaited)
+            if awaited.order:
+                return False
+        self.trigger = Trigger(on={leaf.id for leaf in leaves}, condition=_is_settled, action=RESUME, context=awaited)
+        return True
+
+    def _take_buffered(self, awaited: Task[Any]) -> None:
+        number = 0
+        while number < len(self._buffer) and not awaited.order:
+            event = self._buffer[number]
+            key = event.name.casefold()
+            wait = next((w for w in self._listening if not w.order and w.name.casefold() == key), None)
+            if wait is None or (wait.expired_at is not None and number >= wait.expired_at):
+                number += 1
+                continue
+            del self._buffer[number]
+            for other in self.tasks.values():
+                if isinstance(other, WaitTask) and other.expired_at is not None and other.expired_at > number:
+                    other.expired_at -= 1
+            self._give(wait, event)
+        for wait in self._listening:
+            if not wait.order and not awaited.order and wait.expired_at is not None:
+                del self.tasks[wait.id]
+                wait.time_out()
+
+    def _start(self) -> None:
+        assert self._begin is not None
+        begin, self._begin = self._begin, None
+        self._enter()
+        try:
+            made = begin()
+        except Mismatch:
+            raise
+        except BaseException as error:
+            self._guard(error)
+            self._driver = ()
+            self._fail(error)
+            return
+        finally:
+            self._leave()
+        if hasattr(made, "send") and hasattr(made, "throw"):
+            self._driver = made
+            self._drive(None)
+        else:
+            self._driver = ()
+            self._finish(made)
+
+    def _drive(self, awaited: Task[Any] | None) -> None:
+        """Resume the code with the outcome of what it yielded, until it waits for something unfinished or ends."""
+        driver = self._driver
+        self._listening = ()
+        self._enter()
+        try:
+            value: Any = None
+            error: BaseException | None = None
+            while True:
+                if awaited is not None:
+                    try:
+                        value, error = awaited.result(), None
+                    except BaseException as failed:  # the outcome of the task, whatever it is, belongs to the code
+                        value, error = None, failed
+                self.watch.ticks += 1
+                try:
+                    yielded = driver.send(value) if error is None else driver.throw(error)
+                except StopIteration as stop:
+                    self._check_mismatch()
+                    self._finish(stop.value)
+                    return
+                except Mismatch:
+                    raise
+                except BaseException as raised:
+                    self._check_mismatch()
+                    self._guard(raised)
+                    self._fail(raised)
+                    return
+                self._check_mismatch()
+                if isinstance(yielded, Task):
+                    awaited = yielded
+                elif isinstance(yielded, list | tuple) and all(isinstance(item, Task) for item in yielded):
+                    awaited = AllTask(self, yielded, gather=False)
+                else:
+                    awaited, value, error = None, None, TypeError(_no_task(yielded))
+                    continue
+                if awaited._owner is not self:
+                    awaited, value, error = None, None, TypeError("the yielded task belongs to another orchestration")
+                    continue
+                if not awaited.order and self._suspend(awaited):
+                    return
+        finally:
+            self._leave()
+
+    def _enter(self) -> None:
+        self._token = running.set(self.instance_id)
+        self.watch.enter()
+
+    def _leave(self) -> None:
+        running.reset(self._token)
+        self.watch.leave()
+
+    def _check_mismatch(self) -> None:
+        if self._mismatch is not None:  # a bare `except:` in user code swallowed it
+            raise self._mismatch
+
+    def _guard(self, error: BaseException) -> None:
+        """Errors of the engine go up; everything else is an outcome of the code."""
+        if isinstance(error, TurnTooLong):
+            raise error
+
+    def _finish(self, value: Any) -> None:
+        if self.continued is not None:
+            self._end(Event(h.CONTINUE_AS_NEW, self.clock, input=self.continued))
+            return
+        try:
+            output = encode(value, f"the output of orchestrator {self.code.name!r}", self.limits)
+        except PayloadError as error:
+            self._fail(error)
+            return
+        self._end(Event(h.EXECUTION_COMPLETED, self.clock, result=output, status=RuntimeStatus.COMPLETED.value))
+
+    def _fail(self, error: BaseException) -> None:
+        status = RuntimeStatus.FAILED.value
+        self._end(Event(h.EXECUTION_COMPLETED, self.clock, failure=describe(error), status=status))
+
+    def _end(self, event: Event) -> None:
+        self._commands = 0  # ending is always allowed
+        self._issue(event)
+        self.finished = True
+        self.trigger = None
+
+    def all_of(self, tasks: Sequence[Task[Any]], gather: bool) -> AllTask[Any]:
+        return AllTask(self, tasks, gather)
+
+    def any_of(self, tasks: Sequence[Task[Any]]) -> AnyTask[Any]:
+        return AnyTask(self, tasks)
+
+_OUTCOMES: Final = frozenset({h.TASK_COMPLETED, h.TASK_FAILED, h.CHILD_COMPLETED, h.CHILD_FAILED})
+
+
+def _is_settled(root: Task[Any]) -> bool:
+    return root.order != 0
+
+
+def _no_task(yielded: object) -> str:
+    if hasattr(yielded, "send"):
+        return f"an orchestrator yielded {yielded!r}: to run a helper that yields tasks, write `yield from helper(...)`"
+    return (
+        f"an orchestrator yielded {yielded!r}, which is no task: yield what ctx.call_activity, ctx.create_timer and "
+        "the other ctx methods return, or a list of such tasks"
+    )

@@ -1,0 +1,107 @@
+"""The first difference between what the code does and what its history has, in words a user can act on."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from ..model import history as h
+from ..model.history import Event
+
+_PREVIEW = 80
+
+# What each command is called when it is shown to the author of the code.
+_VERBS = {
+    h.TASK_SCHEDULED: "call_activity",
+    h.TASK_CANCELED: "cancel of a task",
+    h.TIMER_CREATED: "create_timer",
+    h.TIMER_CANCELED: "cancel of a timer",
+    h.CHILD_CREATED: "call_sub_orchestrator",
+    h.EVENT_AWAITED: "wait_for_external_event",
+    h.CONTINUE_AS_NEW: "continue_as_new",
+    h.EXECUTION_COMPLETED: "return",
+}
+
+
+class Mismatch(BaseException):
+    """The code does not fit its history. A BaseException, so that user code's `except Exception` can't swallow it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def differs(number: int, recorded: Event | None, done: Event | None, line: str) -> Mismatch:
+    """Name the first difference: event `number` of the history against what the code did at `line`."""
+    has = f"event {number} is {command(recorded)}" if recorded is not None else f"no further command at event {number}"
+    did = command(done) if done is not None else "did not ask for it and went on waiting"
+    return Mismatch(
+        f"the code does not fit its history: the history has {has}; the code: {did} ({line}). "
+        "Nothing was lost; it goes on by itself when a worker runs code that fits."
+    )
+
+
+def command(event: Event) -> str:
+    """One command on one line: kind, name, target, timer, input."""
+    parts = [_VERBS.get(event.type, event.type)]
+    if event.name:
+        parts.append(repr(event.name))
+    if event.task_id:
+        parts.append(f"(task {event.task_id}{f', attempt {event.attempt}' if event.attempt > 1 else ''})")
+    if event.instance_id:
+        parts.append(f"as instance {event.instance_id!r}")
+    if event.fire_at is not None:
+        parts.append(f"due {event.fire_at.isoformat()}")
+    if event.input:
+        parts.append(f"with input {preview(event.input)}")
+    if event.status:
+        parts.append(event.status)
+    return " ".join(parts)
+
+
+def preview(raw: msgspec.Raw) -> str:
+    text = bytes(raw).decode("utf-8", "replace")
+    return text if len(text) <= _PREVIEW else text[: _PREVIEW - 1] + "…"
+
+
+def line_of(code: Any) -> str:
+    """Where a suspended generator or coroutine stands: file and line of its innermost frame."""
+    frame: FrameType | None = None
+    while code is not None:
+        frame = getattr(code, "gi_frame", None) or getattr(code, "cr_frame", None) or frame
+        code = getattr(code, "gi_yieldfrom", None) or getattr(code, "cr_await", None)
+        if not hasattr(code, "gi_frame") and not hasattr(code, "cr_frame"):
+            break
+        if getattr(getattr(code, "gi_code", None), "co_filename", "").startswith(_PACKAGE):
+            break  # `yield from task`: the user's line is the one outside
+    return _at(frame)
+
+
+def current_line() -> str:
+    """Where the running user code stands: the nearest frame outside this package."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return _at(frame)
+
+
+def line_of_error(error: BaseException) -> str:
+    """Where in the user's code an exception was raised: the innermost frame outside this package."""
+    found: FrameType | None = None
+    line = 0
+    step = error.__traceback__
+    while step is not None:
+        if not step.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+            found, line = step.tb_frame, step.tb_lineno
+        step = step.tb_next
+    return "line unknown" if found is None else f"{found.f_code.co_filename}:{line}"
+
+
+def _at(frame: FrameType | None) -> str:
+    return "line unknown" if frame is None else f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+_PACKAGE = __file__.rpartition("replay")[0]

@@ -1,0 +1,293 @@
+"""Tasks: what an orchestrator yields. A tree of them is the context of the trigger an orchestration waits with.
+
+Laws.
+1. A settled task stays settled; only the first outcome counts.
+2. Leaves are settled by facts (or `cancel`), composites by their children, through links to their parents, so that
+   a fan-in costs one step per fact whatever its width.
+3. `order` numbers settlements in the order of the history; `task_any` takes the lowest, then list order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
+
+import msgspec
+
+from ..model.errors import TaskCancelledError, TaskFailedError, TimeoutError
+from ..model.failure import FailureDetails
+from ..payload.values import decode
+from .callee import ActivityRef, OrchestratorRef
+
+R = TypeVar("R", covariant=True)
+_UNSET: Final[Any] = object()
+
+
+class Canceller(Protocol):
+    """Who can end the wait for a leaf: the execution it belongs to."""
+
+    settled: int
+
+    def cancel(self, leaf: Leaf[Any]) -> None: ...
+
+
+class Task(Generic[R]):
+    """Something that will have an outcome. `x = yield task` waits for it; `yield from task` and `await task` too."""
+
+    __slots__ = ("_error", "_owner", "_parents", "_value", "order")
+
+    def __init__(self, owner: Canceller) -> None:
+        self._owner = owner
+        self._parents: list[_Composite[Any]] = []
+        self._value: Any = _UNSET
+        self._error: BaseException | None = None
+        self.order = 0
+
+    @property
+    def is_completed(self) -> bool:
+        """Whether it has an outcome: a result, a failure or a cancellation."""
+        return self.order != 0
+
+    @property
+    def is_failed(self) -> bool:
+        """Whether its outcome is an error."""
+        return self.order != 0 and self._error is not None
+
+    def result(self) -> R:
+        """The result. Raises what the task failed with, or RuntimeError if it has no outcome yet."""
+        if not self.order:
+            raise RuntimeError(f"{self!r} has no result yet: yield it first")
+        if self._error is not None:
+            raise self._error
+        return self._read()
+
+    def cancel(self) -> bool:
+        """Stop waiting for it: it then raises TaskCancelledError. False when it had finished."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Generator[Task[Any], Any, R]:
+        return (yield self)  # type: ignore[no-any-return]  # what the engine sends back is this task's result
+
+    def __await__(self) -> Generator[Task[Any], Any, R]:
+        return self.__iter__()
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(f"{self!r} has no truth value: did you forget yield?")
+
+    def _read(self) -> R:
+        return self._value  # type: ignore[no-any-return]  # set by _settle, where R is not known
+
+    def _settle(self, value: Any, error: BaseException | None) -> None:
+        if self.order:
+            return
+        self._owner.settled += 1
+        self.order = self._owner.settled
+        self._value = value
+        self._error = error
+        parents, self._parents = self._parents, []
+        for parent in parents:
+            parent._child_settled(self)
+
+
+class Leaf(Task[R]):
+    """A task with a number in its history: the outcome arrives as a fact."""
+
+    __slots__ = ("id",)
+
+    def __init__(self, owner: Canceller, task_id: int) -> None:
+        super().__init__(owner)
+        self.id = task_id
+
+    def cancel(self) -> bool:
+        if self.order:
+            return False
+        self._owner.cancel(self)
+        self._settle(None, TaskCancelledError(f"{self!r} was cancelled by the orchestrator"))
+        return True
+
+
+class CallTask(Leaf[R]):
+    """An activity or a sub-orchestration; `attempt` is the open one, `retry_timer` says that it waits to be tried again."""
+
+    __slots__ = ("attempt", "child_id", "explicit_id", "first_at", "input", "ref", "retry_timer")
+
+    def __init__(
+        self,
+        owner: Canceller,
+        task_id: int,
+        ref: ActivityRef[Any, Any] | OrchestratorRef[Any, Any],
+        payload: msgspec.Raw,
+        first_at: Any,
+        explicit_id: str = "",
+    ) -> None:
+        super().__init__(owner, task_id)
+        self.ref = ref
+        self.input = payload
+        self.attempt = 1
+        self.first_at = first_at
+        self.retry_timer = False
+        self.explicit_id = explicit_id
+        self.child_id = explicit_id
+
+    def complete(self, raw: msgspec.Raw) -> None:
+        """The outcome is a result; it is decoded when the code reads it, so a misfit raises at its line."""
+        self.input = msgspec.Raw()
+        self._settle(raw, None)
+
+    def fail(self, failure: FailureDetails) -> None:
+        self.input = msgspec.Raw()
+        message = f"{self.ref.kind} {self.ref.name!r} (task {self.id}) failed: {failure.summary}"
+        self._settle(None, TaskFailedError(message, failure))
+
+    def _read(self) -> R:
+        if isinstance(self._value, msgspec.Raw):
+            where = f"the result of {self.ref.kind} {self.ref.name!r} (task {self.id})"
+            self._value = decode(self._value, self.ref.returns, where)
+        return self._value  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"<Task {self.id}: {self.ref.kind} {self.ref.name!r}>"
+
+
+class TimerTask(Leaf[None]):
+    """A durable timer."""
+
+    __slots__ = ()
+
+    def fired(self) -> None:
+        self._settle(None, None)
+
+    def __repr__(self) -> str:
+        return f"<Task {self.id}: timer>"
+
+
+class WaitTask(Leaf[R]):
+    """A wait for an external event. `expired_at`: the number of buffered events when its timeout fired, else None."""
+
+    __slots__ = ("expired_at", "hint", "name", "timed")
+
+    def __init__(self, owner: Canceller, task_id: int, name: str, hint: Any, timed: bool) -> None:
+        super().__init__(owner, task_id)
+        self.name = name
+        self.hint = hint
+        self.timed = timed
+        self.expired_at: int | None = None
+
+    def take(self, raw: msgspec.Raw) -> None:
+        self._settle(raw, None)
+
+    def time_out(self) -> None:
+        self._settle(None, TimeoutError(f"no event {self.name!r} came in time (task {self.id})"))
+
+    def _read(self) -> R:
+        if isinstance(self._value, msgspec.Raw):
+            self._value = decode(self._value, self.hint, f"the data of event {self.name!r}")
+        return self._value  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"<Task {self.id}: wait for event {self.name!r}>"
+
+
+class _Composite(Task[R]):
+    __slots__ = ("children",)
+
+    def __init__(self, owner: Canceller, children: Sequence[Task[Any]]) -> None:
+        super().__init__(owner)
+        self.children = children
+        for child in children:
+            if not child.order:
+                child._parents.append(self)
+
+    def cancel(self) -> bool:
+        if self.order:
+            return False
+        self._settle(None, TaskCancelledError(f"{self!r} was cancelled by the orchestrator"))
+        for child in self.children:
+            child.cancel()
+        return True
+
+    def _child_settled(self, child: Task[Any]) -> None:
+        raise NotImplementedError
+
+    def _leave(self) -> None:
+        # A loop that races the same tasks again and again must not leave one dead parent per round on each of them.
+        for child in self.children:
+            if not child.order:
+                child._parents = [parent for parent in child._parents if parent is not self]
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self.children)}>"
+
+
+class AllTask(_Composite[R]):
+    """All of them, in order; fails as soon as one fails unless it gathers the exceptions."""
+
+    __slots__ = ("gather", "missing")
+
+    def __init__(self, owner: Canceller, children: Sequence[Task[Any]], gather: bool) -> None:
+        super().__init__(owner, children)
+        self.gather = gather
+        self.missing = sum(1 for child in children if not child.order)
+        failed = None if gather else _first(child for child in children if child.is_failed)
+        if failed is not None:
+            self._settle(None, failed._error)
+            self._leave()
+        elif not self.missing:
+            self._settle(None, None)
+
+    def _child_settled(self, child: Task[Any]) -> None:
+        self.missing -= 1
+        if child._error is not None and not self.gather:
+            self._settle(None, child._error)
+            self._leave()
+        elif not self.missing:
+            self._settle(None, None)
+
+    def _read(self) -> R:
+        if self._value is None:
+            self._value = [self._outcome(child) for child in self.children]
+        return self._value  # type: ignore[no-any-return]
+
+    def _outcome(self, child: Task[Any]) -> Any:
+        if not self.gather:
+            return child.result()
+        return child._error if child._error is not None else child.result()
+
+
+class AnyTask(_Composite[R]):
+    """The first of them that has an outcome; its result is that task."""
+
+    __slots__ = ()
+
+    def __init__(self, owner: Canceller, children: Sequence[Task[Any]]) -> None:
+        super().__init__(owner, children)
+        winner = _first(child for child in children if child.order)
+        if winner is not None:
+            self._child_settled(winner)
+
+    def _child_settled(self, child: Task[Any]) -> None:
+        self._settle(child, None)
+        self._leave()
+
+
+def _first(settled: Iterator[Task[Any]]) -> Task[Any] | None:
+    return min(settled, key=lambda task: task.order, default=None)
+
+
+def open_leaves(root: Task[Any]) -> list[Leaf[Any]]:
+    """The unfinished leaves that can be reached from `root` through unfinished tasks, by number."""
+    if isinstance(root, Leaf):
+        return [root]
+    found: dict[int, Leaf[Any]] = {}
+    seen: set[int] = set()
+    stack: list[Task[Any]] = [root]
+    while stack:
+        task = stack.pop()
+        if task.order or id(task) in seen:
+            continue
+        if isinstance(task, Leaf):
+            found[task.id] = task
+        elif isinstance(task, _Composite):
+            seen.add(id(task))
+            stack.extend(task.children)
+    return [found[number] for number in sorted(found)]

@@ -1,0 +1,1 @@
+"""Floor 4: the loop that turns arrivals into commits, and the threads that do its I/O."""

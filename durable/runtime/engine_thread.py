@@ -1,0 +1,112 @@
+"""The thread that drives a loop: executes its requests on a real store, and sleeps until something arrives."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from ..model.errors import StoreError
+from ..ports import Signals, Store
+from .activities import Activities
+from .loop import Loop
+from .requests import (
+    Cancel,
+    Claim,
+    Deliver,
+    Due,
+    Halt,
+    Load,
+    News,
+    Notify,
+    Run,
+    Wait,
+    Write,
+)
+from .watchdog import Watchdog
+
+log = logging.getLogger("durable.worker")
+_DRAINED_AT_ONCE = 2_000
+
+
+class EngineThread:
+    """One loop on one thread. `tell` may be called from any thread; `join` waits for the drain."""
+
+    def __init__(self, loop: Loop, store: Store, signals: Signals, activities: Activities, watchdog: Watchdog) -> None:
+        self._loop = loop
+        self._inbox: SimpleQueue[News] = SimpleQueue()
+        self._watchdog = watchdog
+        self.error: BaseException | None = None
+        self._answers: dict[type, Callable[[Any], Any]] = {
+            Load: lambda r: store.load(r.wants),
+            Write: lambda r: store.commit(r.commits),
+            Deliver: lambda r: store.deliver(r.facts),
+            Claim: lambda r: store.lease(r.leases),
+            Due: lambda r: store.due(r.partition, r.until, r.limit, r.after),
+            Run: lambda r: activities.run(r.invocations),
+            Cancel: lambda r: activities.cancel(r.row_keys),
+            Halt: lambda r: activities.halt(),
+            Notify: lambda r: signals.notify(r.topic, r.instance_ids),
+            Wait: lambda r: self._wait(r.seconds),
+        }
+        self._thread = threading.Thread(target=self._run, name="durable-engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def tell(self, news: News) -> None:
+        self._inbox.put(news)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the end of the drain; False when it took longer."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        self._watchdog.watch_this_thread()
+        try:
+            self._drive()
+        except BaseException as error:  # a bug of ours; the worker must say so instead of standing still in silence
+            self.error = error
+            log.exception("the engine stopped; nothing is lost, restart the worker")
+        finally:
+            self._watchdog.close()
+
+    def _drive(self) -> None:
+        requests = self._loop.run()
+        answers = self._answers
+        request = next(requests)
+        while True:
+            try:
+                answer = answers[type(request)](request)
+            except StoreError as error:
+                answer = error
+            try:
+                request = requests.throw(answer) if isinstance(answer, StoreError) else requests.send(answer)
+            except StopIteration:
+                return
+
+    def _wait(self, seconds: float) -> list[News]:
+        inbox = self._inbox
+        news: list[News] = []
+        try:
+            if seconds <= 0:
+                news.append(inbox.get_nowait())
+            else:
+                self._watchdog.rest()
+                try:
+                    news.append(inbox.get(timeout=min(seconds, threading.TIMEOUT_MAX)))
+                finally:
+                    self._watchdog.wake()
+            while len(news) < _DRAINED_AT_ONCE:
+                news.append(inbox.get_nowait())
+        except Empty:
+            pass
+        return news
+
