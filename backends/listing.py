@@ -52,4 +52,6 @@ def due_place(after: str) -> Place | None:
             raise ValueError
         return float(due_at), key
     except ValueError:
-        raise ValueError(f"after={after[:40]!a} was not made by `due`; leave it out to begin with the soonest") from None
+        raise ValueError(
+            f"after={after[:40]!a} was not made by `due`; leave it out to begin with the soonest"
+        ) from None

@@ -31,7 +31,9 @@ from durable.ports import (
     Query,
     Record,
     Row,
+    Signals,
     Slice,
+    Store,
     Want,
 )
 
@@ -188,6 +190,11 @@ class MemoryStore:
         following = encode_place(page[-1][0], page[-1][1].instance_id) if len(items) > query.limit else None
         return Slice([summary for _, summary in page], following)
 
+    def summaries(self, instance_ids: Sequence[str]) -> list[Summary | None]:
+        with self._lock:
+            found = [self._instances.get(instance_id) for instance_id in instance_ids]
+        return [item.summary if item else None for item in found]
+
     def close(self) -> None:
         """Nothing to give back: the data stay, so that the same name can be opened again."""
 
@@ -208,8 +215,8 @@ class MemoryBackend:
 
     def __init__(self, name: str = "", partitions: int = 1) -> None:
         self.name = name
-        self.store = MemoryStore(partitions)
-        self.signals = LocalSignals()
+        self.store: Store = MemoryStore(partitions)
+        self.signals: Signals = LocalSignals()
         self._worker = threading.Lock()
 
     def claim_worker(self) -> Callable[[], None]:

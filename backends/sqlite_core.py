@@ -27,8 +27,8 @@ from durable.model.errors import StoreError
 from durable.ports import Outcome
 
 from . import sqlite_statements as statements
-from .local_signals import LocalSignals
 from .sqlite_file import Target, connect, open_writer, store_error
+from .sqlite_signals import FileSignals
 
 GROUP: Final = 500
 IDLE_READERS: Final = 8
@@ -58,7 +58,7 @@ class Core:
     def __init__(self, target: Target) -> None:
         self.path = target.path
         self.synchronous = target.synchronous
-        self.signals = LocalSignals()
+        self.signals = FileSignals(self.foreign_version)
         self.users = 1
         self._writer = open_writer(target)
         self._file = _identity(self.path)
@@ -92,7 +92,9 @@ class Core:
             self._transaction(group)
         except BaseException:
             # Ctrl-C in the thread that happens to write for others: they must not wait for ever.
-            _fail(group, StoreError(f"SQLite store {self.path}: the thread that was writing was interrupted; try again"))
+            _fail(
+                group, StoreError(f"SQLite store {self.path}: the thread that was writing was interrupted; try again")
+            )
             raise
 
     def _transaction(self, group: list[_Ticket]) -> None:
@@ -207,6 +209,7 @@ class Core:
 
     def close(self) -> None:
         """Close every connection; the log is folded into the file, so that it can be copied as one."""
+        self.signals.close()
         with self._lock:
             self._closed = True
             with suppress(sqlite3.Error):  # another process reads or writes: it will fold the log in
@@ -233,7 +236,9 @@ def _unknown(group: Sequence[_Ticket], path: str, error: BaseException) -> None:
             ticket.answers = [Outcome.UNKNOWN] * len(ticket.items)
         else:
             # Both can be repeated: a fact is taken once, and a lease that did happen is not held as expected.
-            ticket.error = StoreError(f"SQLite store {path}: {error}; it is not known whether it was written; try again")
+            ticket.error = StoreError(
+                f"SQLite store {path}: {error}; it is not known whether it was written; try again"
+            )
 
 
 def _identity(path: str) -> tuple[int, int] | None:

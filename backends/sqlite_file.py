@@ -71,8 +71,11 @@ class Target(NamedTuple):
 
 def parse_url(url: str) -> Target:
     """`sqlite:///relative.db` or `sqlite:////absolute.db`, optionally `?synchronous=normal`. Raises StoreError."""
-    parts = urlsplit(url)
     shown = ascii(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise StoreError(f"{shown} is not a URL ({error}); write sqlite:///relative.db or sqlite:////abs.db") from None
     if parts.scheme != "sqlite" or parts.netloc or parts.fragment or not parts.path.startswith("/"):
         raise StoreError(f"{shown} is not the URL of a SQLite store; write sqlite:///relative.db or sqlite:////abs.db")
     path = unquote(parts.path[1:])

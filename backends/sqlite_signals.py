@@ -14,58 +14,72 @@ from collections.abc import Callable
 from typing import Final
 
 from durable.model.errors import StoreError
+from durable.ports import Topic
 
 from .local_signals import LocalSignals, Wake
-from .sqlite_core import Core
 
 LOOK_SECONDS: Final = 0.02  # one look costs about 5 µs
+TROUBLE_SECONDS: Final = 1.0
 
 log = logging.getLogger("durable.sqlite")
 
 
-class FileWatch:
-    """Watches one core's file while there are listeners. Shared by everyone in the process who has the file open."""
+class FileSignals(LocalSignals):
+    """`LocalSignals`, and a watch on the file. `look` returns a number that changes when another process wrote."""
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self._signals: LocalSignals = core.signals
-        self._lock = threading.Lock()
-        self._users = 0
+    def __init__(self, look: Callable[[], int]) -> None:
+        super().__init__()
+        self._look = look
+        self._watch_lock = threading.Lock()
+        self._watchers = 0
         self._stopping = threading.Event()
 
-    def enter(self) -> Callable[[], None]:
-        """One listener more; returns how to leave."""
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
+    def listen(self, topic: Topic, wake: Wake, instance_id: str | None = None) -> Callable[[], None]:
+        stop_listening = super().listen(topic, wake, instance_id)
+        try:
+            self._enter()
+        except BaseException:
+            stop_listening()
+            raise
+        stopped = threading.Lock()
+
+        def stop() -> None:
+            if stopped.acquire(blocking=False):
+                stop_listening()
+                self._leave()
+
+        return stop
+
+    def _enter(self) -> None:
+        with self._watch_lock:
+            if self._watchers == 0:
                 self._stopping = threading.Event()
-                arguments = (self._core.foreign_version(), self._stopping)
-                threading.Thread(target=self._watch, args=arguments, name="durable-sqlite-watch", daemon=True).start()
+                thread = threading.Thread(
+                    target=self._watch, args=(self._look(), self._stopping), name="durable-sqlite-watch", daemon=True
+                )
+                thread.start()
+            self._watchers += 1
 
-        def leave() -> None:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
-                    self._stopping.set()
+    def _leave(self) -> None:
+        with self._watch_lock:
+            self._watchers -= 1
+            if self._watchers == 0:
+                self._stopping.set()
 
-        return leave
-
-    def _watch(self, known: int, stopping: threading.Event) -> None:
-        while not stopping.wait(LOOK_SECONDS):
+    def _watch(self, known: int | None, stopping: threading.Event) -> None:
+        pause = LOOK_SECONDS
+        while not stopping.wait(pause):
             try:
-                version = self._core.foreign_version()
+                version: int | None = self._look()
+                pause = LOOK_SECONDS
             except StoreError as error:
-                # Closed, deleted, damaged: listeners look for themselves and meet the error where it can be handled.
-                log.info("no longer watching for other processes: %s", error)
-                self._signals.wake_all()
-                return
-            if version != known:
+                # Deleted, damaged, locked: listeners look for themselves and meet the error where it can be handled.
+                log.warning("can't watch for other processes: %s", error)
+                version, pause = None, TROUBLE_SECONDS
+            if version != known or version is None:
                 known = version
-                self._signals.wake_all()
+                self.wake_all()
 
-
-def listening(signals: LocalSignals, watch: FileWatch) -> type:  # pragma: no cover - replaced below
-    raise NotImplementedError
-
-
-__all__ = ["FileWatch", "Wake"]
+    def close(self) -> None:
+        """Stop watching; listeners that are left hear of this process only."""
+        self._stopping.set()

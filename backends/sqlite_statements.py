@@ -24,7 +24,6 @@ from durable.ports import Commit, Delivered, Fact, Lease, Outcome, Row
 CHUNK: Final = 400
 REMEMBER_SECONDS: Final = 24 * 3600.0
 REMEMBER_FACTS: Final = 1_000
-ROW_COLUMNS: Final = "key, kind, instance_id, partition, due_at, holder, attempt, body"
 
 _FORGET_EVERY: Final = 512
 _FINISHED: Final = frozenset(status.value for status in RuntimeStatus if status.finished)
@@ -160,10 +159,7 @@ def lease(connection: sqlite3.Connection, leases: Sequence[Lease]) -> list[bool]
     """Apply the leases whose row is held as expected."""
     held: dict[str, tuple[str, int]] = {}
     for some in chunks(leases):
-        sql = (
-            "SELECT json_group_array(json_array(key, holder, attempt)) FROM rows "
-            f"WHERE key IN ({marks(len(some))})"
-        )
+        sql = f"SELECT json_group_array(json_array(key, holder, attempt)) FROM rows WHERE key IN ({marks(len(some))})"
         found = connection.execute(sql, [item.key for item in some]).fetchone()[0]
         held.update({key: (holder, attempt) for key, holder, attempt in _held.decode(found)})
     answers: list[bool] = []

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 from uuid import uuid4
 
 from ..engine.step import create, terminate_request
@@ -23,15 +23,16 @@ from ..ports import FACTS, STATUS, Backend, Commit, Delivered, Fact, Outcome, Qu
 from ..replay.callee import OrchestratorRef, as_orchestrator, checked_tags
 from ..replay.execution import running
 from .handle import OrchestrationHandle
+from .identity import Ids, random_ids
 from .plugins import open_backend, url_or_default
+from .starting import IfExists, ManyOptions, Options, starts_orchestration
 from .views import cloud_events, event_view, input_of, status_view
 
 if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
+    from typing_extensions import Unpack
 
-P = ParamSpec("P")
 R = TypeVar("R")
-IfExists = Literal["raise", "return"]
 
 _REREAD: Final = 5.0  # a signal is a hint and may be lost; reading again now and then makes a wait right
 _COMMITTED_TOGETHER: Final = 500
@@ -55,6 +56,7 @@ class Client:
         self._store = backend.store
         self._signals = backend.signals
         self._limits = limits
+        self._ids = Ids()
         self._closed = False
 
     @property
@@ -83,23 +85,11 @@ class Client:
 
     # ---- starting
 
-    @overload
-    def start_orchestration(
-        self, orchestrator: OrchestratorRef[P, R], *args: P.args, **kwargs: P.kwargs
-    ) -> OrchestrationHandle[R]: ...
-    @overload
-    def start_orchestration(
-        self,
-        orchestrator: OrchestratorRef[..., R] | str,
-        *args: Any,
-        instance_id: str | None = None,
-        if_exists: IfExists = "raise",
-        version: str | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> OrchestrationHandle[R]: ...
+    @starts_orchestration
     def start_orchestration(
         self,
         orchestrator: Any,
+        /,
         *args: Any,
         instance_id: str | None = None,
         if_exists: IfExists = "raise",
@@ -122,16 +112,34 @@ class Client:
             raise InstanceExistsError(_exists(instance), existing)
         return OrchestrationHandle(self, instance, ref.returns)
 
+    @overload
     def start_many(
         self,
-        orchestrator: OrchestratorRef[..., R] | str,
+        orchestrator: OrchestratorRef[..., R],
+        inputs: Iterable[Any],
+        *,
+        instance_ids: Sequence[str] | None = None,
+        **options: Unpack[ManyOptions],
+    ) -> list[OrchestrationHandle[R]]: ...
+    @overload
+    def start_many(
+        self,
+        orchestrator: str,
+        inputs: Iterable[Any],
+        *,
+        instance_ids: Sequence[str] | None = None,
+        **options: Unpack[ManyOptions],
+    ) -> list[OrchestrationHandle[Any]]: ...
+    def start_many(
+        self,
+        orchestrator: Any,
         inputs: Iterable[Any],
         *,
         instance_ids: Sequence[str] | None = None,
         if_exists: IfExists = "raise",
         version: str | None = None,
         tags: Mapping[str, str] | None = None,
-    ) -> list[OrchestrationHandle[R]]:
+    ) -> list[OrchestrationHandle[Any]]:
         """Start one orchestration for each input; all durable when this returns, but not atomic together.
 
         An input that is a list is spread over an orchestrator of several parameters. With if_exists="raise", ids that
@@ -141,7 +149,7 @@ class Client:
         ref = _reference(orchestrator, version, tags)
         _check_if_exists(if_exists)
         payloads = [_encode_item(ref, item, self._limits) for item in inputs]
-        ids = [uuid4().hex for _ in payloads] if instance_ids is None else list(instance_ids)
+        ids = random_ids(len(payloads)) if instance_ids is None else list(instance_ids)
         if len(ids) != len(payloads):
             raise ValueError(f"start_many: {len(payloads)} inputs, but {len(ids)} instance_ids")
         for number, instance in enumerate(ids):
@@ -169,12 +177,12 @@ class Client:
             now,
             name=ref.name,
             input=payload,
-            execution_id=uuid4().hex,
+            execution_id=self._ids(),
             version=ref.version,
             tags=ref.tags or None,
-            seed=uuid4().hex,
+            seed=self._ids(),
         )
-        return create(instance_id, started, self._store.partitions, uuid4().hex)
+        return create(instance_id, started, self._store.partitions, self._ids())
 
     def _start(self, commits: list[Commit]) -> list[str]:
         """Commit the starts; the ids that were taken before."""
@@ -209,7 +217,7 @@ class Client:
         event = Event(
             h.EVENT_RAISED, _now(), name=name, input=encode(data, f"the data of event {name!r}", self._limits)
         )
-        fact_id = f"event/{event_id}" if event_id is not None else f"event//{uuid4().hex}"
+        fact_id = f"event/{event_id}" if event_id is not None else f"event//{self._ids()}"
         answer = self._deliver(instance_id, fact_id, event)
         if answer is Delivered.ABSENT:
             raise InstanceNotFoundError(f"raise_event({name!r}): no orchestration has the id {instance_id!r}")
@@ -226,7 +234,7 @@ class Client:
         check_name(instance_id, "instance_id")
         payload = encode(reason, "the reason for terminating", self._limits)
         event = terminate_request(payload, _now(), recursive=recursive)
-        if self._deliver(instance_id, f"terminate/{uuid4().hex}", event) is Delivered.ABSENT:
+        if self._deliver(instance_id, f"terminate/{self._ids()}", event) is Delivered.ABSENT:
             raise InstanceNotFoundError(f"terminate: no orchestration has the id {instance_id!r}")
 
     def _deliver(self, instance_id: str, fact_id: str, event: Event) -> Delivered:
@@ -373,6 +381,9 @@ class Client:
         deadline = None
         if timeout is not None:
             deadline = time.monotonic() + to_timedelta(timeout, "timeout=").total_seconds()
+        summary = self._summary(instance_id)
+        if summary is not None and _reached(summary, until, blocked_ends):
+            return summary
         changed = threading.Event()
         wake: Callable[[Collection[str] | None], None] = lambda _: changed.set()  # noqa: E731
         stop = self._signals.listen(STATUS, wake, instance_id)
@@ -408,9 +419,7 @@ def _reached(summary: Summary, until: str, blocked_ends: bool) -> bool:
     return until == "started" and summary.status is not RuntimeStatus.PENDING
 
 
-def _reference(
-    orchestrator: object, version: str | None, tags: Mapping[str, str] | None
-) -> OrchestratorRef[Any, Any]:
+def _reference(orchestrator: object, version: str | None, tags: Mapping[str, str] | None) -> OrchestratorRef[Any, Any]:
     ref = as_orchestrator(orchestrator)
     if version is not None:
         ref = ref.options(version=version)
@@ -468,19 +477,7 @@ def default_client() -> Client:
         return _default
 
 
-@overload
-def start_orchestration(
-    orchestrator: OrchestratorRef[P, R], *args: P.args, **kwargs: P.kwargs
-) -> OrchestrationHandle[R]: ...
-@overload
-def start_orchestration(
-    orchestrator: OrchestratorRef[..., R] | str,
-    *args: Any,
-    instance_id: str | None = None,
-    if_exists: IfExists = "raise",
-    version: str | None = None,
-    tags: Mapping[str, str] | None = None,
-) -> OrchestrationHandle[R]: ...
-def start_orchestration(orchestrator: Any, *args: Any, **options: Any) -> OrchestrationHandle[Any]:
+@starts_orchestration
+def start_orchestration(orchestrator: Any, /, *args: Any, **options: Unpack[Options]) -> OrchestrationHandle[Any]:
     """`Client.start_orchestration` on the default client (DURABLE_URL, else `sqlite:///.durable/durable.db`)."""
     return default_client().start_orchestration(orchestrator, *args, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
@@ -22,7 +22,7 @@ class Activity(ActivityRef[P, R]):
 
     def __init__(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., R],
         name: str | None,
         retry: RetryPolicy | None,
         timeout: timedelta | float | None,
@@ -33,9 +33,7 @@ class Activity(ActivityRef[P, R]):
             raise TypeError(f"@durable.activity: {shown} is a generator; an activity returns its result")
         self.wants_context = _wants_context(fn)
         signature = Signature.of(fn, leading=1 if self.wants_context else 0)
-        super().__init__(
-            name or shown, signature, retry=retry, timeout=timeout, heartbeat_timeout=heartbeat_timeout
-        )
+        super().__init__(name or shown, signature, retry=retry, timeout=timeout, heartbeat_timeout=heartbeat_timeout)
         self.fn = fn
         self.__doc__ = fn.__doc__
         self.__name__ = shown
@@ -49,17 +47,8 @@ class Activity(ActivityRef[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call it as an ordinary function; an ActivityContext is filled in with a local one unless it is given."""
         if self.wants_context and not (args and isinstance(args[0], ActivityContext)):
-            return self.fn(local_context(), *args, **kwargs)  # type: ignore[no-any-return]  # fn is stored untyped
-        return self.fn(*args, **kwargs)  # type: ignore[no-any-return]  # fn is stored untyped
-
-
-class AsyncActivity(ActivityRef[P, R]):
-    """How type checkers see an `async def` activity: calling it directly gives a coroutine. At run time an Activity."""
-
-    fn: Callable[..., Coroutine[Any, Any, Any]]
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
-        raise NotImplementedError
+            return self.fn(local_context(), *args, **kwargs)
+        return self.fn(*args, **kwargs)
 
 
 class Orchestrator(OrchestratorRef[P, R]):
@@ -78,9 +67,7 @@ class Orchestrator(OrchestratorRef[P, R]):
             raise TypeError(
                 f"@durable.orchestrator: {shown} is an async generator; use `def` with yield, or `async def` with await"
             )
-        super().__init__(
-            name or shown, Signature.of(fn, leading=1), version=version, retry=retry, tags=tags
-        )
+        super().__init__(name or shown, Signature.of(fn, leading=1), version=version, retry=retry, tags=tags)
         self.fn = fn
         self.__doc__ = fn.__doc__
         self.__name__ = shown

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from ..model.errors import (
+    InstanceNotFoundError,
     OrchestrationBlockedError,
     OrchestrationFailedError,
     OrchestrationTerminatedError,
@@ -54,9 +55,12 @@ class OrchestrationHandle(Generic[R]):
         summary = self._client.wait_summary(self.instance_id, timeout, "finished", on_blocked == "raise")
         return output_of(summary, self._returns)  # type: ignore[no-any-return]  # decoded by R's hint
 
-    def status(self, *, history: bool = False) -> OrchestrationStatus | None:
-        """How it stands now; None when there is no such instance."""
-        return self._client.get_status(self.instance_id, history=history)
+    def status(self, *, history: bool = False) -> OrchestrationStatus:
+        """How it stands now. Raises InstanceNotFoundError."""
+        found = self._client.get_status(self.instance_id, history=history)
+        if found is None:
+            raise InstanceNotFoundError(f"status: no orchestration has the id {self.instance_id!r}")
+        return found
 
     def raise_event(self, name: str, data: Any = None, *, event_id: str | None = None) -> None:
         """See `Client.raise_event`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from datetime import timedelta
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, final, overload
 
 from ..model.errors import DuplicateNameError
 from ..model.retry import RetryPolicy
@@ -13,23 +13,30 @@ from ..replay.context import OrchestrationContext
 from ..replay.execution import Code
 from ..runtime.activities import ActivityCode
 from ..runtime.activity_context import ActivityContext
-from .functions import Activity, AsyncActivity, Orchestrator
+from .functions import Activity, Orchestrator
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+@final
+class Anything:
+    """No parameter is annotated with it: a function that takes it first takes Any or object, which is no context.
+
+    Without an overload of its own, a checker would match such a parameter with ActivityContext and strip it. What
+    follows it then goes unchecked, for a ParamSpec would drop the name and the default of the first one.
+    """
 
 
 class ActivityDecorator(Protocol):
     """What `@durable.activity(...)` returns: it types a function as the activity it becomes."""
 
     @overload
-    def __call__(self, fn: Callable[Concatenate[ActivityContext, P], Coroutine[Any, Any, R]]) -> AsyncActivity[P, R]: ...
+    def __call__(self, fn: Callable[Concatenate[Anything, ...], R], /) -> Activity[..., R]: ...
     @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]]) -> AsyncActivity[P, R]: ...
+    def __call__(self, fn: Callable[Concatenate[ActivityContext, P], R], /) -> Activity[P, R]: ...
     @overload
-    def __call__(self, fn: Callable[Concatenate[ActivityContext, P], R]) -> Activity[P, R]: ...
-    @overload
-    def __call__(self, fn: Callable[P, R]) -> Activity[P, R]: ...
+    def __call__(self, fn: Callable[P, R], /) -> Activity[P, R]: ...
 
 
 class OrchestratorDecorator(Protocol):
@@ -37,14 +44,14 @@ class OrchestratorDecorator(Protocol):
 
     @overload
     def __call__(
-        self, fn: Callable[Concatenate[OrchestrationContext, P], Generator[Any, Any, R]]
+        self, fn: Callable[Concatenate[OrchestrationContext, P], Generator[Any, Any, R]], /
     ) -> Orchestrator[P, R]: ...
     @overload
     def __call__(
-        self, fn: Callable[Concatenate[OrchestrationContext, P], Coroutine[Any, Any, R]]
+        self, fn: Callable[Concatenate[OrchestrationContext, P], Coroutine[Any, Any, R]], /
     ) -> Orchestrator[P, R]: ...
     @overload
-    def __call__(self, fn: Callable[Concatenate[OrchestrationContext, P], R]) -> Orchestrator[P, R]: ...
+    def __call__(self, fn: Callable[Concatenate[OrchestrationContext, P], R], /) -> Orchestrator[P, R]: ...
 
 
 class Registry:
@@ -65,13 +72,11 @@ class Registry:
     # ---- decorators
 
     @overload
-    def activity(self, fn: Callable[Concatenate[ActivityContext, P], Coroutine[Any, Any, R]]) -> AsyncActivity[P, R]: ...
+    def activity(self, fn: Callable[Concatenate[Anything, ...], R], /) -> Activity[..., R]: ...
     @overload
-    def activity(self, fn: Callable[P, Coroutine[Any, Any, R]]) -> AsyncActivity[P, R]: ...
+    def activity(self, fn: Callable[Concatenate[ActivityContext, P], R], /) -> Activity[P, R]: ...
     @overload
-    def activity(self, fn: Callable[Concatenate[ActivityContext, P], R]) -> Activity[P, R]: ...
-    @overload
-    def activity(self, fn: Callable[P, R]) -> Activity[P, R]: ...
+    def activity(self, fn: Callable[P, R], /) -> Activity[P, R]: ...
     @overload
     def activity(
         self,
@@ -106,14 +111,14 @@ class Registry:
 
     @overload
     def orchestrator(
-        self, fn: Callable[Concatenate[OrchestrationContext, P], Generator[Any, Any, R]]
+        self, fn: Callable[Concatenate[OrchestrationContext, P], Generator[Any, Any, R]], /
     ) -> Orchestrator[P, R]: ...
     @overload
     def orchestrator(
-        self, fn: Callable[Concatenate[OrchestrationContext, P], Coroutine[Any, Any, R]]
+        self, fn: Callable[Concatenate[OrchestrationContext, P], Coroutine[Any, Any, R]], /
     ) -> Orchestrator[P, R]: ...
     @overload
-    def orchestrator(self, fn: Callable[Concatenate[OrchestrationContext, P], R]) -> Orchestrator[P, R]: ...
+    def orchestrator(self, fn: Callable[Concatenate[OrchestrationContext, P], R], /) -> Orchestrator[P, R]: ...
     @overload
     def orchestrator(
         self,

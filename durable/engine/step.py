@@ -428,7 +428,7 @@ def _stuck(error: TurnTooLong, limits: Limits) -> str:
 UNSERVED = "no worker here serves"
 
 
-def inbox_arrivals(rows: Iterable[Row], execution_id: str) -> tuple[list[Arrival], list[Row]]:
+def inbox_arrivals(rows: Iterable[Row]) -> tuple[list[Arrival], list[Row]]:
     """The facts in an inbox, in order, and the rows that can't be read. A row without a body only wakes."""
     arrivals, unreadable = [], []
     for row in rows:

@@ -15,11 +15,12 @@ Laws.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from functools import lru_cache
 from math import isfinite
 from typing import Any, Final, NoReturn, cast
 from uuid import UUID
@@ -92,7 +93,7 @@ def _fine(value: object) -> None:
 
 
 # What keeps a leaf from coming back as it was; None where nothing does.
-_LEAVES: Final[dict[type, Callable[[Any], str | None]]] = {
+LEAVES: Final[dict[type, Callable[[Any], str | None]]] = {
     type(None): _fine,
     bool: _fine,
     int: _int,
@@ -126,7 +127,7 @@ class _Walk:
 
     def visit(self, value: Any, path: Path, left: int) -> Any:
         kind = type(value)
-        check = _LEAVES.get(kind)
+        check = LEAVES.get(kind)
         if check is not None:
             problem = check(value)
             if problem:
@@ -135,8 +136,8 @@ class _Walk:
         if issubclass(kind, Enum):
             return self.visit(value._value_, path, left)
         branch = next((branch for base, branch in _BRANCHES if issubclass(kind, base)), None)
-        if branch is None:
-            branch = _branch_of_object(kind)
+        if branch is None and field_names(kind) is not None:
+            branch = _Walk.fields
         if branch is None:
             return self.other(value, path, left)
         if left <= 0:
@@ -181,7 +182,7 @@ class _Walk:
             self.refuse(
                 key, path, "can't be a key of a JSON object; use text, a number, a date or an UUID", "has a key,"
             )
-        problem = _LEAVES[base](key)
+        problem = LEAVES[base](key)
         if problem:
             self.refuse(key, path, problem, "has a key,")
         return str(msgspec.json.decode(b'"' + json_encode(key).strip(b'"') + b'"'))
@@ -199,31 +200,20 @@ class _Walk:
     def struct(self, value: Any, path: Path, left: int) -> Any:
         # A copy keeps what the class says of tags, names and defaults; setting by force runs none of its code.
         result = _copy_struct(value)
-        for name in value.__struct_fields__:
-            found = self.attribute(value, name, path, left)
-            if found is not msgspec.UNSET:
-                msgspec.structs.force_setattr(result, name, found)
+        for name, item in set_fields(value):
+            if item is not msgspec.UNSET:
+                msgspec.structs.force_setattr(result, name, self.visit(item, (path, name), left))
         return result
 
     def fields(self, value: Any, path: Path, left: int) -> dict[str, Any]:
-        found = {name: self.attribute(value, name, path, left) for name in _field_names(type(value))}
-        return {name: item for name, item in found.items() if item is not msgspec.UNSET}
-
-    def attribute(self, value: Any, name: str, path: Path, left: int) -> Any:
-        try:
-            item = getattr(value, name)
-        except AttributeError:  # the encoder leaves out what was never set
-            return msgspec.UNSET
-        except Exception as error:
-            self.refuse(
-                value, (path, name), f"could not be read ({type(error).__name__}); pass plain data", cause=error
-            )
-        return item if item is msgspec.UNSET else self.visit(item, (path, name), left)
+        return {
+            name: self.visit(item, (path, name), left) for name, item in set_fields(value) if item is not msgspec.UNSET
+        }
 
     def other(self, value: Any, path: Path, left: int) -> Any:
         """Subclasses of leaves, `Raw`, and what a later msgspec may know: taken if it writes JSON, by what it wrote."""
-        base = next((base for base in type(value).__mro__ if base in _LEAVES), None)
-        problem = _LEAVES[base](value) if base else None
+        base = next((base for base in type(value).__mro__ if base in LEAVES), None)
+        problem = LEAVES[base](value) if base else None
         if problem:
             self.refuse(value, path, problem)
         try:
@@ -252,15 +242,32 @@ _BRANCHES: Final[tuple[tuple[type, Callable[[_Walk, Any, Path, int], Any]], ...]
 )
 
 
-def _branch_of_object(kind: type) -> Callable[[_Walk, Any, Path, int], Any] | None:
-    return _Walk.fields if dataclasses.is_dataclass(kind) or hasattr(kind, "__attrs_attrs__") else None
-
-
-def _field_names(kind: Any) -> list[str]:
-    """The names that msgspec writes: attrs' are all, those of a dataclass only what its constructor takes."""
+@lru_cache(maxsize=4096)
+def field_names(kind: Any) -> tuple[str, ...] | None:
+    """The fields of a dataclass, attrs class or struct in their order, None for other classes."""
+    if issubclass(kind, msgspec.Struct):
+        return tuple(kind.__struct_fields__)
     if dataclasses.is_dataclass(kind):
-        return [field.name for field in dataclasses.fields(kind) if field.init]
-    return [attribute.name for attribute in kind.__attrs_attrs__]
+        return tuple(field.name for field in dataclasses.fields(kind))
+    attributes = getattr(kind, "__attrs_attrs__", None)
+    return None if attributes is None else tuple(attribute.name for attribute in attributes)
+
+
+def set_fields(value: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of an object that are set on itself (in its `__dict__`, a slot, a property), as msgspec reads them."""
+    kind = type(value)
+    try:
+        state = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        state = {}
+    for name in field_names(kind) or ():
+        if name in state:
+            yield name, state[name]
+            continue
+        descriptor = getattr(kind, name, None)
+        if hasattr(type(descriptor), "__set__"):
+            with suppress(AttributeError):
+                yield name, descriptor.__get__(value, kind)
 
 
 def _remedy_for(base: type | None) -> str:

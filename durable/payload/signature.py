@@ -112,6 +112,7 @@ class Signature:
             return (decode(raw, self._hints(1)[0], where),)
         count = _count(raw)
         if count is None:
+            decode(raw, Any, where)  # what is no JSON at all is told first
             self._check_count(1, where)
             return self._filled((decode(raw, self._hints(1)[0], where),))
         self._check_count(count, where)

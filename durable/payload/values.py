@@ -9,24 +9,29 @@ Laws.
 4. The usual payload is written by C code and looked at by C code; only what looks suspicious is walked in Python.
    Suspicion may err on the safe side, never on the other.
 
-A `msgspec.Raw` inside a value is taken as the JSON it says it is. Fields that a dataclass does not take in its
-constructor (`init=False`) don't travel: `__post_init__` computes them again.
+A `msgspec.Raw` inside a value is taken as the JSON it says it is. Of objects, their fields travel; attributes that
+the class does not declare don't.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import marshal
 import re
-from typing import Any, Final
+import sys
+from functools import lru_cache
+from typing import Any, Final, cast
 
 import msgspec
+import msgspec.inspect
 
 from durable.model.errors import PayloadError
 from durable.model.failure import type_name
 from durable.model.history import Raw
 from durable.model.limits import Limits
 
-from .plain import json_encode, plain
+from .plain import LEAVES, field_names, json_encode, plain, set_fields
 
 NULL: Final = Raw(b"null")
 _UNLIMITED: Final = Limits(payload_bytes=2**62, payload_depth=2**62)
@@ -52,7 +57,9 @@ def encode(value: object, where: str, limits: Limits) -> Raw:
     kind = type(value)
     try:
         data = json_encode(value)
-        if kind not in _SAFE and (kind is Raw or _suspicious(value, data, limits.payload_depth)):
+        if kind not in _SAFE and (
+            kind is Raw or _suspicious(value, data, limits.payload_depth) or _may_hold_attrs(value, data)
+        ):
             data = _carefully(value, where, limits)
     except PayloadError:
         raise
@@ -72,9 +79,12 @@ def decode(raw: Raw, hint: Any, where: str) -> Any:
     An empty `raw` is null. Nothing is converted loosely ("1" is no int). Unknown fields are ignored.
     Raises `PayloadError` for JSON that does not fit, naming path and expectation, and for a hint it can't decode.
     """
-    decoder = _decoder(hint, where)
+    decoder, has_defaults = _decoder(hint, where)
     try:
-        return decoder.decode(raw or NULL)
+        value = decoder.decode(raw or NULL)
+        if has_defaults:
+            _set_defaults(value)
+        return value
     except msgspec.ValidationError as error:
         problem = str(error) if "`$" in str(error) else f"{error} - at `$`"
         raise PayloadError(f"{where}: {problem}; it is declared as {_hint_text(hint)}") from error
@@ -127,6 +137,17 @@ def _suspicious(value: object, data: bytes, depth: int) -> bool:
     )
 
 
+def _may_hold_attrs(value: object, data: bytes) -> bool:
+    """Whether an attrs object may be inside, whose private fields the fast encoder would leave out."""
+    if b"{" not in data or "attr" not in sys.modules:
+        return False
+    try:
+        marshal.dumps(cast(Any, value))  # C code that takes builtin types only
+    except ValueError:
+        return True
+    return False
+
+
 def _deeper(data: bytes, depth: int) -> bool:
     """Whether arrays and objects nest deeper than `depth`. Linear, and each of at most `depth` rounds in C."""
     if b"\\" in data:
@@ -153,10 +174,12 @@ def _carefully(value: object, where: str, limits: Limits) -> bytes:
         raise PayloadError(f"{where}: $ can't be encoded, it raised {name}; pass plain data") from error
 
 
-_decoders: dict[Any, msgspec.json.Decoder[Any]] = {inspect.Parameter.empty: msgspec.json.Decoder(Any)}
+# With each decoder, whether what it makes may leave defaults to its class: see `_set_defaults`.
+_Decoder = tuple[msgspec.json.Decoder[Any], bool]
+_decoders: dict[Any, _Decoder] = {inspect.Parameter.empty: (msgspec.json.Decoder(Any), False)}
 
 
-def _decoder(hint: Any, where: str) -> msgspec.json.Decoder[Any]:
+def _decoder(hint: Any, where: str) -> _Decoder:
     try:
         found = _decoders.get(hint)
     except TypeError:  # an unhashable hint, such as Annotated[int, []]: made anew each time
@@ -166,14 +189,60 @@ def _decoder(hint: Any, where: str) -> msgspec.json.Decoder[Any]:
     return found
 
 
-def _new_decoder(hint: Any, where: str) -> msgspec.json.Decoder[Any]:
+def _new_decoder(hint: Any, where: str) -> _Decoder:
     try:
-        return msgspec.json.Decoder(hint, dec_hook=_unknown_type)
+        return msgspec.json.Decoder(hint, dec_hook=_unknown_type), _holds_defaults(hint)
     except Exception as error:  # TypeError, and NameError for the fields of a class
         raise PayloadError(
             f"{where}: the type hint {_hint_text(hint)} can't be decoded from JSON ({error}); "
             "use a dataclass, a standard type or Any"
         ) from error
+
+
+def _holds_defaults(hint: Any) -> bool:
+    """Whether a dataclass that leaves defaults to its class is among the types that `hint` is made of."""
+    seen: set[int] = set()
+    left: list[Any] = [msgspec.inspect.type_info(hint)]
+    while left:
+        info = left.pop()
+        if isinstance(info, msgspec.inspect.DataclassType) and _class_defaults(info.cls):
+            return True
+        if isinstance(info, tuple | list):
+            left.extend(info)
+        elif isinstance(info, msgspec.inspect.Type | msgspec.inspect.Field) and id(info) not in seen:
+            seen.add(id(info))
+            left.extend(getattr(info, name) for name in info.__struct_fields__)
+    return False
+
+
+@lru_cache(maxsize=4096)
+def _class_defaults(kind: Any) -> tuple[tuple[str, Any], ...]:
+    """The defaults of a dataclass that its instances find on the class, as those without slots do."""
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    held = ((field.name, field.default) for field in fields if field.default is not dataclasses.MISSING)
+    return tuple((name, default) for name, default in held if getattr(kind, name, dataclasses.MISSING) is default)
+
+
+def _set_defaults(value: object) -> None:
+    """Set on each dataclass instance the defaults of the fields that its JSON left out.
+
+    msgspec leaves them to the attributes of the class; its encoder, which reads instances only, would then write
+    fewer fields than the object shows, and equal values would have two encodings.
+    """
+    left: list[Any] = [value]
+    while left:
+        item = left.pop()
+        kind = type(item)
+        if kind in LEAVES:
+            continue
+        if isinstance(item, dict):
+            left.extend(item.values())
+        elif isinstance(item, list | tuple | set | frozenset):
+            left.extend(item)
+        elif field_names(kind):
+            for name, default in _class_defaults(kind):
+                item.__dict__.setdefault(name, default)
+            left.extend(field for _, field in set_fields(item))
 
 
 def _unknown_type(kind: Any, value: Any) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
 
 import msgspec
 
@@ -18,9 +18,11 @@ from ..model.names import check_name
 from ..model.retry import RetryPolicy
 from ..payload.signature import Signature, encode_plain_input
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
-Self = TypeVar("Self", bound="_Ref")
 
 
 class _Ref:
@@ -56,7 +58,7 @@ class _Ref:
             return self.signature.input_same(recorded, now)
         return bool(msgspec.json.decode(recorded) == msgspec.json.decode(now))
 
-    def _with(self: Self, changes: Mapping[str, Any]) -> Self:
+    def _with(self, changes: Mapping[str, Any]) -> Self:
         clone = copy.copy(self)
         for name, value in changes.items():
             setattr(clone, name, value)
@@ -67,7 +69,10 @@ class _Ref:
 
 
 class ActivityRef(_Ref, Generic[P, R]):
-    """An activity by name. `retry`, `timeout` and `heartbeat_timeout` hold for calls through this reference."""
+    """An activity by name. `retry`, `timeout` and `heartbeat_timeout` hold for calls through this reference.
+
+    P: the arguments a call gives, without the context. R: what the function returns; an `async def`'s coroutine.
+    """
 
     kind = "activity"
 
@@ -87,12 +92,12 @@ class ActivityRef(_Ref, Generic[P, R]):
         self.heartbeat_timeout = _seconds(heartbeat_timeout, "heartbeat_timeout=")
 
     def options(
-        self: _A,
+        self,
         *,
         retry: RetryPolicy | None = None,
         timeout: timedelta | float | None = None,
         heartbeat_timeout: timedelta | float | None = None,
-    ) -> _A:
+    ) -> Self:
         """A copy with other options; those not given stay as they are. Durations are timedelta or seconds."""
         changes: dict[str, Any] = {}
         if retry is not None:
@@ -105,9 +110,16 @@ class ActivityRef(_Ref, Generic[P, R]):
 
 
 class OrchestratorRef(_Ref, Generic[P, R]):
-    """An orchestrator by name. `retry` holds when it is called as a sub-orchestration through this reference."""
+    """An orchestrator by name. `retry` holds when it is called as a sub-orchestration through this reference.
+
+    P: the arguments, without the context. R: the output.
+    """
 
     kind = "orchestrator"
+
+    if TYPE_CHECKING:  # what `Takes0` to `Takes6` (arity.py) match; there is no such method
+
+        def _takes(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
 
     def __init__(
         self,
@@ -125,8 +137,8 @@ class OrchestratorRef(_Ref, Generic[P, R]):
         self.tags = checked_tags(tags)
 
     def options(
-        self: _O, *, version: str | None = None, retry: RetryPolicy | None = None, tags: Mapping[str, str] | None = None
-    ) -> _O:
+        self, *, version: str | None = None, retry: RetryPolicy | None = None, tags: Mapping[str, str] | None = None
+    ) -> Self:
         """A copy with other options; those not given stay as they are."""
         changes: dict[str, Any] = {}
         if version is not None:
@@ -138,32 +150,71 @@ class OrchestratorRef(_Ref, Generic[P, R]):
         return self._with(changes)
 
 
-_A = TypeVar("_A", bound=ActivityRef[Any, Any])
-_O = TypeVar("_O", bound=OrchestratorRef[Any, Any])
-
-
+@overload
 def activity_ref(
     name: str,
-    returns: type[R] | None = None,
+    returns: type[R],
     *,
     retry: RetryPolicy | None = None,
     timeout: timedelta | float | None = None,
     heartbeat_timeout: timedelta | float | None = None,
-) -> ActivityRef[..., R]:
-    """A typed name for an activity that lives elsewhere; its result is decoded to `returns` (default: plain JSON)."""
+) -> ActivityRef[..., R]: ...
+@overload
+def activity_ref(
+    name: str,
+    returns: object = None,
+    *,
+    retry: RetryPolicy | None = None,
+    timeout: timedelta | float | None = None,
+    heartbeat_timeout: timedelta | float | None = None,
+) -> ActivityRef[..., Any]: ...
+def activity_ref(
+    name: str,
+    returns: object = None,
+    *,
+    retry: RetryPolicy | None = None,
+    timeout: timedelta | float | None = None,
+    heartbeat_timeout: timedelta | float | None = None,
+) -> ActivityRef[..., Any]:
+    """A typed name for an activity that lives elsewhere.
+
+    returns: the type its result is decoded to (default: plain JSON); type checkers know it where it is a class, and
+    take a union and the like for Any. The others: see `durable.activity`.
+    """
     hint: Any = Any if returns is None else returns
     return ActivityRef(name, None, hint, retry=retry, timeout=timeout, heartbeat_timeout=heartbeat_timeout)
 
 
+@overload
 def orchestrator_ref(
     name: str,
-    returns: type[R] | None = None,
+    returns: type[R],
     *,
     version: str | None = None,
     retry: RetryPolicy | None = None,
     tags: Mapping[str, str] | None = None,
-) -> OrchestratorRef[..., R]:
-    """A typed name for an orchestrator that lives elsewhere; its output is decoded to `returns`."""
+) -> OrchestratorRef[..., R]: ...
+@overload
+def orchestrator_ref(
+    name: str,
+    returns: object = None,
+    *,
+    version: str | None = None,
+    retry: RetryPolicy | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> OrchestratorRef[..., Any]: ...
+def orchestrator_ref(
+    name: str,
+    returns: object = None,
+    *,
+    version: str | None = None,
+    retry: RetryPolicy | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> OrchestratorRef[..., Any]:
+    """A typed name for an orchestrator that lives elsewhere.
+
+    returns: the type its output is decoded to (default: plain JSON). The others: see `durable.orchestrator`.
+    """
     hint: Any = Any if returns is None else returns
     return OrchestratorRef(name, None, hint, version=version, retry=retry, tags=tags)
 

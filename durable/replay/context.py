@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Coroutine, Iterable, Mapping, MutableMapping
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, ParamSpec, TypeVar, overload
@@ -14,7 +14,8 @@ from ..model.history import Raw
 from ..model.moments import to_timedelta, to_utc
 from ..model.names import check_name
 from ..payload.values import decode, encode
-from .callee import ActivityRef, OrchestratorRef, as_activity, as_orchestrator, checked_tags
+from .arity import calls_sub_orchestrator
+from .callee import ActivityRef, as_activity, as_orchestrator, checked_tags
 from .execution import Execution
 from .tasks import Task
 
@@ -30,9 +31,7 @@ class ReplaySilentLogger(logging.LoggerAdapter[logging.Logger]):
     """Logs once: silent while replaying. Adds instance_id and orchestration to each record."""
 
     def __init__(self, execution: Execution) -> None:
-        super().__init__(
-            _log, {"instance_id": execution.instance_id, "orchestration": execution.code.name}
-        )
+        super().__init__(_log, {"instance_id": execution.instance_id, "orchestration": execution.code.name})
         self._execution = execution
 
     def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # the name is logging's
@@ -56,10 +55,15 @@ class OrchestrationContext:
     # ---- tasks
 
     @overload
-    def call_activity(self, activity: ActivityRef[P, R], *args: P.args, **kwargs: P.kwargs) -> Task[R]: ...
+    def call_activity(
+        self, activity: ActivityRef[P, Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Task[R]: ...
     @overload
-    def call_activity(self, activity: str, *args: Any) -> Task[Any]: ...
-    def call_activity(self, activity: Any, *args: Any) -> Task[Any]:
+    def call_activity(self, activity: ActivityRef[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Task[R]: ...
+    @overload
+    def call_activity(self, activity: str, /, *args: Any) -> Task[Any]: ...
+    # ParamSpec can't leave P.kwargs out; arguments are positional, and a keyword raises TypeError.
+    def call_activity(self, activity: Any, /, *args: Any) -> Task[Any]:  # type: ignore[misc]
         """Schedule an activity; it runs whether or not the task is ever yielded.
 
         activity: a decorated function, an `activity_ref`, or a name. Raises TypeError for wrong arguments,
@@ -68,25 +72,11 @@ class OrchestrationContext:
         ref = as_activity(activity)
         return self._execution.call_activity(ref, ref.encode_input(args, self._execution.limits))
 
-    @overload
-    def call_sub_orchestrator(
-        self,
-        orchestrator: OrchestratorRef[P, R],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> Task[R]: ...
-    @overload
-    def call_sub_orchestrator(
-        self,
-        orchestrator: OrchestratorRef[..., R] | str,
-        *args: Any,
-        instance_id: str | None = None,
-        version: str | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> Task[R]: ...
+    @calls_sub_orchestrator
     def call_sub_orchestrator(
         self,
         orchestrator: Any,
+        /,
         *args: Any,
         instance_id: str | None = None,
         version: str | None = None,
@@ -117,10 +107,10 @@ class OrchestrationContext:
     ) -> Task[T]: ...
     @overload
     def wait_for_external_event(
-        self, name: str, *, timeout: timedelta | float | None = None, type: None = None
+        self, name: str, *, timeout: timedelta | float | None = None, type: object = None
     ) -> Task[Any]: ...
     def wait_for_external_event(
-        self, name: str, *, timeout: timedelta | float | None = None, type: Any = None
+        self, name: str, *, timeout: timedelta | float | None = None, type: object = None
     ) -> Task[Any]:
         """Wait for `raise_event(instance_id, name, data)`; the result is the data, decoded to `type`.
 
@@ -172,10 +162,10 @@ class OrchestrationContext:
     # ---- the instance
 
     @overload
-    def get_input(self) -> Any: ...
-    @overload
     def get_input(self, type: type[T]) -> T: ...
-    def get_input(self, type: Any = None) -> Any:
+    @overload
+    def get_input(self, type: object = None) -> Any: ...
+    def get_input(self, type: object = None) -> Any:
         """The one input this execution was started with, decoded to `type` (default: plain JSON)."""
         raw: Raw = self._started.input
         return decode(raw, Any if type is None else type, "the orchestration's input") if raw else None

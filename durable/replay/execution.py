@@ -390,13 +390,16 @@ class Execution:
 
     def _suspend(self, awaited: Task[Any]) -> bool:
         """Register the trigger, and hand buffered events to the waits it listens with. False: it is done already."""
+        if type(awaited) is CallTask:  # nearly every wait: one call, nothing to search
+            self.trigger = Trigger((awaited.id,), _is_settled, RESUME, awaited)
+            return True
         leaves = open_leaves(awaited)
         self._listening = tuple(leaf for leaf in leaves if isinstance(leaf, WaitTask))
         if self._listening:
             self._take_buffered(awaited)
             if awaited.order:
                 return False
-        self.trigger = Trigger(on={leaf.id for leaf in leaves}, condition=_is_settled, action=RESUME, context=awaited)
+        self.trigger = Trigger({leaf.id for leaf in leaves}, _is_settled, RESUME, awaited)
         return True
 
     def _take_buffered(self, awaited: Task[Any]) -> None:

@@ -251,6 +251,8 @@ class Activities:
 class _Attempt(Attempt):
     """One attempt of one activity in this process."""
 
+    __slots__ = ("heartbeat_timeout", "invocation", "on_first_beat", "row_key", "started_at", "task")
+
     def __init__(self, invocation: Invocation) -> None:
         super().__init__(invocation.instance_id, invocation.execution_id, invocation.task_id, invocation.attempt)
         self.invocation = invocation

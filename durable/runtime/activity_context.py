@@ -13,6 +13,8 @@ _log = logging.getLogger("durable.activity")
 class Attempt:
     """One attempt of one activity, as its context sees it."""
 
+    __slots__ = ("cancelled", "details", "execution_id", "instance_id", "last_beat", "number", "task_id")
+
     def __init__(self, instance_id: str, execution_id: str, task_id: int, number: int) -> None:
         self.instance_id = instance_id
         self.execution_id = execution_id

@@ -264,9 +264,10 @@ class Loop:
             loaded = {want.instance_id: record for want, record in zip(wants, records, strict=True)}
         turns: list[tuple[Turn, list[Arrival]]] = []
         leases: list[Lease] = []
+        now = self.clock()
         for instance_id in batch:
-            arrivals = self.arrived.pop(instance_id, [])
-            turn = self._step(instance_id, arrivals, loaded, leases)
+            arrivals = self.arrived.pop(instance_id, None) or []
+            turn = self._step(instance_id, arrivals, loaded, leases, now)
             if turn is not None:
                 turns.append((turn, arrivals))
         try:
@@ -292,7 +293,12 @@ class Loop:
         return batch
 
     def _step(
-        self, instance_id: str, arrivals: list[Arrival], loaded: dict[str, Record | None], leases: list[Lease]
+        self,
+        instance_id: str,
+        arrivals: list[Arrival],
+        loaded: dict[str, Record | None],
+        leases: list[Lease],
+        now: datetime,
     ) -> Turn | None:
         instance = self.warm.pop(instance_id, None)
         inbox: tuple[Row, ...] = ()
@@ -309,21 +315,21 @@ class Loop:
                     self._park_rows(instance_id, str(error), inbox, leases)
                     return None
         assert instance is not None
-        facts, unreadable = inbox_arrivals(inbox, instance.summary.execution_id)
-        for row in unreadable:
-            log.error("instance %r: a fact in its inbox can't be read and is kept: %s", instance_id, row.key)
-        known = {a.row_key for a in arrivals}
-        everything = [a for a in facts if a.row_key not in known] + arrivals
-        if instance.execution is not None and any(a.event.type == h.EXECUTION_TERMINATED for a in facts):
-            # Ending it needs its whole history, which a warm instance does not keep: come back for it.
-            if arrivals:
-                self.arrived[instance_id] = arrivals
-            self.hinted[instance_id] = None
-            return None
+        if inbox:
+            facts, unreadable = inbox_arrivals(inbox)
+            for row in unreadable:
+                log.error("instance %r: a fact in its inbox can't be read and is kept: %s", instance_id, row.key)
+            if instance.execution is not None and any(a.event.type == h.EXECUTION_TERMINATED for a in facts):
+                # Ending it needs its whole history, which a warm instance does not keep: come back for it.
+                if arrivals:
+                    self.arrived[instance_id] = arrivals
+                self.hinted[instance_id] = None
+                return None
+            known = {a.row_key for a in arrivals}
+            arrivals[:0] = [a for a in facts if a.row_key not in known]
         code, missing = self._code(instance)
-        turn = step(instance, everything, code, missing, self.clock(), self.env)
+        turn = step(instance, arrivals, code, missing, now, self.env)
         self.ignored += turn.ignored
-        arrivals[:] = everything
         if turn.parked:
             self._park_rows(instance_id, turn.parked, inbox, leases)
         return turn

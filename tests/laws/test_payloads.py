@@ -1,19 +1,19 @@
 """The laws of payloads: what is accepted comes back, what can't is refused with a path, and one input means one thing.
 
-`forward.py`-like cases (hints as text) are made with `exec`, because this file resolves its own hints at once.
+Functions whose hints are text are made with `exec`: this file's own hints are objects.
 """
 
 import asyncio
 import enum
 import functools
-import importlib.util
 import json
 import subprocess
 import sys
+import types
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Optional, TypedDict, Union
@@ -159,8 +159,8 @@ TYPES: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "dict by datetime": (dict[datetime, int], st.dictionaries(moments, ints, max_size=3)),
     "dict by float": (dict[float, int], st.dictionaries(floats, ints, max_size=3)),
     "dict by bytes": (dict[bytes, int], st.dictionaries(st.binary(max_size=3), ints, max_size=3)),
-    "optional": (Optional[timedelta], st.none() | st.timedeltas()),
-    "union": (Union[int, str, list[int]], ints | text | st.lists(ints, max_size=2)),
+    "optional": (Optional[timedelta], st.none() | st.timedeltas()),  # noqa: UP045
+    "union": (Union[int, str, list[int]], ints | text | st.lists(ints, max_size=2)),  # noqa: UP007
     "annotated": (Annotated[int, msgspec.Meta(ge=0)], st.integers(0, 9)),
     "unhashable hint": (Annotated[int, ["a note"]], ints),
     "typed dict": (Options, st.fixed_dictionaries({}, optional={"deep": st.booleans()})),
@@ -184,9 +184,8 @@ def test_what_is_accepted_comes_back_and_is_canonical(name: str, data: st.DataOb
     value = data.draw(values)
     try:
         raw = enc(value)
-    except PayloadError as error:  # two floats or moments that JSON writes alike are one key
-        assert name.startswith("dict by") and "two keys" in str(error)
-        return
+    except PayloadError:  # no value above is one to refuse
+        pytest.fail(f"refused {value!r}")
     back = dec(raw, hint)
     assert back == value
     assert type(back) is type(value)
@@ -212,11 +211,48 @@ def test_a_zone_comes_back_as_its_offset() -> None:
     assert dec(enc(moment), datetime) == moment
 
 
-def test_attrs() -> None:
-    attrs = pytest.importorskip("attrs")
-    cls: Any = attrs.make_class("Box", {"size": attrs.field(type=float), "name": attrs.field(type=str, default="")})
-    assert dec(enc(cls(1.5, "a")), cls) == cls(1.5, "a")
+@pytest.mark.parametrize("slots", [True, False])
+def test_attrs(slots: bool) -> None:
+    attr = pytest.importorskip("attr")
+    fields = {
+        "size": attr.ib(type=float),
+        "_secret": attr.ib(type=int, default=0),
+        "note": attr.ib(type=str, default=""),
+    }
+    cls: Any = attr.make_class("Box", fields, slots=slots)
+    value = cls(1.5, 3, "a")
+    assert bytes(enc([value])) == b'[{"size":1.5,"_secret":3,"note":"a"}]'
+    assert dec(enc(value), cls) == value
+    reordered = dec(b'{"note":"a","_secret":3,"size":1.5}', cls)
+    assert enc(reordered) == enc(value)
+    if not slots:
+        value.undeclared = 1
+        assert enc(value) == enc(reordered)
     assert "$.size" in refusal(cls(float("nan")))
+
+
+@dataclass
+class Grown:
+    a: int
+    b: int = 7
+    made: int = field(default=3, init=False)
+
+
+@dataclass(slots=True, frozen=True)
+class GrownSlots:
+    a: int
+    b: int = 7
+    c: tuple[int, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("hint", "whole"),
+    [(Grown, b'{"a":1,"b":7,"made":3}'), (GrownSlots, b'{"a":1,"b":7,"c":[]}')],
+)
+def test_defaults_that_the_json_left_out_travel_on(hint: Any, whole: bytes) -> None:
+    assert bytes(enc(dec(b'{"a":1}', hint))) == whole
+    nested = dec(b'{"k":[{"a":1}]}', dict[str, list[hint]])
+    assert bytes(enc(nested)) == b'{"k":[' + whole + b"]}"
 
 
 def test_a_plain_nested_raw_is_taken_as_the_json_it_is() -> None:
@@ -238,8 +274,8 @@ def test_containers_are_read_without_their_own_methods() -> None:
         def __iter__(self) -> Iterator[str]:
             raise RuntimeError
 
-    nested = {1: Endless([1, 2]), 2: Lying(a=Raising({"b"})), 3: OrderedDict(z=1)}
-    assert dec(enc(nested)) == {"1": [1, 2], "2": {"a": ["b"]}, "3": {"z": 1}}
+    nested = {1: Endless([1, 2]), 2: Lying(a=Raising({"b"})), 3: OrderedDict(z=1), 4: EvilField(7)}
+    assert dec(enc(nested)) == {"1": [1, 2], "2": {"a": ["b"]}, "3": {"z": 1}, "4": {"x": 7}}
 
 
 # --- What can't come back is refused, by path ------------------------------------------------------------------------
@@ -273,7 +309,13 @@ class Holder:
     value: Any
 
 
-class EvilTimezone(timezone if False else __import__("datetime").tzinfo):  # type: ignore[misc]
+class EvilTimezone(tzinfo):
+    def tzname(self, moment: datetime | None) -> str:
+        raise RuntimeError("name")
+
+    def dst(self, moment: datetime | None) -> timedelta:
+        raise RuntimeError("dst")
+
     def utcoffset(self, moment: datetime | None) -> timedelta:
         raise RuntimeError("offset")
 
@@ -349,7 +391,6 @@ HOSTILE: list[tuple[Any, str]] = [
     ({True: 3}, "here: $ has a key, of type bool can't be a key"),
     ({None: 3}, "here: $ has a key, of type NoneType can't be a key"),
     ({"a": [Evil()]}, "here: $.a[0] of type"),
-    (EvilField(), "here: $.x of type"),
     ([object()], "here: $[0] of type object can't travel as JSON"),
     ((n for n in [1]), "here: $ of type generator can't travel"),
     ([1j], "here: $[0] of type complex"),
@@ -475,7 +516,7 @@ class Dangling:
 
 
 MISFITS: list[tuple[bytes, Any, str]] = [
-    (b'{"id":1}', Order, "here: Expected `str`, got `int` - at `$.id`; it is declared as"),
+    (b'{"id":1}', Order, "here: Expected `uuid`, got `int` - at `$.id`; it is declared as"),
     (b'[{"sku":"a","price":"1"},{"sku":"a"}]', list[Item], "missing required field `price` - at `$[1]`"),
     (b'"3"', int, "here: Expected `int`, got `str` - at `$`; it is declared as int"),
     (b"3.0", int, "Expected `int`, got `float`"),
@@ -499,7 +540,7 @@ MISFITS: list[tuple[bytes, Any, str]] = [
     (b'{"x":1}', Boom, "raised RuntimeError"),
     (b"1", Opaque, "Opaque` can't be decoded from JSON; declare a dataclass"),
     (b"[1]", list[Opaque], "at `$[0]`"),
-    (b"1", Union[list[int], set[int]], "the type hint typing.Union[list[int], set[int]] can't be decoded"),
+    (b"1", list[int] | set[int], "the type hint list[int] | set[int] can't be decoded"),
     (b'{"x":1}', Dangling, "name 'NoSuchName' is not defined"),
     (b"1", "int", "the type hint 'int' can't be decoded"),
 ]
@@ -540,12 +581,6 @@ def test_large_numbers_from_elsewhere_are_exact_and_duplicates_are_json() -> Non
 
 
 # --- Same ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Grown:
-    a: int
-    b: int = 7
 
 
 @pytest.mark.parametrize(
@@ -751,13 +786,6 @@ def test_what_positional_arguments_cannot_reach_is_refused_at_once(fn: Callable[
     assert message in str(caught.value)
 
 
-def module_of(source: str) -> dict[str, Any]:
-    """A module with every hint as text, as `from __future__ import annotations` makes them."""
-    names: dict[str, Any] = {"__name__": "made"}
-    exec(compile("from __future__ import annotations\n" + source, "made.py", "exec"), names)
-    return names
-
-
 FORWARD = """
 from dataclasses import dataclass
 from decimal import Decimal
@@ -770,32 +798,37 @@ class Order:
 @dataclass
 class Receipt:
     ok: bool
-import sys, types
-sys.modules.setdefault("made", types.SimpleNamespace(**globals()))
 """
 
 
-def test_hints_may_name_what_comes_later_and_the_context_is_not_resolved() -> None:
-    names = module_of(FORWARD)
-    sig = Signature.of(names["charge"], 1)
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module with every hint as text, as `from __future__ import annotations` makes them."""
+    module = types.ModuleType("made")
+    monkeypatch.setitem(sys.modules, "made", module)
+    exec(compile("from __future__ import annotations\n" + FORWARD, "made.py", "exec"), module.__dict__)
+    return module
+
+
+def test_hints_may_name_what_comes_later_and_the_context_is_not_resolved(made: Any) -> None:
+    sig = Signature.of(made.charge, 1)
     assert sig.display == "charge(order: Order, amount: Decimal)"
-    order = names["Order"](3)
+    order = made.Order(3)
     raw = sig.encode_input((order, Decimal("1.5")), "here", LIMITS)
     assert sig.decode_input(raw, "here") == (order, Decimal("1.5"))
-    assert sig.result_hint is names["Receipt"]
+    assert sig.result_hint is made.Receipt
 
 
-def test_hints_that_cannot_be_resolved_name_function_parameter_and_hint() -> None:
-    names = module_of(FORWARD)
-    broken, wrong = Signature.of(names["broken"], 0), Signature.of(names["wrong"], 0)
+def test_hints_that_cannot_be_resolved_name_function_parameter_and_hint(made: Any) -> None:
+    broken, wrong = Signature.of(made.broken, 0), Signature.of(made.wrong, 0)
     with pytest.raises(TypeError, match="broken: the type hint 'Missing' of parameter 'order' can't be resolved"):
         broken.decode_input(Raw(b"1"), "here")
     assert broken.result_hint is type(None)
-    with pytest.raises(TypeError, match="wrong: the type hint .* of parameter 'order' can't be resolved"):
+    with pytest.raises(TypeError, match=r"wrong: the type hint .* of parameter 'order' can't be resolved"):
         wrong.decode_input(Raw(b"1"), "here")
     with pytest.raises(TypeError, match="wrong: the type hint 'Lost' of the return annotation can't be resolved"):
         _ = wrong.result_hint
-    names["Missing"] = int
+    made.Missing = int
     assert broken.decode_input(Raw(b"1"), "here") == (1,)
 
 
@@ -902,6 +935,3 @@ def test_the_display_form_leaves_out_the_context_and_long_defaults() -> None:
 def test_a_context_may_hide_in_star_args() -> None:
     sig = Signature.of(lambda *args: args, 1)
     assert sig.decode_input(Raw(b"[1,2]"), "here") == (1, 2)
-
-
-_ = (AsyncIterator, importlib.util)

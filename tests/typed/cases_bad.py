@@ -64,7 +64,7 @@ def calls(ctx: durable.OrchestrationContext) -> Generator[Any, Any, None]:
     yield ctx.call_activity(ship, "book")  # E: too few, async, after the context
     yield ctx.call_activity(ship, "book", None)  # E: None for bool
     yield ctx.call_activity(refund, "all")  # E: str for float, decorator with options
-    yield ctx.call_activity(length.options(queue="slow"), 3)  # E: options keep the types
+    yield ctx.call_activity(length.options(timeout=60), 3)  # E: options keep the types
     yield ctx.call_activity(3)  # E: neither an activity nor a name
     yield ctx.call_activity(order, "book")  # E: an orchestrator is no activity
     yield ctx.call_sub_orchestrator(length, "book")  # E: an activity is no orchestrator
@@ -101,7 +101,7 @@ def starts(client: durable.Client) -> None:
     durable.start_orchestration(no_input, "book")  # E: it takes no input
     durable.start_orchestration(length, "book")  # E: an activity can't be started
     client.start_orchestration(poll, "x", "y")  # E: str for the int that has a default
-    client.start_orchestration(order, "book", if_exists="perhaps")  # E: raise, return or replace
+    client.start_orchestration(order, "book", if_exists="perhaps")  # E: raise or return
     number: int = durable.start_orchestration(order, "book").result()  # E: the result is a str
     print(number)
 

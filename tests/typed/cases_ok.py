@@ -49,7 +49,7 @@ def refund(amount: float) -> bool:
     return amount > 0
 
 
-@durable.activity(name="shop.notify", queue="mail")
+@durable.activity(name="shop.notify", timeout=timedelta(minutes=1), heartbeat_timeout=5)
 async def notify(ctx: durable.ActivityContext, to: str) -> None:
     ctx.heartbeat({"to": to})
 
@@ -162,7 +162,7 @@ def tasks(ctx: durable.OrchestrationContext) -> Generator[Any, Any, None]:
 def by_name(ctx: durable.OrchestrationContext) -> Generator[Any, Any, None]:
     careful = length.options(retry=durable.RetryPolicy(max_attempts=5))
     assert_type((yield from ctx.call_activity(careful, "x")), int)
-    assert_type((yield from ctx.call_activity(ship.options(queue="trucks"), Order("book", 1), False)), list[str])
+    assert_type((yield from ctx.call_activity(ship.options(timeout=60), Order("book", 1), False)), list[str])
     assert_type((yield from ctx.call_activity(durable.activity_ref("x", returns=int), 1, "any")), int)
     assert_type((yield from ctx.call_activity(durable.activity_ref("x", returns=Order))), Order)
     assert_type((yield from ctx.call_sub_orchestrator(durable.orchestrator_ref("x", returns=str), 1)), str)
