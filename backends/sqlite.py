@@ -78,7 +78,7 @@ class SqliteStore:
 
     def history(self, execution_id: str, start: int = 0, limit: int = 1_000) -> Slice[tuple[int, bytes]]:
         sql = "SELECT start, events FROM history WHERE execution_id = ? AND start >= ? ORDER BY start LIMIT ?"
-        with self._core.reading() as connection:
+        with self._core.reading(statements=1) as connection:
             rows = connection.execute(sql, (execution_id, start, limit + 1)).fetchall()
         return Slice(rows[:limit], str(rows[limit][0]) if len(rows) > limit else None)
 
@@ -112,7 +112,7 @@ class SqliteStore:
 
     def find(self, query: Query) -> Slice[Summary]:
         sql, values = _listing(query)
-        with self._core.reading() as connection:
+        with self._core.reading(statements=1) as connection:
             rows = connection.execute(sql, values).fetchall()
         more = len(rows) > query.limit
         rows = rows[: query.limit]
@@ -121,7 +121,7 @@ class SqliteStore:
     def summaries(self, instance_ids: Sequence[str]) -> list[Summary | None]:
         found: dict[str, Summary] = {}
         if instance_ids:
-            with self._core.reading() as connection:
+            with self._core.reading(statements=len(instance_ids)) as connection:
                 for some in chunks(instance_ids):
                     found.update(reads.summaries(connection, some))
         return [found.get(instance_id) for instance_id in instance_ids]

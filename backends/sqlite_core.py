@@ -17,6 +17,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -32,6 +33,7 @@ from .sqlite_signals import FileSignals
 
 GROUP: Final = 500
 IDLE_READERS: Final = 8
+CHECK_EVERY: Final = 0.1  # seconds; asking the file system costs more than a small read, so only each write asks
 
 Verb = Callable[[sqlite3.Connection, Sequence[Any]], list[Any]]
 
@@ -62,6 +64,7 @@ class Core:
         self.users = 1
         self._writer = open_writer(target)
         self._file = _identity(self.path)
+        self._checked = 0.0
         self._lock = threading.Lock()
         self._queue: deque[_Ticket] = deque()
         self._idle: list[sqlite3.Connection] = []
@@ -148,22 +151,33 @@ class Core:
                 self._writer.execute("ROLLBACK")
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection for reads, which see one moment and never block the writer. Raises StoreError."""
-        self.check()
+    def reading(self, statements: int = 2) -> Iterator[sqlite3.Connection]:
+        """A connection for reads, which see one moment and never block the writer. Raises StoreError.
+
+        One statement sees one moment by itself; more need a transaction.
+        """
+        now = time.monotonic()
+        if now >= self._checked + CHECK_EVERY:
+            self.check()
+            self._checked = now
         try:
             connection = self._idle.pop()
         except IndexError:
             connection = self._open_reader()
         try:
-            connection.execute("BEGIN")
-            try:
+            if statements == 1:
                 yield connection
-            finally:
-                connection.execute("COMMIT")
-        except sqlite3.Error as error:
+            else:
+                connection.execute("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    connection.execute("COMMIT")
+        except BaseException as error:
             connection.close()
-            raise store_error(self.path, error) from error
+            if isinstance(error, sqlite3.Error):
+                raise store_error(self.path, error) from error
+            raise
         if self._closed or len(self._idle) >= IDLE_READERS:
             connection.close()
         else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -54,6 +55,7 @@ _REMEDIES: Final = (
     ("malformed", "the file is damaged; restore it from a backup, or try `sqlite3 FILE .recover`"),
     ("unsupported file format", "it was written by a newer SQLite; upgrade SQLite, or give another path"),
     ("readonly", "file and folder must be writable for this user; check their owner and mode"),
+    ("ermission", "file and folder must be readable and writable for this user; check their owner and mode"),
     ("unable to open", "file and folder must be readable and writable for this user; check their owner and mode"),
     ("is full", "free space on the disk, then try again"),
     ("locked", "another process keeps the file's write lock; find and stop it, then try again"),
@@ -71,7 +73,7 @@ class Target(NamedTuple):
 
 def parse_url(url: str) -> Target:
     """`sqlite:///relative.db` or `sqlite:////absolute.db`, optionally `?synchronous=normal`. Raises StoreError."""
-    shown = ascii(url)
+    shown = ascii(re.sub(r"//[^/]*@", "//", url))  # a URL of another kind may hold a password
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -137,9 +139,9 @@ def _make_file(path: str) -> None:
         if not stat.S_ISREG(mode):
             raise StoreError(f"SQLite store {path}: this is no regular file; give another path") from None
         if not os.access(path, os.R_OK | os.W_OK):
-            raise PermissionError("readonly or unreadable file") from None
+            raise PermissionError("no permission to read and write the file") from None
     if not os.access(os.path.dirname(path), os.W_OK):
-        raise PermissionError("readonly folder")
+        raise PermissionError("no permission to write in its folder")
 
 
 @contextmanager

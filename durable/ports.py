@@ -51,7 +51,7 @@ class Append(NamedTuple):
 
 
 class Commit(msgspec.Struct, frozen=True, gc=False):
-    """One turn of one instance, all or nothing. `expect` is the version it was computed from; 0 creates the instance."""
+    """One turn of one instance, all or nothing. `expect`: the version it was computed from; 0 creates the instance."""
 
     id: str
     instance_id: str
@@ -129,7 +129,7 @@ class Query(msgspec.Struct, frozen=True):
     cursor: str | None = None
 
 
-class Slice(NamedTuple, Generic[T]):
+class Slice(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """Some items and how to go on; `next` is None at the end."""
 
     items: list[T]
@@ -143,30 +143,39 @@ class Store(Protocol):
 
     def load(self, wants: Sequence[Want]) -> list[Record | None]:
         """The instances wanted, in order; None for an unknown one."""
+        ...
 
     def history(self, execution_id: str, start: int = 0, limit: int = 1_000) -> Slice[tuple[int, bytes]]:
         """Stored rows of one execution whose first event is numbered `start` or higher; `next` is the next start."""
+        ...
 
     def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
         """One outcome each. The same instance may appear once in a batch."""
+        ...
 
     def deliver(self, facts: Sequence[Fact]) -> list[Delivered]:
         """Put facts into inboxes, in order; one answer each."""
+        ...
 
     def due(self, partition: int, until: float, limit: int, after: str = "") -> Slice[Row]:
         """Rows of every kind with `due_at <= until`, soonest first."""
+        ...
 
     def lease(self, leases: Sequence[Lease]) -> list[bool]:
         """Whether each row was still held as expected and now is as asked. Each success counts `attempt` up by one."""
+        ...
 
     def find(self, query: Query) -> Slice[Summary]:
         """Newest first by creation, no duplicates across pages; an instance's place never changes."""
+        ...
 
     def summaries(self, instance_ids: Sequence[str]) -> list[Summary | None]:
         """How these instances stand; None for an unknown one."""
+        ...
 
     def input_of(self, execution_ids: Sequence[str]) -> list[bytes | None]:
         """The first stored row of each execution: event 0 carries its input."""
+        ...
 
     def close(self) -> None: ...
 
@@ -181,6 +190,7 @@ class Signals(Protocol):
 
     def notify(self, topic: Topic, instance_ids: Collection[str]) -> None:
         """facts: something was put into these inboxes. status: these instances changed for those who wait."""
+        ...
 
     def listen(
         self, topic: Topic, wake: Callable[[Collection[str] | None], None], instance_id: str | None = None
@@ -189,6 +199,7 @@ class Signals(Protocol):
 
         `wake` runs on any thread and must be quick. With `instance_id`, only news of that one.
         """
+        ...
 
 
 class Backend(Protocol):
@@ -199,5 +210,6 @@ class Backend(Protocol):
 
     def claim_worker(self) -> Callable[[], None]:
         """Become the worker of this store; returns how to give it back. Raises `durable.StoreInUseError`."""
+        ...
 
     def close(self) -> None: ...

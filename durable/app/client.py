@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
 from uuid import uuid4
 
 from ..engine.step import create, terminate_request
@@ -25,7 +25,7 @@ from ..replay.execution import running
 from .handle import OrchestrationHandle
 from .identity import Ids, random_ids
 from .plugins import open_backend, url_or_default
-from .starting import IfExists, ManyOptions, Options, starts_orchestration
+from .starting import IfExists, ManyOptions, starts_orchestration
 from .views import cloud_events, event_view, input_of, status_view
 
 if TYPE_CHECKING:
@@ -68,6 +68,11 @@ class Client:
     def limits(self) -> Limits:
         """The limits this client keeps to."""
         return self._limits
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been closed."""
+        return self._closed
 
     def __enter__(self) -> Client:
         return self
@@ -192,7 +197,7 @@ class Client:
         while unclear:
             # Reading tells: an execution id is minted here and never repeats. What is absent did not happen.
             records = self._store.load([Want(c.instance_id) for c in unclear])
-            missing = [c for c, record in zip(unclear, records, strict=True) if record is None]
+            missing: list[Commit] = [c for c, record in zip(unclear, records, strict=True) if record is None]
             for commit, record in zip(unclear, records, strict=True):
                 if record is not None and record.summary.execution_id != commit.summary.execution_id:
                     existing.append(commit.instance_id)
@@ -250,6 +255,7 @@ class Client:
         self, instance_id: str, *, history: bool = False, payloads: bool = True
     ) -> OrchestrationStatus | None:
         """How an orchestration stands; None when there is none. history: with its events. payloads: input, output."""
+        self._refuse_inside("get_status", "an activity that calls the client")
         check_name(instance_id, "instance_id")
         summary = self._summary(instance_id)
         if summary is None:
@@ -275,8 +281,8 @@ class Client:
         status: one or several, as enum or text. prefix: of the instance id. created_after is inclusive,
         created_before exclusive; both are aware datetimes. limit: 1 to 1,000.
         """
-        if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _LARGEST_PAGE:
-            raise ValueError(f"limit={limit!r}: give a whole number from 1 to {_LARGEST_PAGE}")
+        self._refuse_inside("list_orchestrations", "an activity that calls the client")
+        _check_limit(limit)
         query = Query(
             status=_statuses(status),
             name=name,
@@ -322,6 +328,7 @@ class Client:
 
         pending: also facts that no turn has taken yet (event_id None). Raises InstanceNotFoundError.
         """
+        self._refuse_inside("history", "an activity that calls the client")
         check_name(instance_id, "instance_id")
         record = self._record(instance_id)
         if record is None:
@@ -385,7 +392,10 @@ class Client:
         if summary is not None and _reached(summary, until, blocked_ends):
             return summary
         changed = threading.Event()
-        wake: Callable[[Collection[str] | None], None] = lambda _: changed.set()  # noqa: E731
+
+        def wake(_: Collection[str] | None) -> None:
+            changed.set()
+
         stop = self._signals.listen(STATUS, wake, instance_id)
         try:
             while True:
@@ -419,7 +429,7 @@ def _reached(summary: Summary, until: str, blocked_ends: bool) -> bool:
     return until == "started" and summary.status is not RuntimeStatus.PENDING
 
 
-def _reference(orchestrator: object, version: str | None, tags: Mapping[str, str] | None) -> OrchestratorRef[Any, Any]:
+def _reference(orchestrator: Any, version: str | None, tags: Mapping[str, str] | None) -> OrchestratorRef[Any, Any]:
     ref = as_orchestrator(orchestrator)
     if version is not None:
         ref = ref.options(version=version)
@@ -432,7 +442,7 @@ def _encode_item(ref: OrchestratorRef[Any, Any], item: Any, limits: Limits) -> R
     """An item of `start_many` is an input, not an argument: a list is spread where there is something to spread."""
     signature = ref.signature
     if signature is not None and signature.spreads and isinstance(item, list | tuple):
-        return ref.encode_input(tuple(item), limits)
+        return ref.encode_input(tuple(cast("Iterable[Any]", item)), limits)
     if signature is not None and item is None and not signature.parameters:
         return ref.encode_input((), limits)
     return ref.encode_input((item,), limits)
@@ -441,6 +451,11 @@ def _encode_item(ref: OrchestratorRef[Any, Any], item: Any, limits: Limits) -> R
 def _check_if_exists(if_exists: object) -> None:
     if if_exists not in ("raise", "return"):
         raise ValueError(f"if_exists={if_exists!r}: give 'raise' or 'return'")
+
+
+def _check_limit(limit: object) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _LARGEST_PAGE:
+        raise ValueError(f"limit={limit!r}: give a whole number from 1 to {_LARGEST_PAGE}")
 
 
 def _exists(*ids: str) -> str:
@@ -472,12 +487,22 @@ def default_client() -> Client:
     """The client behind `durable.start_orchestration` and `durable.Worker()`: made at first use from DURABLE_URL."""
     global _default
     with _default_lock:
-        if _default is None or _default._closed:
+        if _default is None or _default.closed:
             _default = connect()
         return _default
 
 
 @starts_orchestration
-def start_orchestration(orchestrator: Any, /, *args: Any, **options: Unpack[Options]) -> OrchestrationHandle[Any]:
+def start_orchestration(
+    orchestrator: Any,
+    /,
+    *args: Any,
+    instance_id: str | None = None,
+    if_exists: IfExists = "raise",
+    version: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> OrchestrationHandle[Any]:
     """`Client.start_orchestration` on the default client (DURABLE_URL, else `sqlite:///.durable/durable.db`)."""
-    return default_client().start_orchestration(orchestrator, *args, **options)
+    return default_client().start_orchestration(
+        orchestrator, *args, instance_id=instance_id, if_exists=if_exists, version=version, tags=tags
+    )

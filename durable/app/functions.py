@@ -18,7 +18,7 @@ R = TypeVar("R", covariant=True)
 
 
 class Activity(ActivityRef[P, R]):
-    """A function under `@durable.activity`. `.fn` is the raw function, `.options(...)` a copy with other options."""
+    """A function under `@durable.activity`. `.fn`: the raw function; `.options(...)`: a copy with other options."""
 
     def __init__(
         self,
@@ -33,7 +33,8 @@ class Activity(ActivityRef[P, R]):
             raise TypeError(f"@durable.activity: {shown} is a generator; an activity returns its result")
         self.wants_context = _wants_context(fn)
         signature = Signature.of(fn, leading=1 if self.wants_context else 0)
-        super().__init__(name or shown, signature, retry=retry, timeout=timeout, heartbeat_timeout=heartbeat_timeout)
+        name = shown if name is None else name  # an empty name is a mistake, not the default
+        super().__init__(name, signature, retry=retry, timeout=timeout, heartbeat_timeout=heartbeat_timeout)
         self.fn = fn
         self.__doc__ = fn.__doc__
         self.__name__ = shown
@@ -52,7 +53,7 @@ class Activity(ActivityRef[P, R]):
 
 
 class Orchestrator(OrchestratorRef[P, R]):
-    """A function under `@durable.orchestrator`. `.fn` is the raw function, `.options(...)` a copy with other options."""
+    """A function under `@durable.orchestrator`. `.fn`: the raw function; `.options(...)`: a copy with other options."""
 
     def __init__(
         self,
@@ -67,7 +68,8 @@ class Orchestrator(OrchestratorRef[P, R]):
             raise TypeError(
                 f"@durable.orchestrator: {shown} is an async generator; use `def` with yield, or `async def` with await"
             )
-        super().__init__(name or shown, Signature.of(fn, leading=1), version=version, retry=retry, tags=tags)
+        name = shown if name is None else name
+        super().__init__(name, Signature.of(fn, leading=1), version=version, retry=retry, tags=tags)
         self.fn = fn
         self.__doc__ = fn.__doc__
         self.__name__ = shown

@@ -53,7 +53,8 @@ class OrchestrationHandle(Generic[R]):
         if on_blocked not in ("wait", "raise"):
             raise ValueError(f"on_blocked={on_blocked!r}: give 'wait' or 'raise'")
         summary = self._client.wait_summary(self.instance_id, timeout, "finished", on_blocked == "raise")
-        return output_of(summary, self._returns)  # type: ignore[no-any-return]  # decoded by R's hint
+        output: R = output_of(summary, self._returns)
+        return output
 
     def status(self, *, history: bool = False) -> OrchestrationStatus:
         """How it stands now. Raises InstanceNotFoundError."""

@@ -14,8 +14,8 @@ GROUP: Final = "durable.stores"
 DEFAULT_URL: Final = "sqlite:///.durable/durable.db"
 
 
-def url_or_default(url: str | None) -> str:
-    """The URL given, else DURABLE_URL (empty is unset), else the embedded default."""
+def url_or_default(url: object) -> str:
+    """The URL that a user gave, else DURABLE_URL (empty is unset), else the embedded default."""
     if url is None:
         return os.environ.get("DURABLE_URL") or DEFAULT_URL
     if not isinstance(url, str):

@@ -23,8 +23,9 @@ R = TypeVar("R")
 class Anything:
     """No parameter is annotated with it: a function that takes it first takes Any or object, which is no context.
 
-    Without an overload of its own, a checker would match such a parameter with ActivityContext and strip it. What
-    follows it then goes unchecked, for a ParamSpec would drop the name and the default of the first one.
+    Without an overload of its own, a checker would match such a parameter with ActivityContext and strip it. The
+    arguments then go unchecked, for Concatenate would drop the name and the default of the first one. After Any, mypy
+    does not know the result either: it finds both overloads fitting.
     """
 
 

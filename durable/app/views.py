@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
 
 
-def status_view(summary: Summary, payload: Raw, history: list[HistoryEvent] | None, payloads: bool) -> OrchestrationStatus:
+def status_view(
+    summary: Summary, payload: Raw, history: list[HistoryEvent] | None, payloads: bool
+) -> OrchestrationStatus:
     """The public status. `payload` is the input; without `payloads`, input and output stay None."""
     return OrchestrationStatus(
         instance_id=summary.instance_id,
@@ -77,7 +79,7 @@ def cloud_events(
     from cloudevents.core.v1.event import CloudEvent  # loaded when used: the SDK costs more than the rest of the import
 
     source = f"/workspaces/{quote(workspace, safe='')}/orchestrations/{quote(summary.name, safe='')}"
-    made = []
+    made: list[CloudEvent] = []
     for event in events:
         attributes: dict[str, Any] = {
             "id": _cloud_event_id(event, summary.instance_id, execution_id),

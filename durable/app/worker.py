@@ -72,6 +72,14 @@ class Worker:
         """Start serving in background threads. A worker starts once."""
         if self._engine is not None:
             raise RuntimeError("this worker has been started already; make another one")
+        try:
+            self._start()
+        except BaseException:
+            self._engine = None
+            self.stop()
+            raise
+
+    def _start(self) -> None:
         client = self._client()
         backend, limits = client.backend, client.limits
         self._undo.append(backend.claim_worker())
@@ -79,6 +87,7 @@ class Worker:
         holder = uuid4().hex
         env = Env(holder, _HOLD, Ids(), backend.store.partitions, limits, watchdog)
         loop = Loop(env, _Codebase(self._registry), _now, Settings(cached=self._cached))
+        engine: EngineThread
         activities = Activities(
             self._registry.find_activity,
             lambda done: engine.tell(done),

@@ -9,13 +9,13 @@ import msgspec
 
 from ..model.history import Event, Raw
 from ..model.status import Summary
-from ..ports import Commit, Fact, Record, Row
+from ..ports import Commit, Fact, Record
 from ..replay.execution import Execution
 from .ledger import Ledger
 
 
 class Arrival(NamedTuple):
-    """One fact for one instance. `row_key` is the row that the turn which takes it deletes; `execution_id` may be ''."""
+    """One fact for one instance. `row_key`: the row that the turn which takes it deletes; `execution_id` may be ''."""
 
     event: Event
     execution_id: str = ""
@@ -81,12 +81,11 @@ def task_key(execution_id: str, task_id: int, attempt: int) -> str:
     return f"{execution_id}/{task_id}/{attempt}"
 
 
-def timer_key(execution_id: str, task_id: int) -> str:
-    """The key of a timer's row: a task has at most one timer at a time."""
-    return f"{execution_id}/{task_id}/timer"
+def timer_key(execution_id: str, task_id: int, attempt: int) -> str:
+    """The key of a timer's row. With the attempt, so that a late repeat of one retry timer can't end the next one."""
+    return f"{execution_id}/{task_id}/{attempt}/timer"
 
 
 def wake_key(execution_id: str) -> str:
     """The key of the row that wakes an execution for its first turn, and while it is parked."""
     return f"wake/{execution_id}"
-

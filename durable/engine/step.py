@@ -22,6 +22,7 @@ from ..model.errors import InstanceExistsError, OrchestrationTerminatedError
 from ..model.failure import FailureDetails, describe
 from ..model.history import Event, Parent, Raw, UnreadableHistory, decode_events, encode_event, encode_events
 from ..model.limits import Limits
+from ..model.moments import from_timestamp
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus, Summary
 from ..ports import Append, Commit, Fact, Row
@@ -66,10 +67,13 @@ def create(
     return Commit(commit_id, instance_id, partition, 0, summary, (append,), (wake,))
 
 
-def step(instance: Instance, arrivals: Sequence[Arrival], code: Code | None, missing: str, now: datetime, env: Env) -> Turn:
+def step(
+    instance: Instance, arrivals: Sequence[Arrival], code: Code | None, missing: str, now: datetime, env: Env
+) -> Turn:
     """One turn. `missing` says why `code` is None, in words for the status."""
-    now = max(now, instance.summary.updated_at)
     summary = instance.summary
+    fired = [a.event.timestamp for a in arrivals if a.event.type == h.TIMER_FIRED]  # the clock may go back meanwhile
+    now = max(now, summary.updated_at, *fired)
     mine = [a for a in arrivals if not a.execution_id or a.execution_id == summary.execution_id]
     if summary.status.finished:
         return _only_drop(instance, arrivals, env, ignored=len(arrivals))
@@ -135,20 +139,21 @@ def _commit(
         if effect is not None:
             effect(run, event)
     for task_id in execution.unused_timers:
-        run.drop.append(timer_key(summary.execution_id, task_id))
-    run.drop.extend(a.row_key for a in arrivals if a.row_key)
+        run.drop.append(timer_key(summary.execution_id, task_id, 0))
+    last = events[-1]
+    left = _left_for_next(events, arrivals) if last.type == h.CONTINUE_AS_NEW else ()
+    run.drop.extend(a.row_key for a in arrivals if a.row_key and a.row_key not in left)
     if ignored:
         run.drop.extend(key for key in map(_row_of, arrivals) if key)
     if opening or summary.status is RuntimeStatus.BLOCKED:
         run.drop.append(wake_key(summary.execution_id))
-    last = events[-1]
     appends = [Append(summary.execution_id, instance.length, encode_events(events))]
     custom = execution.custom_status if execution.custom_status is not None else summary.custom_status
     length = instance.length + len(events)
     started = instance.started
     live: Execution | None = execution
     if last.type == h.CONTINUE_AS_NEW:
-        run.drop.extend(timer_key(summary.execution_id, task_id) for task_id in execution.tasks)
+        run.drop.extend(_timers_left(execution))
         started = _next_execution(started, last, now, env)
         first = [started, *execution.carried_events()]
         appends.append(Append(started.execution_id, 0, encode_events(first)))
@@ -163,7 +168,7 @@ def _commit(
         )
         live, length = None, len(first)
     elif last.type == h.EXECUTION_COMPLETED:
-        run.drop.extend(timer_key(summary.execution_id, task_id) for task_id in execution.tasks)
+        run.drop.extend(_timers_left(execution))
         summary = _ended(summary, last, custom, now)
         if started.parent is not None:
             run.send(child_outcome(started.parent, last), f"{summary.execution_id}/outcome")
@@ -181,6 +186,7 @@ def _commit(
             tags=summary.tags,
             parent_instance_id=summary.parent_instance_id,
         )
+    run.forget_what_ended_at_once()
     commit = Commit(
         env.mint(),
         summary.instance_id,
@@ -195,6 +201,17 @@ def _commit(
     after = Instance(summary, instance.version + 1, started, length, live, rows)
     again = last.type == h.CONTINUE_AS_NEW
     return Turn(commit, after, run.invocations, run.cancelled, again=again, ignored=ignored)
+
+
+def _left_for_next(events: list[Event], arrivals: Sequence[Arrival]) -> set[str]:
+    """Inbox rows of events that came after the one which continued as new: the next execution takes them."""
+    taken = {id(event) for event in events}
+    return {a.row_key for a in arrivals if a.event.type == h.EVENT_RAISED and id(a.event) not in taken}
+
+
+def _timers_left(execution: Execution) -> list[str]:
+    execution_id = execution.started.execution_id
+    return [timer_key(execution_id, number, getattr(task, "attempt", 0)) for number, task in execution.tasks.items()]
 
 
 class _Effects:
@@ -223,23 +240,31 @@ class _Effects:
     def task_canceled(self, event: Event) -> None:
         if event.attempt:
             key = task_key(self.execution_id, event.task_id, event.attempt)
-            self.drop += (key, timer_key(self.execution_id, event.task_id))
+            self.drop += (key, timer_key(self.execution_id, event.task_id, event.attempt))
             self.cancelled.append(key)
 
     def timer_set(self, event: Event) -> None:
         if event.fire_at is not None:
-            key = timer_key(self.execution_id, event.task_id)
+            key = timer_key(self.execution_id, event.task_id, event.attempt)
             body = _TIMER_BODY.encode((self.execution_id, event.task_id, event.attempt))
             due_at = event.fire_at.timestamp()
             self.put.append(Row(key, "timer", self.instance_id, self.partition, due_at, body=body))
 
     def timer_ended(self, event: Event) -> None:
-        self.drop.append(timer_key(self.execution_id, event.task_id))
+        self.drop.append(timer_key(self.execution_id, event.task_id, event.attempt))
 
     def child_created(self, event: Event) -> None:
         parent = Parent(self.instance_id, self.execution_id, event.task_id, event.attempt)
         message = child_start(event, parent, self.env.mint(), self.env.mint())
         self.send(message, f"{task_key(self.execution_id, event.task_id, event.attempt)}/start")
+
+    def forget_what_ended_at_once(self) -> None:
+        """What began and ended in one turn has no row: a store drops first and puts then, so it would stay for ever."""
+        if self.put and self.drop:
+            ended = set(self.drop)
+            if any(row.key in ended for row in self.put):
+                self.put = [row for row in self.put if row.key not in ended]
+                self.invocations = [i for i in self.invocations if i.row_key not in ended]
 
     def send(self, message: Message, key: str) -> None:
         due_at = self.now + self.env.hold
@@ -282,7 +307,8 @@ def invocation_of(instance_id: str, execution_id: str, scheduled: Event) -> Invo
 def timer_arrival(row: Row, now: datetime) -> Arrival:
     """The fact that a due timer row stands for."""
     execution_id, task_id, attempt = _TIMER_READER.decode(row.body)
-    return Arrival(Event(h.TIMER_FIRED, now, task_id=task_id, attempt=attempt), execution_id, row.key)
+    at = max(now, from_timestamp(row.due_at))  # the clock may have gone back since it was found due
+    return Arrival(Event(h.TIMER_FIRED, at, task_id=task_id, attempt=attempt), execution_id, row.key)
 
 
 def _wake_row(execution_id: str, instance_id: str, partition: int, due_at: float, holder: str) -> Row:
@@ -323,7 +349,10 @@ def _terminate(instance: Instance, request: Event, arrivals: Sequence[Arrival], 
         key = task_key(summary.execution_id, event.task_id, event.attempt)
         run.drop.append(key)
         run.cancelled.append(key)
-    run.drop.extend(timer_key(summary.execution_id, task_id) for task_id in (*ledger.timers, *ledger.waits))
+    run.drop.extend(
+        timer_key(summary.execution_id, event.task_id, event.attempt)
+        for event in (*ledger.timers.values(), *ledger.waits.values())
+    )
     run.drop.extend(a.row_key for a in arrivals if a.row_key)
     run.drop.append(wake_key(summary.execution_id))
     if request.status == RECURSIVE:
@@ -393,21 +422,22 @@ def _park(instance: Instance, arrivals: Sequence[Arrival], reason: str, now: dat
     """Nothing is added to the history. The status says why; facts that were only in memory go to the inbox."""
     summary = instance.summary
     partition = partition_of(summary.instance_id, env.partitions)
-    undelivered, drop = [], []
+    undelivered: list[Fact] = []
+    drop: list[str] = []
     for arrival in arrivals:
         key = _row_of(arrival)
         if key and not arrival.row_key:
             event = msgspec.structs.replace(arrival.event, execution_id=arrival.execution_id)
-            undelivered.append(Fact(summary.instance_id, partition, f"task/{key}", encode_event(event), now.timestamp()))
+            undelivered.append(
+                Fact(summary.instance_id, partition, f"task/{key}", encode_event(event), now.timestamp())
+            )
             drop.append(key)
     never_ran = summary.status is RuntimeStatus.PENDING and instance.length == 1
     unchanged = summary.blocked_reason == reason
     if never_ran and reason.startswith(UNSERVED):
         unchanged, blocked = True, summary  # nothing has happened yet: PENDING says it better than BLOCKED
     else:
-        blocked = msgspec.structs.replace(
-            summary, status=RuntimeStatus.BLOCKED, blocked_reason=reason, updated_at=now
-        )
+        blocked = msgspec.structs.replace(summary, status=RuntimeStatus.BLOCKED, blocked_reason=reason, updated_at=now)
     if unchanged and not drop:
         return Turn(None, instance._replace(execution=None), parked=reason)
     wake = _wake_row(summary.execution_id, summary.instance_id, partition, now.timestamp() + env.hold, env.holder)
@@ -430,7 +460,8 @@ UNSERVED = "no worker here serves"
 
 def inbox_arrivals(rows: Iterable[Row]) -> tuple[list[Arrival], list[Row]]:
     """The facts in an inbox, in order, and the rows that can't be read. A row without a body only wakes."""
-    arrivals, unreadable = [], []
+    arrivals: list[Arrival] = []
+    unreadable: list[Row] = []
     for row in rows:
         if not row.body:
             continue

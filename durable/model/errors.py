@@ -71,7 +71,7 @@ class OrchestrationTerminatedError(DurableError):
 
 
 class OrchestrationBlockedError(DurableError):
-    """The orchestrator's code does not fit its history, or nobody serves it. It goes on by itself under fitting code."""
+    """The orchestrator's code does not fit its history, or nobody serves it. It goes on by itself once that changes."""
 
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import traceback
 from typing import Any
 
@@ -30,12 +31,12 @@ class FailureDetails(msgspec.Struct, frozen=True, omit_defaults=True):
     properties: dict[str, Any] = {}
     hierarchy: tuple[str, ...] = ()
 
-    def is_a(self, exception_type: type[BaseException]) -> bool:
+    def is_a(self, exception_type: builtins.type[BaseException]) -> bool:
         """Whether this very failure (not its causes) was an `exception_type` or a subclass of it."""
         name = type_name(exception_type)
         return name == self.type or name in self.hierarchy
 
-    def is_caused_by(self, exception_type: type[BaseException]) -> bool:
+    def is_caused_by(self, exception_type: builtins.type[BaseException]) -> bool:
         """Whether this failure or one of its causes was an `exception_type` or a subclass of it."""
         failure: FailureDetails | None = self
         while failure is not None:

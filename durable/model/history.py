@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from .errors import StoreError
 from .failure import FailureDetails
 
 Raw = msgspec.Raw
@@ -168,5 +169,5 @@ def decode_event(data: bytes) -> Event:
         raise UnreadableHistory(f"a stored event can't be decoded ({error})") from error
 
 
-class UnreadableHistory(Exception):
+class UnreadableHistory(StoreError):
     """Stored events that this version can't read; the instance is blocked with this text, never guessed at."""

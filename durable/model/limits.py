@@ -1,4 +1,4 @@
-"""Every limit in one table, with its name, its default and its unit. Each can be raised: `connect(limits=Limits(...))`."""
+"""Every limit in one table: name, default, unit. Each can be set: `connect(limits=Limits(...))`."""
 
 from __future__ import annotations
 

@@ -11,11 +11,11 @@ UTC = timezone.utc
 def to_utc(moment: datetime, where: str) -> datetime:
     """`moment` in UTC. Raises ValueError for a naive datetime; `where` names the argument in the message."""
     if moment.tzinfo is None or moment.utcoffset() is None:
-        raise ValueError(f"{where}: {moment!r} has no time zone; give an aware datetime, e.g. datetime.now(timezone.utc)")
+        raise ValueError(f"{where}: {moment!r} has no time zone; give an aware one, e.g. datetime.now(timezone.utc)")
     return moment.astimezone(UTC)
 
 
-def to_timedelta(duration: timedelta | float, where: str) -> timedelta:
+def to_timedelta(duration: object, where: str) -> timedelta:
     """A duration from timedelta or seconds. Raises TypeError or ValueError; negative durations are refused."""
     if isinstance(duration, timedelta):
         delta = duration

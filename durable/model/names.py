@@ -42,7 +42,7 @@ def _problem(name: str) -> str | None:
         if bad is None and not unicodedata.is_normalized("NFC", name):
             return "is not in NFC; normalise it with unicodedata.normalize('NFC', ...)"
     if bad is not None:
-        return f"holds the character {ascii(bad)}, which is not allowed"
+        return f"holds the character {bad!a}, which is not allowed"
     if name[0] == "@":
         return "begins with '@', which is reserved"
     return None

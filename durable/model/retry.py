@@ -32,8 +32,7 @@ class RetryPolicy:
     give_up_on: tuple[type[BaseException], ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.max_attempts, bool) or not isinstance(self.max_attempts, int) or self.max_attempts < 1:
-            raise ValueError(f"RetryPolicy(max_attempts={self.max_attempts!r}): give a whole number from 1 up")
+        _check_attempts(self.max_attempts)
         for name in ("first_interval", "max_interval", "retry_timeout"):
             value = getattr(self, name)
             if value is not None:
@@ -75,3 +74,8 @@ class RetryPolicy:
         if isinstance(self.retry_timeout, timedelta) and at - first_at > self.retry_timeout:
             return None
         return at
+
+
+def _check_attempts(given: object) -> None:
+    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+        raise ValueError(f"RetryPolicy(max_attempts={given!r}): give a whole number from 1 up")

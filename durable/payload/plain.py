@@ -8,8 +8,8 @@ Laws.
    values may be secret.
 2. A container is read by the methods of `dict`, `list`, `tuple`, `set` themselves, so an overridden `__iter__`
    can neither raise, nor lie, nor go on forever.
-3. Sets become sorted lists: by their elements' own `<` where it is a total order, else by the elements' JSON.
-   (Frozensets, alone or in tuples, have a `<` that is not total, so `sorted` alone would depend on hashes.)
+3. Sets become lists, sorted by their elements' JSON and then by the elements' own `<`, if they have one. That of
+   frozensets is no total order: sorting by it alone would let the order in memory, and so hashes, show through.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ _KEY_CHARS: Final = 60
 _MINUTE: Final = timedelta(minutes=1)
 _NOTHING: Final = timedelta(0)
 
+# The same JSON both ways: `plain` has put everything in the order that `json_encode` would.
 json_encode: Final = msgspec.json.Encoder(order="deterministic").encode
+plain_encode: Final = msgspec.json.Encoder().encode
 
 
 def plain(value: object, where: str, depth: int) -> Any:
-    """`value` as a tree that `json_encode` writes exactly; lists and objects nest at most `depth` deep.
+    """`value` as a tree that `plain_encode` writes exactly; lists and objects nest at most `depth` deep.
 
     Raises `PayloadError`, its message beginning with `where`. What hostile objects raise passes; `encode` catches it.
     """
@@ -126,7 +128,7 @@ class _Walk:
         self.open: set[int] = set()  # the containers around the current node, to tell circles from depth
 
     def visit(self, value: Any, path: Path, left: int) -> Any:
-        kind = type(value)
+        kind: Any = type(value)
         check = LEAVES.get(kind)
         if check is not None:
             problem = check(value)
@@ -168,7 +170,7 @@ class _Walk:
             if text in result:
                 self.refuse(value, path, f"has two keys that are both {_step(text)} in JSON; give one of them another")
             result[text] = self.visit(item, (path, text), left)
-        return result
+        return dict(sorted(result.items()))
 
     def key(self, key: Any, path: Path) -> str:
         if isinstance(key, str) and not isinstance(key, Enum):
@@ -185,16 +187,15 @@ class _Walk:
         problem = LEAVES[base](key)
         if problem:
             self.refuse(key, path, problem, "has a key,")
-        return str(msgspec.json.decode(b'"' + json_encode(key).strip(b'"') + b'"'))
+        return str(msgspec.json.decode(b'"' + plain_encode(key).strip(b'"') + b'"'))
 
     def set(self, value: Any, path: Path, left: int) -> list[Any]:
         base = set if isinstance(value, set) else frozenset
         elements = list(base.__iter__(value))
         pairs = [(element, self.visit(element, (path, _ANY_OF_SET), left)) for element in elements]
-        pairs.sort(key=lambda pair: json_encode(pair[1]))
-        if not any(isinstance(element, tuple | frozenset) for element in elements):
-            with suppress(Exception):  # without an order of their own, or of mixed types: that of their JSON stays
-                pairs.sort(key=lambda pair: cast(Any, pair[0]))
+        pairs.sort(key=lambda pair: plain_encode(pair[1]))
+        with suppress(Exception):  # without an order of their own, or of mixed types: that of their JSON stays
+            pairs = sorted(pairs, key=lambda pair: cast(Any, pair[0]))
         return [plain_element for _, plain_element in pairs]
 
     def struct(self, value: Any, path: Path, left: int) -> Any:
@@ -255,7 +256,7 @@ def field_names(kind: Any) -> tuple[str, ...] | None:
 
 def set_fields(value: Any) -> Iterator[tuple[str, Any]]:
     """The fields of an object that are set on itself (in its `__dict__`, a slot, a property), as msgspec reads them."""
-    kind = type(value)
+    kind: Any = type(value)
     try:
         state = object.__getattribute__(value, "__dict__")
     except AttributeError:
@@ -264,7 +265,7 @@ def set_fields(value: Any) -> Iterator[tuple[str, Any]]:
         if name in state:
             yield name, state[name]
             continue
-        descriptor = getattr(kind, name, None)
+        descriptor: Any = getattr(kind, name, None)
         if hasattr(type(descriptor), "__set__"):
             with suppress(AttributeError):
                 yield name, descriptor.__get__(value, kind)

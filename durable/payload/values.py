@@ -31,7 +31,7 @@ from durable.model.failure import type_name
 from durable.model.history import Raw
 from durable.model.limits import Limits
 
-from .plain import LEAVES, field_names, json_encode, plain, set_fields
+from .plain import LEAVES, field_names, json_encode, plain, plain_encode, set_fields
 
 NULL: Final = Raw(b"null")
 _UNLIMITED: Final = Limits(payload_bytes=2**62, payload_depth=2**62)
@@ -139,7 +139,7 @@ def _suspicious(value: object, data: bytes, depth: int) -> bool:
 
 def _may_hold_attrs(value: object, data: bytes) -> bool:
     """Whether an attrs object may be inside, whose private fields the fast encoder would leave out."""
-    if b"{" not in data or "attr" not in sys.modules:
+    if "attr" not in sys.modules or b"{" not in data:
         return False
     try:
         marshal.dumps(cast(Any, value))  # C code that takes builtin types only
@@ -164,7 +164,7 @@ def _deeper(data: bytes, depth: int) -> bool:
 
 def _carefully(value: object, where: str, limits: Limits) -> bytes:
     try:
-        return json_encode(plain(value, where, limits.payload_depth))
+        return plain_encode(plain(value, where, limits.payload_depth))
     except PayloadError:
         raise
     except RecursionError as error:
@@ -202,7 +202,10 @@ def _new_decoder(hint: Any, where: str) -> _Decoder:
 def _holds_defaults(hint: Any) -> bool:
     """Whether a dataclass that leaves defaults to its class is among the types that `hint` is made of."""
     seen: set[int] = set()
-    left: list[Any] = [msgspec.inspect.type_info(hint)]
+    try:
+        left: list[Any] = [msgspec.inspect.type_info(hint)]
+    except Exception:  # it knows fewer hints than the decoder; looking for what is not there does no harm
+        return True
     while left:
         info = left.pop()
         if isinstance(info, msgspec.inspect.DataclassType) and _class_defaults(info.cls):
@@ -232,7 +235,7 @@ def _set_defaults(value: object) -> None:
     left: list[Any] = [value]
     while left:
         item = left.pop()
-        kind = type(item)
+        kind: Any = type(item)
         if kind in LEAVES:
             continue
         if isinstance(item, dict):

@@ -2,8 +2,8 @@
 
 ParamSpec can't say it: `*args: P.args` must be followed by `**kwargs: P.kwargs` and nothing else, so an option such as
 `instance_id=` has no place. A TypeVarTuple has, but forgets which parameters have defaults. So there is one overload
-for each number of arguments, up to six (from the seventh on they are counted as given), and they stand here, apart
-from the methods they are for: those stay one plain function each, for readers and for `help()`.
+for each number of arguments up to six; a call with seven or more goes unchecked. They type whole functions, which stay
+plain where they are defined, for readers and for `help()`: `calls_sub_orchestrator` below, and app/starting.py.
 """
 
 from __future__ import annotations

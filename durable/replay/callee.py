@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
 import msgspec
 
@@ -219,39 +219,44 @@ def orchestrator_ref(
     return OrchestratorRef(name, None, hint, version=version, retry=retry, tags=tags)
 
 
-def as_activity(callee: object) -> ActivityRef[Any, Any]:
+def as_activity(callee: ActivityRef[..., Any] | str) -> ActivityRef[..., Any]:
     """The reference behind what a user passed: itself, or a name. Raises TypeError for anything else."""
-    if isinstance(callee, ActivityRef):
-        return callee
     if isinstance(callee, str):
         return ActivityRef(callee)
-    raise TypeError(f"{callee!r} is no activity: decorate it with @durable.activity, or give its name")
+    _refuse_other(callee, ActivityRef)
+    return callee
 
 
-def as_orchestrator(callee: object) -> OrchestratorRef[Any, Any]:
+def as_orchestrator(callee: OrchestratorRef[..., Any] | str) -> OrchestratorRef[..., Any]:
     """The reference behind what a user passed: itself, or a name. Raises TypeError for anything else."""
-    if isinstance(callee, OrchestratorRef):
-        return callee
     if isinstance(callee, str):
         return OrchestratorRef(callee)
-    raise TypeError(f"{callee!r} is no orchestrator: decorate it with @durable.orchestrator, or give its name")
+    _refuse_other(callee, OrchestratorRef)
+    return callee
 
 
-def checked_tags(tags: Mapping[str, str] | None) -> dict[str, str]:
+def _refuse_other(callee: object, ref: type[_Ref]) -> None:
+    if not isinstance(callee, ref):
+        raise TypeError(f"{callee!r} is no {ref.kind}: decorate it with @durable.{ref.kind}, or give its name")
+
+
+def checked_tags(tags: object) -> dict[str, str]:
     """Tags as a plain dict; keys obey the rule of names, values are text."""
     if tags is None:
         return {}
     if not isinstance(tags, Mapping):
         raise TypeError(f"tags= must be a mapping of text to text, not {tags!r}")
-    for key, value in tags.items():
+    checked: dict[str, str] = {}
+    for key, value in cast("Mapping[str, object]", tags).items():
         check_name(key, "a tag's key")
         if not isinstance(value, str):
             raise TypeError(f"tag {key!r} must be text, not {value!r}")
         value.encode()  # a lone surrogate would fail later, inside a commit
-    return dict(tags)
+        checked[key] = value
+    return checked
 
 
-def _checked_retry(retry: RetryPolicy | None) -> RetryPolicy | None:
+def _checked_retry(retry: object) -> RetryPolicy | None:
     if retry is not None and not isinstance(retry, RetryPolicy):
         raise TypeError(f"retry= must be a durable.RetryPolicy, not {retry!r}")
     return retry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine, Iterable, Mapping, MutableMapping
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, MutableMapping
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, ParamSpec, TypeVar, overload
@@ -17,11 +17,12 @@ from ..payload.values import decode, encode
 from .arity import calls_sub_orchestrator
 from .callee import ActivityRef, as_activity, as_orchestrator, checked_tags
 from .execution import Execution
-from .tasks import Task
+from .tasks import Task, is_task
 
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+Several = Collection[T] | Iterator[T]  # not Iterable: a single task is one, for `yield from`
 
 _UUIDS = UUID("6c0e7d2c-9a0a-5f0e-8b39-0d1f1f5a3f5d")
 _log = logging.getLogger("durable.orchestration")
@@ -34,7 +35,7 @@ class ReplaySilentLogger(logging.LoggerAdapter[logging.Logger]):
         super().__init__(_log, {"instance_id": execution.instance_id, "orchestration": execution.code.name})
         self._execution = execution
 
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # the name is logging's
+    def isEnabledFor(self, level: int) -> bool:  # the name is logging's
         return not self._execution.replaying and super().isEnabledFor(level)
 
     def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
@@ -123,11 +124,11 @@ class OrchestrationContext:
             self._after(delta, "wait_for_external_event(timeout=)")
         return self._execution.wait_for_event(name, delta, Any if type is None else type)
 
-    def task_all(self, tasks: Iterable[Task[T]], *, return_exceptions: bool = False) -> Task[list[T]]:
-        """All results in order. Fails as soon as one fails; with return_exceptions=True waits for all (asyncio.gather)."""
+    def task_all(self, tasks: Several[Task[T]], *, return_exceptions: bool = False) -> Task[list[T]]:
+        """All results, in order. Fails as soon as one fails; return_exceptions=True waits for all (asyncio.gather)."""
         return self._execution.all_of(self._tasks(tasks, "task_all"), return_exceptions)
 
-    def task_any(self, tasks: Iterable[Task[T]]) -> Task[Task[T]]:
+    def task_any(self, tasks: Several[Task[T]]) -> Task[Task[T]]:
         """The first finished task, failed or not; the others go on. Raises ValueError for no tasks at all."""
         checked = self._tasks(tasks, "task_any")
         if not checked:
@@ -234,11 +235,14 @@ class OrchestrationContext:
         except OverflowError:
             raise ValueError(f"{where}: {delta} from now is past the year 9999") from None
 
-    def _tasks(self, tasks: Iterable[Task[Any]], where: str) -> list[Task[Any]]:
-        checked = list(tasks)
-        for number, task in enumerate(checked):
-            if not isinstance(task, Task):
+    def _tasks(self, tasks: Iterable[object], where: str) -> list[Task[Any]]:
+        if isinstance(tasks, Task):
+            raise TypeError(f"{where}: {tasks!r} is one task; give a list of tasks")
+        checked: list[Task[Any]] = []
+        for number, task in enumerate(tasks):
+            if not is_task(task):
                 raise TypeError(f"{where}: item {number} is {task!r}, which is no task")
-            if task._owner is not self._execution:
+            if task.owner is not self._execution:
                 raise TypeError(f"{where}: item {number} belongs to another orchestration")
+            checked.append(task)
         return checked

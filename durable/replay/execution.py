@@ -29,7 +29,7 @@ from ..payload.values import encode
 from ..triggers import Trigger, fire
 from .callee import ActivityRef, OrchestratorRef
 from .mismatch import Mismatch, current_line, differs, line_of
-from .tasks import AllTask, AnyTask, CallTask, Leaf, Task, TimerTask, WaitTask, open_leaves
+from .tasks import AllTask, AnyTask, CallTask, Leaf, Task, TimerTask, WaitTask, are_tasks, is_task, open_leaves
 
 RESUME: Final = "resume"
 
@@ -152,6 +152,8 @@ class Execution:
             if fact.type == h.TIMER_FIRED:
                 return task.retry_timer and fact.attempt == task.attempt
             return not task.retry_timer and fact.attempt == task.attempt
+        if isinstance(task, WaitTask) and task.expired_at is not None:
+            return False  # its timer has fired before; a repeat must not move the line between early and late events
         return task is not None and fact.type == h.TIMER_FIRED
 
     def carried_events(self) -> list[Event]:
@@ -167,7 +169,7 @@ class Execution:
         return task
 
     def call_child(self, ref: OrchestratorRef[Any, Any], payload: Raw, instance_id: str) -> CallTask[Any]:
-        if self.started.depth + 1 >= self.limits.children_depth:
+        if self.started.depth >= self.limits.children_depth:
             raise LimitError(
                 f"sub-orchestrations nest at most {self.limits.children_depth} deep (Limits.children_depth); "
                 f"{self.instance_id!r} is at level {self.started.depth}"
@@ -391,7 +393,8 @@ class Execution:
     def _suspend(self, awaited: Task[Any]) -> bool:
         """Register the trigger, and hand buffered events to the waits it listens with. False: it is done already."""
         if type(awaited) is CallTask:  # nearly every wait: one call, nothing to search
-            self.trigger = Trigger((awaited.id,), _is_settled, RESUME, awaited)
+            # `type(...) is` makes pyright forget what it is a call of: anything.
+            self.trigger = Trigger((awaited.id,), _is_settled, RESUME, awaited)  # pyright: ignore[reportUnknownArgumentType]
             return True
         leaves = open_leaves(awaited)
         self._listening = tuple(leaf for leaf in leaves if isinstance(leaf, WaitTask))
@@ -472,14 +475,14 @@ class Execution:
                     self._fail(raised)
                     return
                 self._check_mismatch()
-                if isinstance(yielded, Task):
+                if is_task(yielded):
                     awaited = yielded
-                elif isinstance(yielded, list | tuple) and all(isinstance(item, Task) for item in yielded):
+                elif are_tasks(yielded):
                     awaited = AllTask(self, yielded, gather=False)
                 else:
                     awaited, value, error = None, None, TypeError(_no_task(yielded))
                     continue
-                if awaited._owner is not self:
+                if awaited.owner is not self:
                     awaited, value, error = None, None, TypeError("the yielded task belongs to another orchestration")
                     continue
                 if not awaited.order and self._suspend(awaited):
@@ -530,6 +533,7 @@ class Execution:
 
     def any_of(self, tasks: Sequence[Task[Any]]) -> AnyTask[Any]:
         return AnyTask(self, tasks)
+
 
 _OUTCOMES: Final = frozenset({h.TASK_COMPLETED, h.TASK_FAILED, h.CHILD_COMPLETED, h.CHILD_FAILED})
 

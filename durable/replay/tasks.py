@@ -10,7 +10,7 @@ Laws.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Final, Generic, NoReturn, Protocol, TypeVar
+from typing import Any, Final, Generic, NoReturn, Protocol, TypeGuard, TypeVar, cast
 
 import msgspec
 
@@ -34,10 +34,10 @@ class Canceller(Protocol):
 class Task(Generic[R]):
     """Something that will have an outcome. `x = yield task` waits for it; `yield from task` and `await task` too."""
 
-    __slots__ = ("_error", "_owner", "_parents", "_value", "order")
+    __slots__ = ("_error", "_parents", "_value", "order", "owner")
 
     def __init__(self, owner: Canceller) -> None:
-        self._owner = owner
+        self.owner = owner
         self._parents: list[_Composite[Any]] = []
         self._value: Any = _UNSET
         self._error: BaseException | None = None
@@ -59,14 +59,16 @@ class Task(Generic[R]):
             raise RuntimeError(f"{self!r} has no result yet: yield it first")
         if self._error is not None:
             raise self._error
-        return self._read()
+        value: R = self._read()
+        return value
 
     def cancel(self) -> bool:
         """Stop waiting for it: it then raises TaskCancelledError. False when it had finished."""
         raise NotImplementedError
 
     def __iter__(self) -> Generator[Task[Any], Any, R]:
-        return (yield self)  # type: ignore[no-any-return]  # what the engine sends back is this task's result
+        value: R = yield self
+        return value
 
     def __await__(self) -> Generator[Task[Any], Any, R]:
         return self.__iter__()
@@ -74,19 +76,19 @@ class Task(Generic[R]):
     def __bool__(self) -> NoReturn:
         raise TypeError(f"{self!r} has no truth value: did you forget yield?")
 
-    def _read(self) -> R:
-        return self._value  # type: ignore[no-any-return]  # set by _settle, where R is not known
+    def _read(self) -> Any:
+        return self._value
 
     def _settle(self, value: Any, error: BaseException | None) -> None:
         if self.order:
             return
-        self._owner.settled += 1
-        self.order = self._owner.settled
+        self.owner.settled += 1
+        self.order = self.owner.settled
         self._value = value
         self._error = error
         parents, self._parents = self._parents, []
         for parent in parents:
-            parent._child_settled(self)
+            parent.child_settled(self)
 
 
 class Leaf(Task[R]):
@@ -101,13 +103,13 @@ class Leaf(Task[R]):
     def cancel(self) -> bool:
         if self.order:
             return False
-        self._owner.cancel(self)
+        self.owner.cancel(self)
         self._settle(None, TaskCancelledError(f"{self!r} was cancelled by the orchestrator"))
         return True
 
 
 class CallTask(Leaf[R]):
-    """An activity or a sub-orchestration; `attempt` is the open one, `retry_timer` says that it waits to be tried again."""
+    """An activity or a sub-orchestration. `attempt`: the open one; `retry_timer`: it waits to be tried again."""
 
     __slots__ = ("attempt", "child_id", "explicit_id", "first_at", "input", "ref", "retry_timer")
 
@@ -139,11 +141,11 @@ class CallTask(Leaf[R]):
         message = f"{self.ref.kind} {self.ref.name!r} (task {self.id}) failed: {failure.summary}"
         self._settle(None, TaskFailedError(message, failure))
 
-    def _read(self) -> R:
+    def _read(self) -> Any:
         if isinstance(self._value, msgspec.Raw):
             where = f"the result of {self.ref.kind} {self.ref.name!r} (task {self.id})"
             self._value = decode(self._value, self.ref.returns, where)
-        return self._value  # type: ignore[no-any-return]
+        return self._value
 
     def __repr__(self) -> str:
         return f"<Task {self.id}: {self.ref.kind} {self.ref.name!r}>"
@@ -179,10 +181,10 @@ class WaitTask(Leaf[R]):
     def time_out(self) -> None:
         self._settle(None, TimeoutError(f"no event {self.name!r} came in time (task {self.id})"))
 
-    def _read(self) -> R:
+    def _read(self) -> Any:
         if isinstance(self._value, msgspec.Raw):
             self._value = decode(self._value, self.hint, f"the data of event {self.name!r}")
-        return self._value  # type: ignore[no-any-return]
+        return self._value
 
     def __repr__(self) -> str:
         return f"<Task {self.id}: wait for event {self.name!r}>"
@@ -206,7 +208,7 @@ class _Composite(Task[R]):
             child.cancel()
         return True
 
-    def _child_settled(self, child: Task[Any]) -> None:
+    def child_settled(self, child: Task[Any]) -> None:
         raise NotImplementedError
 
     def _leave(self) -> None:
@@ -235,7 +237,7 @@ class AllTask(_Composite[R]):
         elif not self.missing:
             self._settle(None, None)
 
-    def _child_settled(self, child: Task[Any]) -> None:
+    def child_settled(self, child: Task[Any]) -> None:
         self.missing -= 1
         if child._error is not None and not self.gather:
             self._settle(None, child._error)
@@ -243,10 +245,10 @@ class AllTask(_Composite[R]):
         elif not self.missing:
             self._settle(None, None)
 
-    def _read(self) -> R:
+    def _read(self) -> Any:
         if self._value is None:
             self._value = [self._outcome(child) for child in self.children]
-        return self._value  # type: ignore[no-any-return]
+        return self._value
 
     def _outcome(self, child: Task[Any]) -> Any:
         if not self.gather:
@@ -263,15 +265,25 @@ class AnyTask(_Composite[R]):
         super().__init__(owner, children)
         winner = _first(child for child in children if child.order)
         if winner is not None:
-            self._child_settled(winner)
+            self.child_settled(winner)
 
-    def _child_settled(self, child: Task[Any]) -> None:
+    def child_settled(self, child: Task[Any]) -> None:
         self._settle(child, None)
         self._leave()
 
 
 def _first(settled: Iterator[Task[Any]]) -> Task[Any] | None:
     return min(settled, key=lambda task: task.order, default=None)
+
+
+def is_task(value: object) -> TypeGuard[Task[Any]]:
+    """isinstance, but a type checker then knows of what it is a task: of anything."""
+    return isinstance(value, Task)
+
+
+def are_tasks(value: object) -> TypeGuard[Sequence[Task[Any]]]:
+    """Whether it is a list or tuple of nothing but tasks."""
+    return isinstance(value, list | tuple) and all(map(is_task, cast("Sequence[object]", value)))
 
 
 def open_leaves(root: Task[Any]) -> list[Leaf[Any]]:

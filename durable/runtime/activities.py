@@ -162,9 +162,17 @@ class Activities:
         attempt.task = asyncio.run_coroutine_threadsafe(self._call_async(attempt), self._loop)
 
     def _serve_loop(self) -> None:
-        assert self._loop is not None
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        loop = self._loop
+        assert loop is not None
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+            tasks = asyncio.all_tasks(loop)
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        finally:
+            loop.close()
 
     async def _call_async(self, attempt: _Attempt) -> None:
         assert self._slots is not None
@@ -190,7 +198,8 @@ class Activities:
         attempt.heartbeat_timeout = invocation.heartbeat_timeout or code.heartbeat_timeout
         attempt.started_at = time.monotonic()
         if timeout:
-            self._deadlines.at(attempt.started_at + timeout, lambda: self._time_out(attempt, timeout))
+            key = attempt.row_key  # a deadline may lie far ahead: it must not keep the input alive
+            self._deadlines.at(attempt.started_at + timeout, lambda: self._time_out(key, timeout))
         args = code.signature.decode_input(invocation.input, f"the input of activity {code.name!r}")
         if code.wants_context:
             return code, (self._context(attempt), *args)
@@ -202,19 +211,23 @@ class Activities:
 
     def _watch_heartbeat(self, attempt: _Attempt) -> None:
         if attempt.heartbeat_timeout:
-            self._deadlines.at(
-                attempt.last_beat + attempt.heartbeat_timeout, lambda: self._check_heartbeat(attempt)
-            )
+            key = attempt.row_key
+            self._deadlines.at(attempt.last_beat + attempt.heartbeat_timeout, lambda: self._check_heartbeat(key))
 
-    def _check_heartbeat(self, attempt: _Attempt) -> None:
+    def _check_heartbeat(self, row_key: str) -> None:
+        attempt = self._attempts.get(row_key)
+        if attempt is None:
+            return
         due = attempt.last_beat + attempt.heartbeat_timeout
         if due > time.monotonic():
-            self._deadlines.at(due, lambda: self._check_heartbeat(attempt))
+            self._deadlines.at(due, lambda: self._check_heartbeat(row_key))
         else:
             self._end_late(attempt, f"sent no heartbeat for {attempt.heartbeat_timeout:g} s")
 
-    def _time_out(self, attempt: _Attempt, seconds: float) -> None:
-        self._end_late(attempt, f"ran longer than its timeout of {seconds:g} s")
+    def _time_out(self, row_key: str, seconds: float) -> None:
+        attempt = self._attempts.get(row_key)
+        if attempt is not None:
+            self._end_late(attempt, f"ran longer than its timeout of {seconds:g} s")
 
     def _end_late(self, attempt: _Attempt, what: str) -> None:
         error = builtins.TimeoutError(f"activity {attempt.invocation.name!r} (attempt {attempt.number}) {what}")

@@ -111,6 +111,8 @@ class Loop:
         self.timers: list[tuple[float, str]] = []
         self.horizon = 0.0
         self.next_sweep = 0.0
+        self.swept_at = 0.0
+        self.look = False
         self.stopping: float | None = None
         self.halted = False
         self.ignored = 0
@@ -140,8 +142,10 @@ class Loop:
 
     def _round(self) -> Asking:
         now = self.clock().timestamp()
-        if now >= self.next_sweep:
+        if now >= self.next_sweep or now < self.swept_at:  # the clock may have been set back
             yield from self._sweep(now)
+        elif self.look:
+            yield from self._look(now)
         self._fire_timers(now)
         if now >= self.next_renewal:
             yield from self._renew(now)
@@ -160,7 +164,7 @@ class Loop:
             until = min(until, self.timers[0][0])
         if self.stopping is not None:
             until = min(until, self.stopping)
-        return max(0.0, until - now)
+        return max(0.0, min(until - now, self.settings.sweep))
 
     def _sort(self, news: Iterable[News]) -> None:
         for item in news:
@@ -171,7 +175,7 @@ class Loop:
                 self.running.discard(invocation.row_key)
             elif isinstance(item, Hint):
                 if item.instance_ids is None:
-                    self.next_sweep = 0.0
+                    self.look = True
                 else:
                     for instance_id in item.instance_ids:
                         if self._owns(instance_id):
@@ -216,7 +220,19 @@ class Loop:
                     break
                 after = rows.next
         self.horizon = until
+        self.look = False
+        self.swept_at = now
         self.next_sweep = now if more and (self.hinted or self.recover) else now + self.settings.sweep
+
+    def _look(self, now: float) -> Asking:
+        """Somebody changed something: what is due right now, without the window ahead."""
+        self.look = False
+        for partition in sorted(self.partitions):
+            rows: Slice[Row] = yield Due(partition, now, self.settings.page)
+            for row in rows.items:
+                self._classify(row, now)
+            if rows.next is not None:
+                self.next_sweep = now
 
     def _classify(self, row: Row, now: float) -> None:
         if row.kind == "timer":

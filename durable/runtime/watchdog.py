@@ -30,6 +30,7 @@ class Watchdog(Watch):
     def watch_this_thread(self) -> None:
         """Called on the engine's thread; starts watching it."""
         self._target = threading.get_ident()
+        self._busy.set()  # the thread does not rest before its first turns: those of a restart after a crash
         threading.Thread(target=self._watch, name="durable-watchdog", daemon=True).start()
 
     def rest(self) -> None:

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from durable.model.errors import PayloadError
 from durable.model.history import NO_PAYLOAD, Raw
 from durable.model.limits import Limits
+from durable.payload.plain import plain, plain_encode
 from durable.payload.signature import Signature, encode_plain_input
 from durable.payload.values import decode, encode, same
 
@@ -193,6 +194,14 @@ def test_what_is_accepted_comes_back_and_is_canonical(name: str, data: st.DataOb
     assert same(raw, enc(back), hint)
     # Any JSON reader agrees that it is strict JSON.
     json.loads(bytes(raw), parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
+
+
+@pytest.mark.parametrize("name", TYPES)
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_the_fast_and_the_careful_way_write_the_same(name: str, data: st.DataObject) -> None:
+    value = {"a": data.draw(TYPES[name][1]), "B": 1, "é": [2]}
+    assert plain_encode(plain(value, "here", 64)) == bytes(enc(value))
 
 
 @pytest.mark.parametrize("value", [2**63 - 1, -(2**63), 2**64 - 1, 2**53 + 1, [2**64 - 1], -0.0, 1e308, 5e-324])
@@ -419,20 +428,31 @@ def test_depth_is_counted_exactly_and_brackets_in_text_are_not() -> None:
     assert dec(enc(wide, Limits(payload_depth=3))) == wide
     refusal(wide, Limits(payload_depth=2))
     refusal(["]", [["]", ["[["]]]], Limits(payload_depth=3))
+    for quote in ('"', '\\"', "\\", '\\\\"', '\n"'):  # none of them may hide what stands between two texts
+        hidden = [quote, {"a": {"b": {"c": [1]}}}, quote]
+        refusal(hidden, Limits(payload_depth=4))
+        assert dec(enc(hidden, Limits(payload_depth=5))) == hidden
     refusal(nested_list(200_000), Limits(payload_depth=1_000_000))
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    value=st.recursive(st.sampled_from(["[", "]", '"', "\\", '\\"{', "}", "\n", 1]), lambda x: st.lists(x, max_size=3))
-)
+tricky_texts = st.sampled_from(["[", "]", '"', "\\", '\\"{', "}", "\n"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(value=st.recursive(tricky_texts, lambda inner: st.dictionaries(tricky_texts, inner, max_size=3)))
 def test_depth_agrees_with_a_plain_count(value: Any) -> None:
+    # Objects only: `[[` alone is enough to bring a value to the careful way, which counts by itself.
     def depth(node: Any) -> int:
-        return 1 + max(map(depth, node), default=0) if isinstance(node, list) else 0
+        return 1 + max(map(depth, node.values()), default=0) if isinstance(node, dict) else 0
 
     enc(value, Limits(payload_depth=max(depth(value), 1)))
     if depth(value) > 1:
         refusal(value, Limits(payload_depth=depth(value) - 1))
+
+
+def test_what_is_shared_is_no_circle() -> None:
+    shared = [Holder(1)]
+    assert dec(enc({1: shared, 2: [shared, shared]})) == {"1": [{"value": 1}], "2": [[{"value": 1}], [{"value": 1}]]}
 
 
 def test_size_is_counted_in_bytes_of_json() -> None:

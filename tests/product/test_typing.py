@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import shutil
@@ -12,6 +13,10 @@ from pathlib import Path
 
 import pytest
 
+import durable
+from durable.app.starting import ManyOptions, Options
+from durable.replay.arity import Options as ChildOptions
+
 ROOT = Path(__file__).resolve().parents[2]
 CASES = ROOT / "tests" / "typed"
 
@@ -21,8 +26,9 @@ Checker = Callable[[Path, Path], Findings]
 
 def mypy(case: Path, folder: Path) -> Findings:
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(ROOT / "pyproject.toml")]
-    output = _run([*command, "--no-error-summary", "--show-absolute-path", str(case)])
-    found = re.finditer(rf"^{re.escape(str(case))}:(\d+): error: (.*)$", output, re.MULTILINE)
+    output = _run([*command, "--no-error-summary", str(case)])
+    shown = re.escape(str(case.relative_to(ROOT)))  # --show-absolute-path is not heeded by what comes from the cache
+    found = re.finditer(rf"^{shown}:(\d+): error: (.*)$", output, re.MULTILINE)
     return {int(match[1]): match[2] for match in found} or _unless_silent(output)
 
 
@@ -48,6 +54,24 @@ def _unless_silent(output: str) -> Findings:
     # An error elsewhere must not look like a clean case.
     assert ": error:" not in output, output
     return {}
+
+
+@pytest.mark.parametrize(
+    ("function", "options"),
+    [
+        (durable.Client.start_orchestration, Options),
+        (durable.start_orchestration, Options),
+        (durable.OrchestrationContext.call_sub_orchestrator, ChildOptions),
+        (durable.Client.start_many, ManyOptions),
+    ],
+)
+def test_the_typed_options_are_those_of_the_function(function: Callable[..., object], options: type) -> None:
+    # Types and code of these stand in two places: durable/replay/arity.py says why.
+    named = {p.name: p.annotation for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    named.pop("instance_ids", None)
+    typed = {name: getattr(hint, "__forward_arg__", hint) for name, hint in options.__annotations__.items()}
+    assert named == typed
+    assert (function.__doc__ or "").strip()
 
 
 def marked(case: Path) -> set[int]:

@@ -53,6 +53,11 @@ def no_input(ctx: durable.OrchestrationContext) -> bool:
 
 
 @durable.orchestrator
+def six(ctx: durable.OrchestrationContext, a: int, b: str, c: int, d: str, e: int, f: str = "") -> float:
+    return a + c + e
+
+
+@durable.orchestrator
 def calls(ctx: durable.OrchestrationContext) -> Generator[Any, Any, None]:
     yield ctx.call_activity(length, 3)  # E: int for str
     yield ctx.call_activity(length)  # E: too few
@@ -73,7 +78,10 @@ def calls(ctx: durable.OrchestrationContext) -> Generator[Any, Any, None]:
     yield ctx.call_sub_orchestrator(poll, "x", "y")  # E: str for the int that has a default
     yield ctx.call_sub_orchestrator(no_input, 1)  # E: it takes no input
     yield ctx.call_sub_orchestrator(order, "book", instance_id=7)  # E: an id is text
+    yield ctx.call_sub_orchestrator(six, 1, "2", 3, "4", "5")  # E: str for the fifth, an int
+    yield ctx.call_sub_orchestrator(order, "book", if_exists="return")  # E: that is for starting
     yield ctx.task_all([1, 2])  # E: not tasks
+    yield ctx.task_all(ctx.call_activity(length, "x"))  # E: one task is not several
     yield ctx.task_any(ctx.call_activity(length, "x"))  # E: one task is not several
 
 
@@ -102,11 +110,16 @@ def starts(client: durable.Client) -> None:
     durable.start_orchestration(length, "book")  # E: an activity can't be started
     client.start_orchestration(poll, "x", "y")  # E: str for the int that has a default
     client.start_orchestration(order, "book", if_exists="perhaps")  # E: raise or return
+    client.start_orchestration(six, 1, 2, 3, "4", 5)  # E: int for the second, a str
+    client.start_many(order, ["book"], instance_id="order-42")  # E: there are several
+    client.start_many(length, ["book"])  # E: an activity can't be started
+    durable.start_orchestation(order, "book")  # E: misspelt
     number: int = durable.start_orchestration(order, "book").result()  # E: the result is a str
     print(number)
 
 
 length(3)  # E: an activity is called like the function that it is
+charge(3, 4)  # E: too many, after the context
 
 
 @durable.activity(retry=3)  # E: a policy is wanted

@@ -71,6 +71,16 @@ def mapping(value: dict[str, Any]) -> Any:
     return value
 
 
+@durable.activity
+def anything_or_nothing(value: Any = None, *more: object) -> Any:
+    return [value, *more]
+
+
+@durable.activity
+async def described(value: object) -> str:
+    return str(value)
+
+
 # Orchestrators: generator, async, plain function; with and without an input.
 
 
@@ -96,6 +106,16 @@ def no_input(ctx: durable.OrchestrationContext) -> bool:
     return ctx.is_replaying
 
 
+@durable.orchestrator
+def six(ctx: durable.OrchestrationContext, a: int, b: str, c: int, d: str, e: int, f: str = "") -> float:
+    return a + c + e
+
+
+@durable.orchestrator
+def seven(ctx: durable.OrchestrationContext, a: int, b: int, c: int, d: int, e: int, f: int, *more: int) -> int:
+    return a + b + c + d + e + f + sum(more)
+
+
 # Results by `yield from`.
 
 
@@ -111,6 +131,12 @@ def yields(ctx: durable.OrchestrationContext) -> Generator[Any, Any, None]:
     yield from ctx.call_activity(nothing)
     yield from ctx.call_activity(anything, 3, "three")
     yield from ctx.call_activity(mapping, {"three": 3})
+    yield from ctx.call_activity(anything_or_nothing)
+    yield from ctx.call_activity(anything_or_nothing, 1, "two")
+    assert_type((yield from ctx.call_activity(described, 3)), str)
+    assert_type((yield from ctx.call_sub_orchestrator(six, 1, "2", 3, "4", 5, version="1")), float)
+    assert_type((yield from ctx.call_sub_orchestrator(six, 1, "2", 3, "4", 5, "6", tags={"a": "b"})), float)
+    assert_type((yield from ctx.call_sub_orchestrator(seven, 1, 2, 3, 4, 5, 6, 7, 8, instance_id="p-0")), int)
     assert_type((yield from ctx.call_sub_orchestrator(order, "book")), str)
     assert_type((yield from ctx.call_sub_orchestrator(parcel, Order("book", 1))), int)
     assert_type((yield from ctx.call_sub_orchestrator(parcel, Order("book", 1), 2, instance_id="p-1")), int)
@@ -152,6 +178,14 @@ def tasks(ctx: durable.OrchestrationContext) -> Generator[Any, Any, None]:
     yield ctx.task_all([one, text])
     yield ctx.task_any([one, text, ctx.create_timer(5)])
     yield ctx.wait_for_external_event("approval", timeout=timedelta(hours=1))
+    assert_type(ctx.wait_for_external_event("approval"), durable.Task[Any])
+    assert_type(ctx.wait_for_external_event("approval", type=Order), durable.Task[Order])
+    assert_type(ctx.wait_for_external_event("approval", type=list[int]), durable.Task[list[int]])
+    assert_type(ctx.wait_for_external_event("approval", type=int | None), durable.Task[Any])
+    assert_type(ctx.get_input(Order), Order)
+    assert_type(ctx.task_all(ctx.call_activity(length, t) for t in "ab"), durable.Task[list[int]])
+    wider: durable.Task[object] = one
+    yield wider
     yield [one, two]
 
 
@@ -165,6 +199,10 @@ def by_name(ctx: durable.OrchestrationContext) -> Generator[Any, Any, None]:
     assert_type((yield from ctx.call_activity(ship.options(timeout=60), Order("book", 1), False)), list[str])
     assert_type((yield from ctx.call_activity(durable.activity_ref("x", returns=int), 1, "any")), int)
     assert_type((yield from ctx.call_activity(durable.activity_ref("x", returns=Order))), Order)
+    assert_type((yield from ctx.call_activity(durable.activity_ref("x", returns=Order).options(timeout=5))), Order)
+    assert_type(ctx.call_activity(durable.activity_ref("x")), durable.Task[Any])
+    assert_type(ctx.call_activity(durable.activity_ref("x", returns=int | str)), durable.Task[Any])
+    assert_type((yield from ctx.call_sub_orchestrator(parcel.options(version="3"), Order("pen", 2))), int)
     assert_type((yield from ctx.call_sub_orchestrator(durable.orchestrator_ref("x", returns=str), 1)), str)
     assert_type(ctx.call_activity("x", 1, "any"), durable.Task[Any])
     assert_type(ctx.call_sub_orchestrator("x", 1, instance_id="p-3"), durable.Task[Any])
@@ -177,6 +215,12 @@ async def called_directly() -> None:
     assert_type(length("x"), int)
     assert_type(refund(2.0), bool)
     assert_type(await fetch("x"), str)
+    assert_type(await fetch(url="x", tries=1), str)
+    assert_type(charge(Order("book", 1)), float)
+    print(anything(value=3, name="three"))  # mypy: Any, pyright: dict[str, Any]
+    assert_type(mapping({}), Any)
+    assert_type(await described(value=3), str)
+    assert_type(anything_or_nothing(), Any)
 
 
 # Starting from outside.
@@ -195,6 +239,14 @@ def starts(client: durable.Client) -> None:
     assert_type(client.start_orchestration(poll, "x", tags={"shop": "1"}).result(), list[int])
     assert_type(client.start_orchestration("shop.parcel", {"item": "book"}), durable.OrchestrationHandle[Any])
     assert_type(client.start_orchestration(durable.orchestrator_ref("x", returns=int), 1).result(), int)
+    assert_type(
+        client.start_orchestration(six, 1, "2", 3, "4", 5, "6", version="1"), durable.OrchestrationHandle[float]
+    )
+    assert_type(client.start_orchestration(seven, 1, 2, 3, 4, 5, 6, 7, version="1"), durable.OrchestrationHandle[int])
+    assert_type(client.start_many(order, ["book", "pen"], if_exists="return")[0].result(), str)
+    assert_type(client.start_many("x", [1, 2], instance_ids=["a", "b"]), list[durable.OrchestrationHandle[Any]])
+    wider: durable.OrchestrationHandle[object] = handle
+    print(wider)
 
 
 def works() -> None:

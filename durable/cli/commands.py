@@ -1,0 +1,259 @@
+"""The commands: names, options, help. What they do stands in the rooms beside this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Annotated, Any, Final
+
+import typer
+
+from ..model.errors import InstanceNotFoundError
+from .events import EventRows
+from .exits import CommandError, Exit
+from .following import Following
+from .listing import print_list
+from .run import json_argument, run
+from .serve import serve
+from .session import Everywhere, Json, NoColor, Session, Url, command
+from .show import show
+from .terminal import Screen, safe
+
+RUN: Final = "Run"
+LOOK: Final = "Look"
+STEER: Final = "Steer"
+
+# typer does not export the error of a command line that can't be read, only this child of it.
+_UsageError: Any = typer.BadParameter.__base__
+
+app = typer.Typer(
+    name="durable",
+    help="Run, watch and steer durable orchestrations.",
+    epilog="Exit status: 0 done, 1 the orchestration failed, 2 usage, 3 not found, 4 no store, 5 timed out, 6 blocked.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The orchestration's instance id.")]
+
+
+def run_command_line(arguments: Sequence[str]) -> int:
+    """Run one command line; returns its exit status."""
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    screen = Screen(as_json="--json" in own, colour="--no-color" not in own)
+    if not screen.colour:
+        _plain_help()
+    try:
+        status = app(list(arguments) or ["--help"], prog_name="durable", standalone_mode=False)
+    except _UsageError as error:
+        where = getattr(error.ctx, "command_path", "durable")
+        screen.error("usage", f"{error.format_message()}\nSee: {where} --help")
+        return Exit.USAGE
+    return int(status or 0)
+
+
+def _plain_help() -> None:
+    import typer.rich_utils
+
+    typer.rich_utils.COLOR_SYSTEM = None
+
+
+@app.callback()
+def _everywhere(ctx: typer.Context, url: Url = None, json: Json = False, no_color: NoColor = False) -> None:
+    ctx.obj = Everywhere(url, json, no_color)
+
+
+# ---- Run
+
+
+@command(app, "run", RUN)
+def _run(
+    session: Session,
+    target: Annotated[
+        str,
+        typer.Argument(metavar="FILE[:FUNCTION]", help="A Python file, and an orchestrator in it if it has several."),
+    ],
+    given: Annotated[str | None, typer.Option("--input", metavar="JSON", help="Its input; a list is spread.")] = None,
+    id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Go on with this one if it is there.")] = None,
+) -> int:
+    """Run an orchestration here: start or find it, print its result.
+
+    It is kept in the store, so after Ctrl-C or a crash the same command with the same --id goes on where it was.
+    """
+    return run(session, target, given, id)
+
+
+@command(app, "worker", RUN)
+def _worker(
+    session: Session,
+    modules: Annotated[list[str], typer.Argument(metavar="MODULE...", help="Modules (my.flows) or files (flows.py).")],
+    grace: Annotated[
+        float, typer.Option("--grace", metavar="SECONDS", min=0, help="For running activities, when it stops [30].")
+    ] = 30.0,
+) -> None:
+    """Serve the orchestrators and activities of modules.
+
+    Runs in the foreground until SIGINT or SIGTERM. It then takes nothing new and gives running activities some time.
+    """
+    serve(session, modules, grace)
+
+
+# ---- Look
+
+
+@command(app, "list", LOOK)
+def _list(
+    session: Session,
+    status: Annotated[
+        list[str] | None, typer.Option("--status", metavar="STATUS", help="RUNNING, FAILED, ...; may be repeated.")
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Of the orchestrator.")] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", metavar="TEXT", help="Of the id.")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="May be repeated.")] = None,
+    created_after: Annotated[
+        str | None, typer.Option("--created-after", metavar="TIME", help="ISO 8601; UTC unless it says otherwise.")
+    ] = None,
+    created_before: Annotated[str | None, typer.Option("--created-before", metavar="TIME", help="The same.")] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help="Rows a page, 1 to 1000 [100].")] = 100,
+    cursor: Annotated[str | None, typer.Option("--cursor", metavar="CURSOR", help="Of the page before.")] = None,
+) -> None:
+    """List orchestrations, newest first."""
+    page = session.client.list_orchestrations(
+        status=status or None,
+        name=name,
+        prefix=prefix,
+        tags=_tags(tag or []),
+        created_after=_time(created_after, "--created-after"),
+        created_before=_time(created_before, "--created-before"),
+        limit=limit,
+        cursor=cursor,
+    )
+    screen = session.screen
+    if session.as_json:
+        for item in page:
+            screen.document(item)
+    elif page.items:
+        print_list(screen, page.items, _now())
+    else:
+        screen.note(f"no orchestrations{' fit' if status or name or prefix or tag else ''} in {session.store}")
+    if page.cursor is not None:
+        screen.note_value({"cursor": page.cursor}, f"more: --cursor {page.cursor}")
+
+
+@command(app, "show", LOOK)
+def _show(session: Session, id: Id) -> None:
+    """Show one orchestration: state, failure, waits, timeline."""
+    status = session.client.get_status(id, history=True)
+    if status is None:
+        raise InstanceNotFoundError(_not_found(session, id))
+    if session.as_json:
+        session.screen.document(status)
+    else:
+        show(session.screen, status, _now())
+
+
+@command(app, "history", LOOK)
+def _history(
+    session: Session,
+    id: Id,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new events until it ends.")] = False,
+    execution: Annotated[
+        str | None, typer.Option("--execution", metavar="ID", help="An execution before continue-as-new.")
+    ] = None,
+) -> None:
+    """Show the events of an orchestration, one a row.
+
+    Events that no turn has taken yet have no number. Below 110 columns, Child... stands for SubOrchestrationInstance...
+    """
+    if follow and execution is not None:
+        raise CommandError(Exit.USAGE, "--follow goes on with the current execution; leave out --execution")
+    screen = session.screen
+    rows = EventRows(screen, screen.table_width, screen.say)
+    write = screen.document if session.as_json else rows.print
+    if session.client.get_status(id, payloads=False) is None:
+        raise InstanceNotFoundError(_not_found(session, id))
+    if not session.as_json:
+        rows.header()
+    if follow:
+        for _, events in Following(session.client, id).changes():
+            for event in events:
+                write(event)
+        return
+    for event in session.client.history(id, execution_id=execution, pending=True):
+        write(event)
+
+
+# ---- Steer
+
+
+@command(app, "raise", STEER)
+def _raise(
+    session: Session,
+    id: Id,
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="Its name; case does not count.")],
+    data: Annotated[str | None, typer.Option("--data", metavar="JSON", help="What it carries [null].")] = None,
+    event_id: Annotated[
+        str | None, typer.Option("--event-id", metavar="ID", help="The same one twice is one event.")
+    ] = None,
+) -> None:
+    """Send an event to an orchestration."""
+    value = json_argument(data, "--data")
+    session.client.raise_event(id, event, value, event_id=event_id)
+    session.screen.answer({"raised": event, "instance_id": id}, f"event {safe(event)} is recorded for {safe(id)}")
+
+
+@command(app, "terminate", STEER)
+def _terminate(
+    session: Session,
+    id: Id,
+    reason: Annotated[str | None, typer.Option("--reason", metavar="JSON", help="Becomes its output.")] = None,
+) -> None:
+    """End an orchestration and its children, whatever they do."""
+    value = json_argument(reason, "--reason")
+    before = session.client.get_status(id, payloads=False)
+    if before is None:
+        raise InstanceNotFoundError(_not_found(session, id))
+    ended = before.runtime_status.finished
+    if not ended:
+        session.client.terminate(id, value)
+    session.screen.answer(
+        {"terminated": not ended, "instance_id": id},
+        f"{safe(id)} had ended already: {before.runtime_status}"
+        if ended
+        else f"{safe(id)} ends with its next turn, which takes a running worker",
+    )
+
+
+# ---- what the command line says in its own words
+
+
+def _not_found(session: Session, instance_id: str) -> str:
+    return f"no orchestration {instance_id!r} in {session.store}; `durable list` shows what is there"
+
+
+def _tags(given: list[str]) -> dict[str, str] | None:
+    tags: dict[str, str] = {}
+    for one in given:
+        key, equals, value = one.partition("=")
+        if not equals:
+            raise CommandError(Exit.USAGE, f"--tag {one!a}: write KEY=VALUE")
+        tags[key] = value
+    return tags or None
+
+
+def _time(text: str | None, option: str) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        # Python 3.10 does not read the Z that everybody else writes.
+        at = datetime.fromisoformat(text[:-1] + "+00:00" if text[-1:] in ("Z", "z") else text)
+    except ValueError:
+        raise CommandError(
+            Exit.USAGE, f"{option} {text!a}: write a time like 2026-11-24 or 2026-11-24T08:30:00Z"
+        ) from None
+    return at if at.tzinfo is not None else at.replace(tzinfo=timezone.utc)
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -1,0 +1,23 @@
+"""Log records of the worker and of the user's code on stderr, safe to print; only where the user set up no logging."""
+
+from __future__ import annotations
+
+import logging
+
+from .terminal import safe
+
+
+class _Safe(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(safe(line) for line in super().format(record).split("\n"))
+
+
+def show_logs(level: int) -> None:
+    """Show records from `level` on."""
+    root = logging.getLogger()
+    if root.handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Safe("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    root.addHandler(handler)
+    root.setLevel(level)

@@ -1,0 +1,200 @@
+"""`durable run`: start or find one orchestration, serve it from this process, show what happens, print its result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+from uuid import uuid4
+
+import msgspec
+
+from ..app.functions import Orchestrator
+from ..app.handle import OrchestrationHandle
+from ..app.registry import default_registry
+from ..app.worker import Worker
+from ..model import history as h
+from ..model.errors import StoreInUseError
+from ..model.history import HistoryEvent
+from ..model.names import check_name
+from ..model.status import OrchestrationStatus, RuntimeStatus
+from .events import EventRows
+from .exits import CommandError, Exit
+from .following import Following
+from .loading import choose, load, split_target
+from .logs import show_logs
+from .session import Session
+from .terminal import duration, safe
+
+GRACE_SECONDS: Final = 10.0
+_TRY_TO_SERVE_SECONDS: Final = 1.0
+# What was blocked before we came is tried again by our worker. Blocked after this long, it is blocked by this code.
+_STILL_BLOCKED_SECONDS: Final = 2.0
+
+
+def json_argument(text: str | None, option: str) -> Any:
+    """The value of an option that takes JSON; None where it was not given. Raises CommandError with the place."""
+    if text is None:
+        return None
+    try:
+        text.encode()
+        return json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        why = f"{error.msg} at character {error.pos + 1}"
+    except RecursionError:
+        why = "it is nested too deeply"
+    except ValueError as error:
+        why = str(error)
+    hint = "Text needs its own quotes within those of the shell: '\"text\"'"
+    raise CommandError(Exit.USAGE, f"{option} is no JSON: {why}, in {text[:60]!a}. {hint}")
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def run(session: Session, target: str, given: str | None, instance_id: str | None) -> int:
+    """The command `run`; returns its exit status."""
+    value = json_argument(given, "--input")
+    instance_id = check_name(uuid4().hex if instance_id is None else instance_id, "--id")
+    file, function = split_target(target)
+    with _prints_elsewhere(session.as_json):
+        orchestrator = choose(load(file), function, file)
+        _check_served(orchestrator, file)
+        _check_input(orchestrator, value, given is not None)
+        show_logs(logging.WARNING)
+        _start(session, orchestrator, value, instance_id)
+        again = f"durable run {shlex.quote(safe(target))} --id {shlex.quote(instance_id)}"
+        embedded = _Embedded(session, instance_id, again)
+        try:
+            return embedded.watch()
+        except KeyboardInterrupt:
+            session.screen.note(f"stopping; what runs now gets {GRACE_SECONDS:g} s (Ctrl-C again: none)")
+            embedded.stop()
+            session.screen.note(f"stopped. It goes on where it was with: {again}")
+            return Exit.INTERRUPTED
+        finally:
+            embedded.stop()
+
+
+@contextlib.contextmanager
+def _prints_elsewhere(as_json: bool) -> Iterator[None]:
+    """Under --json stdout is one JSON document, so what the user's code prints goes to stderr."""
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        yield
+
+
+def _check_served(orchestrator: Orchestrator[..., Any], file: str) -> None:
+    if default_registry.find_orchestrator(orchestrator.name, orchestrator.version) is None:
+        raise CommandError(
+            Exit.USAGE,
+            f"{orchestrator.name!r} of {file} is in a registry of its own, which this command does not serve: "
+            "use @durable.orchestrator, or run a Worker(registry=...) from Python",
+        )
+
+
+def _check_input(orchestrator: Orchestrator[..., Any], value: Any, was_given: bool) -> None:
+    """What does not fit is refused before anything is started. Raises PayloadError, CommandError."""
+    signature = orchestrator.signature
+    assert signature is not None
+    if not was_given and any(p.default is p.empty for p in signature.parameters):
+        raise CommandError(Exit.USAGE, f"{signature.display} needs an input: --input JSON (several arguments: a list)")
+    signature.decode_input(msgspec.Raw(json.dumps(value).encode()), "--input")
+
+
+def _start(session: Session, orchestrator: Orchestrator[..., Any], value: Any, instance_id: str) -> None:
+    found = session.client.get_status(instance_id, payloads=False)
+    if found is None:
+        # start_many takes an input, as --input is one; start_orchestration takes arguments.
+        session.client.start_many(orchestrator, [value], instance_ids=[instance_id], if_exists="return")
+    elif found.name != orchestrator.name:
+        raise CommandError(
+            Exit.USAGE,
+            f"{instance_id!r} is another orchestration ({found.name!r}, {found.runtime_status}): give another --id",
+        )
+    if not session.as_json:
+        how = "started" if found is None else f"found, {found.runtime_status}"
+        session.screen.note((safe(instance_id), "bold"), f"  {safe(orchestrator.name)}  {how}")
+
+
+class _Embedded:
+    """One orchestration and the worker that serves it here, unless another process does."""
+
+    def __init__(self, session: Session, instance_id: str, again: str) -> None:
+        self._session = session
+        self._screen = session.screen
+        self._instance_id = instance_id
+        self._again = again
+        self._worker: Worker | None = None
+        self._serving_since = 0.0
+        self._next_try = 0.0
+        self._told = False
+
+    def watch(self) -> int:
+        """Until it has ended or is blocked; prints its result."""
+        rows = EventRows(self._screen, self._screen.width, self._screen.note)
+        first = True
+        for status, events in Following(self._session.client, self._instance_id).changes():
+            if not status.runtime_status.finished:
+                self._serve()
+            if not self._session.as_json:
+                _progress(rows, events, quiet=first and status.runtime_status is not RuntimeStatus.PENDING)
+            first = False
+            if status.runtime_status is RuntimeStatus.BLOCKED and self._is_blocked_here():
+                raise CommandError(
+                    Exit.BLOCKED, f"{self._instance_id!r} is blocked: {status.blocked_reason}\nThen: {self._again}"
+                )
+        return self._ended(status)
+
+    def _ended(self, status: OrchestrationStatus) -> int:
+        took = "" if status.completed_at is None else f", {duration(status.completed_at - status.created_at)}"
+        if status.runtime_status is RuntimeStatus.COMPLETED:
+            output = OrchestrationHandle[Any](self._session.client, self._instance_id).status().output
+            if not self._session.as_json:
+                self._screen.note((status.runtime_status.value, "green"), took)
+            self._screen.document(output, indent=2 if self._screen.reads_on_terminal else None)
+            return Exit.DONE
+        why = f": {status.failure.summary}" if status.failure is not None else ""
+        raise CommandError(
+            Exit.FAILED,
+            f"{self._instance_id!r} ended {status.runtime_status}{why}\n"
+            f"Details: durable show {shlex.quote(self._instance_id)}",
+        )
+
+    def _serve(self) -> None:
+        """Serve it from here; while somebody else serves the store, wait for them, and step in when they are gone."""
+        if self._worker is not None or time.monotonic() < self._next_try:
+            return
+        worker = Worker(self._session.client, shutdown_grace=GRACE_SECONDS)
+        try:
+            worker.start()
+        except StoreInUseError as error:
+            self._next_try = time.monotonic() + _TRY_TO_SERVE_SECONDS
+            if not self._told:
+                self._told = True
+                self._screen.note(f"waiting for the other worker of this store: {safe(str(error))}")
+            return
+        if self._told:
+            self._screen.note("the other worker has gone; going on here")
+        self._worker, self._serving_since = worker, time.monotonic()
+
+    def _is_blocked_here(self) -> bool:
+        return self._worker is None or time.monotonic() >= self._serving_since + _STILL_BLOCKED_SECONDS
+
+    def stop(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+
+
+def _progress(rows: EventRows, events: list[HistoryEvent], *, quiet: bool) -> None:
+    """One line an event. What had happened before we came is not news; turns say nothing to the reader."""
+    for event in events:
+        if quiet or event.type == h.ORCHESTRATOR_STARTED:
+            rows.skip(event)
+        else:
+            rows.print(event)

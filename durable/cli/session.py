@@ -1,0 +1,148 @@
+"""One invocation: what was asked of every command, its store, and how it ends."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple, get_type_hints
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import typer
+
+from ..app.client import Client, connect
+from ..app.plugins import url_or_default
+from .exits import Exit, command_error
+from .terminal import Screen, safe
+
+Url = Annotated[
+    str | None, typer.Option("--url", metavar="URL", help="The store. Default: $DURABLE_URL, else .durable/durable.db")
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, errors as JSON on stderr.")]
+NoColor = Annotated[bool, typer.Option("--no-color", help="No colour. So does NO_COLOR, and a pipe.")]
+
+
+class Everywhere(NamedTuple):
+    """The options of every command; they may stand before it too."""
+
+    url: str | None = None
+    as_json: bool = False
+    no_color: bool = False
+
+
+class Session:
+    """What a command works with."""
+
+    def __init__(self, options: Everywhere) -> None:
+        self.screen = Screen(as_json=options.as_json, colour=not options.no_color)
+        self.as_json = options.as_json
+        self._url = url_or_default(options.url)
+        self._client: Client | None = None
+
+    @property
+    def client(self) -> Client:
+        """The client of the store; opened when it is first needed."""
+        if self._client is None:
+            self._client = connect(self._url)
+        return self._client
+
+    @property
+    def store(self) -> str:
+        """The store's URL without what may be secret in it."""
+        try:
+            parts = urlsplit(self._url)
+        except ValueError:
+            return "the store"
+        return safe(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
+
+    def without_secrets(self, message: str) -> str:
+        """`message` without the password of the store's URL, whoever put it there."""
+        try:
+            parts = urlsplit(self._url)
+        except ValueError:
+            return message.replace(self._url, "URL")
+        for secret in _secrets(parts):
+            message = message.replace(secret, "***")
+        return message
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+
+Body = Callable[..., int | None]
+
+
+def command(app: typer.Typer, name: str, panel: str) -> Callable[[Body], Body]:
+    """Make `body(session, ...)` a command: its own options, those of every command, and one way to end."""
+
+    def register(body: Body) -> Body:
+        def call(ctx: typer.Context, url: str | None, json: bool, no_color: bool, **given: Any) -> int:
+            before = ctx.obj if isinstance(ctx.obj, Everywhere) else Everywhere()
+            options = Everywhere(url or before.url, json or before.as_json, no_color or before.no_color)
+            return _ended(options, lambda session: body(session, **given))
+
+        hints = get_type_hints(body, include_extras=True)
+        own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(body).parameters.values()]
+        call.__doc__ = body.__doc__
+        # typer reads a command's options from its signature.
+        call.__signature__ = inspect.Signature([_CONTEXT, *own[1:], *_COMMON])  # type: ignore[attr-defined]
+        call.__annotations__ = {p.name: p.annotation for p in (_CONTEXT, *own[1:], *_COMMON)}
+        app.command(name, rich_help_panel=panel)(call)
+        return body
+
+    return register
+
+
+def _ended(options: Everywhere, body: Callable[[Session], int | None]) -> int:
+    """Run a command to its exit status."""
+    screen = Screen(as_json=options.as_json, colour=not options.no_color)
+    session: Session | None = None
+    try:
+        session = Session(options)
+        try:
+            return body(session) or Exit.DONE
+        finally:
+            session.close()
+    except BrokenPipeError:
+        return _closed_pipe()
+    except Exception as error:
+        known = command_error(error)
+        clean = session.without_secrets if session is not None else str
+        try:
+            if known is not None:
+                screen.error(known.exit_status.name.lower(), clean(str(known)))
+                return known.exit_status
+            trace = "" if options.as_json else "\n" + "".join(traceback.format_exception(error)).rstrip()
+            said = f"{type(error).__name__}: {error}. This is a bug in durable; please report it."
+            screen.error("bug", clean(said + trace))
+        except BrokenPipeError:
+            return _closed_pipe()
+        return Exit.BUG
+
+
+def _closed_pipe() -> int:
+    """Whoever read our output has left. What is still buffered must not raise when Python ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    return Exit.CLOSED_PIPE
+
+
+def _secrets(parts: SplitResult) -> list[str]:
+    password = parts.password or ""
+    return [text for text in (parts.netloc.rpartition("@")[0], password, unquote(password), parts.query) if text]
+
+
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_CONTEXT = inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context)
+_COMMON = (
+    inspect.Parameter("url", _KEYWORD, default=None, annotation=Url),
+    inspect.Parameter("json", _KEYWORD, default=False, annotation=Json),
+    inspect.Parameter("no_color", _KEYWORD, default=False, annotation=NoColor),
+)

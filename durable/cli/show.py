@@ -1,0 +1,216 @@
+"""`durable show`: one orchestration on one screen. How it stands, why, what it waits for, what to do, what it did."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from datetime import datetime
+from typing import Final
+
+from ..model.failure import FailureDetails
+from ..model.history import HistoryEvent
+from ..model.status import OrchestrationStatus, RuntimeStatus
+from .events import failure_line
+from .tasks import Kind, State, Task, tasks_of
+from .terminal import Screen, cut, duration, json_text, moment, preview, safe, status_style, wrapped
+from .timeline import draw
+
+_LABEL_CELLS: Final = 12
+_MOST_PAYLOAD: Final = 600
+_MOST_OPEN: Final = 20
+_FRAME: Final = re.compile(r'^  File "(?P<file>[^\n]+)", line (?P<line>\d+), in (?P<function>.+)$')
+_OURS: Final = re.compile(r"[/\\]durable[/\\](app|engine|replay|runtime|payload)[/\\]\w+\.py$")
+_LIBRARY: Final = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3[^/\\]*)[/\\]")
+
+
+def show(screen: Screen, status: OrchestrationStatus, now: datetime) -> None:
+    """Print everything about one orchestration; `status` must have its history, `now` is the end of what is open."""
+    events = status.history or []
+    tasks = tasks_of(events)
+    _Page(screen, status, events, tasks, now).print()
+
+
+class _Page:
+    def __init__(
+        self,
+        screen: Screen,
+        status: OrchestrationStatus,
+        events: list[HistoryEvent],
+        tasks: list[Task],
+        now: datetime,
+    ) -> None:
+        self.screen = screen
+        self.status = status
+        self.events = events
+        self.tasks = tasks
+        self.now = now
+        self.width = min(screen.width, 120)
+
+    def print(self) -> None:
+        self._head()
+        status = self.status.runtime_status
+        if self.status.failure is not None:
+            self._failure(self.status.failure)
+        elif status is RuntimeStatus.BLOCKED:
+            self._title("blocked")
+            self._paragraph(safe(self.status.blocked_reason or "no reason was recorded"), "yellow")
+        if not status.finished:
+            self._waits()
+        self._next()
+        if self.tasks:
+            self._title("timeline")
+            begin = self.events[0].timestamp
+            draw(self.screen, self.tasks, begin, self.status.completed_at or max(self.now, begin))
+
+    # ---- how it stands
+
+    def _head(self) -> None:
+        s = self.status
+        self.screen.say((safe(s.instance_id), "bold"), "  ", (s.runtime_status.value, status_style(s.runtime_status)))
+        self.screen.say()
+        version = f" (version {safe(s.version)})" if s.version else ""
+        self._field("name", f"{safe(s.name)}{version}")
+        self._field("created", self._times())
+        if s.parent_instance_id:
+            self._field("parent", safe(s.parent_instance_id))
+        if s.tags:
+            self._field("tags", ", ".join(f"{safe(key)}={safe(value)}" for key, value in sorted(s.tags.items())))
+        self._field("input", json_text(s.input))
+        if s.custom_status is not None:
+            self._field("custom", json_text(s.custom_status))
+        if s.output is not None or s.runtime_status is RuntimeStatus.COMPLETED:
+            self._field("output", json_text(s.output))
+
+    def _times(self) -> str:
+        s = self.status
+        if s.completed_at is not None:
+            return f"{moment(s.created_at)}, took {duration(s.completed_at - s.created_at)}"
+        return f"{moment(s.created_at)}, {duration(self.now - s.created_at)} ago"
+
+    def _field(self, label: str, text: str) -> None:
+        first, *rest = wrapped(cut(text, _MOST_PAYLOAD), self.width - _LABEL_CELLS - 2)
+        self.screen.say((f"  {label.ljust(_LABEL_CELLS)}", "dim"), first)
+        for line in rest:
+            self.screen.say(" " * (_LABEL_CELLS + 2), line)
+
+    def _title(self, text: str) -> None:
+        self.screen.say()
+        self.screen.say((text, "bold"))
+
+    def _paragraph(self, text: str, style: str = "", indent: int = 2) -> None:
+        for line in wrapped(text, self.width - indent):
+            self.screen.say(" " * indent, (line, style))
+
+    # ---- why it failed
+
+    def _failure(self, failure: FailureDetails) -> None:
+        self._title("failure")
+        link: FailureDetails | None = failure
+        lead = ""
+        while link is not None:
+            self._paragraph(f"{lead}{failure_line(link)}", "red")
+            where = _user_line(link.stack_trace)
+            if where:
+                self._paragraph(where, "dim", indent=6)
+            link, lead = link.cause, "caused by "
+        failed = self._failed_task(failure)
+        if failed is not None:
+            tries = f", {len(failed.attempts)} attempts" if len(failed.attempts) > 1 else ""
+            what = "arguments" if failed.kind is Kind.ACTIVITY else "input"
+            given = "none" if failed.input is None else cut(json_text(failed.input), _MOST_PAYLOAD)
+            self._paragraph(f"{what} of {safe(failed.name)} (task {failed.id}{tries}): {given}")
+            if failed.child:
+                self._paragraph(f"the child: durable show {_quoted(failed.child)}")
+
+    def _failed_task(self, failure: FailureDetails) -> Task | None:
+        """The task whose failure the orchestration did not catch: the last one that is a cause."""
+        causes = []
+        link: FailureDetails | None = failure
+        while link is not None:
+            causes.append(link)
+            link = link.cause
+        failed = [task for task in self.tasks if task.failure is not None and task.failure in causes]
+        return failed[-1] if failed else None
+
+    # ---- what it waits for
+
+    def _waits(self) -> None:
+        waiting = [task for task in self.tasks if task.open]
+        if not waiting:
+            return
+        self._title("waits for")
+        for task in waiting[:_MOST_OPEN]:
+            self.screen.say((f"  {task.kind.value.ljust(10)}", "dim"), *self._open(task))
+        if len(waiting) > _MOST_OPEN:
+            self.screen.say((f"  and {len(waiting) - _MOST_OPEN} more", "dim"))
+
+    def _open(self, task: Task) -> tuple[str, ...]:
+        room = self.width - 12
+        if task.kind is Kind.TIMER:
+            return (f"due {self._due(task)}",)
+        if task.kind is Kind.EVENT:
+            limit = "no time limit" if task.due is None else f"times out {self._due(task)}"
+            return (f"{safe(task.name)}, {limit}",)
+        if task.state is State.RETRYING:
+            how = f"attempt {len(task.attempts) + 1} {self._due(task)}"
+        else:
+            how = f"attempt {len(task.attempts)}, for {duration(self.now - task.attempts[-1].started)}"
+        if task.child:
+            return (f"{safe(task.name)} as {safe(task.child)}",)
+        lead = f"{safe(task.name)}, {how}"
+        given = "" if task.input is None else cut(f", input {preview(task.input)}", max(12, room - len(lead)))
+        return (lead + given,)
+
+    def _due(self, task: Task) -> str:
+        if task.due is None:
+            return "at an unknown time"
+        if task.due <= self.now:
+            return f"since {moment(task.due)} (a worker will see to it)"
+        return f"{moment(task.due)} (in {duration(task.due - self.now)})"
+
+    # ---- what to do
+
+    def _next(self) -> None:
+        advice = self._advice()
+        if not advice:
+            return
+        self._title("what to do")
+        for text in advice:
+            self._paragraph(text)
+
+    def _advice(self) -> list[str]:
+        instance = _quoted(self.status.instance_id)
+        status = self.status.runtime_status
+        if status is RuntimeStatus.FAILED:
+            return [f"Repair the cause, then start it again under a new id. Every step: durable history {instance}"]
+        if status is RuntimeStatus.BLOCKED:
+            return [
+                "It goes on by itself when a worker runs code that fits: restore what it was started with, "
+                f"or end it: durable terminate {instance}"
+            ]
+        if status is RuntimeStatus.PENDING:
+            return [
+                f"No worker has taken it yet: durable worker MODULE, with a module that has {safe(self.status.name)}"
+            ]
+        events = dict.fromkeys(t.name for t in self.tasks if t.open and t.kind is Kind.EVENT)
+        return [f"durable raise {instance} {_quoted(name)} --data JSON" for name in list(events)[:5]]
+
+
+def _user_line(stack_trace: str | None) -> str:
+    """The innermost line of the user's own code in a recorded traceback, and what stands there."""
+    found = best = ""
+    lines = (stack_trace or "").split("\n")
+    for number, line in enumerate(lines):
+        frame = _FRAME.match(line)
+        if frame is None or _OURS.search(frame["file"]):
+            continue
+        code = lines[number + 1].strip() if number + 1 < len(lines) else ""
+        best = safe(f"{frame['file']}:{frame['line']} in {frame['function']}: {code}")
+        if not _LIBRARY.search(frame["file"]):
+            found = best
+    return found or best
+
+
+def _quoted(text: str) -> str:
+    """`text` as it can be typed in a shell; what can't be typed is shown escaped."""
+    return shlex.quote(safe(text))

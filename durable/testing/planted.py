@@ -1,0 +1,104 @@
+"""Bugs that the simulator must find: each takes one of the engine's laws away, inside the simulator only.
+
+They are planted from outside, in the store or over a method, so product code has no switch that breaks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
+from unittest.mock import patch
+
+import msgspec
+
+from ..backends.memory import MemoryStore
+from ..engine import step
+from ..model import history as h
+from ..model.history import Event
+from ..ports import Append, Commit, Delivered, Fact, Outcome
+from ..replay.execution import Execution
+from .simulated_world import Worker
+
+
+class AcknowledgesFirst(MemoryStore):
+    """What a turn has taken is forgotten before its commit is known to have happened."""
+
+    def commit(self, commits: Any) -> list[Outcome]:
+        for commit in commits:
+            for key in commit.drop:
+                self._drop(key)
+        return super().commit(commits)
+
+
+class ForgetsFacts(MemoryStore):
+    """The same fact delivered twice is two facts."""
+
+    def _deliver(self, fact: Fact) -> Delivered:
+        self._seen.pop(fact.instance_id, None)
+        return super()._deliver(fact)
+
+
+class ChecksNoVersion(MemoryStore):
+    """The last writer wins."""
+
+    def _commit(self, commit: Commit) -> Outcome:
+        found = self._instances.get(commit.instance_id)
+        if found is None or not commit.expect:
+            return super()._commit(commit)
+        return super()._commit(msgspec.structs.replace(commit, expect=found.version))
+
+    def _append(self, append: Append) -> None:
+        self._history.setdefault(append.execution_id, []).append((append.start, append.events))
+
+
+@contextmanager
+def _no_deduplication() -> Iterator[None]:
+    expects = Execution.expects
+
+    def always(self: Execution, fact: Event) -> bool:
+        return fact.type in (h.TASK_COMPLETED, h.TASK_FAILED) or expects(self, fact)
+
+    with patch.object(Execution, "expects", always):
+        yield
+
+
+@contextmanager
+def _ends_rows_when_sent() -> Iterator[None]:
+    start = Worker._start
+
+    def start_and_end(self: Worker, invocations: Any) -> None:
+        for invocation in invocations:
+            self.world.store.inner._drop(invocation.row_key)
+        start(self, invocations)
+
+    with patch.object(Worker, "_start", start_and_end):
+        yield
+
+
+@contextmanager
+def _ids_without_attempt() -> Iterator[None]:
+    def key(execution_id: str, task_id: int, attempt: int) -> str:
+        return f"{execution_id}/{task_id}/1"
+
+    with patch.object(step, "task_key", key):
+        yield
+
+
+Patch = Callable[[], AbstractContextManager[None]]
+
+PLANTED: Final[dict[str, tuple[type[MemoryStore], Patch]]] = {
+    "acknowledge-first": (AcknowledgesFirst, nullcontext),
+    "no-deduplication": (ForgetsFacts, _no_deduplication),
+    "no-version-check": (ChecksNoVersion, nullcontext),
+    "rows-end-when-sent": (MemoryStore, _ends_rows_when_sent),
+    "ids-without-attempt": (MemoryStore, _ids_without_attempt),
+}
+
+
+@contextmanager
+def planted(name: str) -> Iterator[type[MemoryStore]]:
+    """Plant one bug by name ('' for none); gives the store to use."""
+    store, bug = PLANTED[name] if name else (MemoryStore, nullcontext)
+    with bug():
+        yield store

@@ -1,0 +1,279 @@
+"""The store of a simulation: the real MemoryStore, some faults in front of it, and a judge behind it.
+
+The judge reads every commit that took effect and knows nothing of the engine: it is a table of what may follow what
+in a history. It raises `Wrong`, which ends the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from random import Random
+from typing import Final
+
+from ..backends.memory import MemoryStore
+from ..model import history as h
+from ..model.errors import StoreError
+from ..model.history import Event, decode_events
+from ..ports import Commit, Delivered, Fact, Lease, Outcome, Record, Row, Slice, Want
+
+Later = Callable[[float, Callable[[], object]], None]
+
+
+class Wrong(AssertionError):
+    """The engine broke one of its promises; the message says which."""
+
+
+STORE_FAULTS: Final = ("error before", "error after", "unknown done", "unknown not done", "unknown late", "conflict")
+
+
+class FaultyStore:
+    """`durable.ports.Store`, as far as a loop and a client need it. `rates`: chance of each fault, per request."""
+
+    def __init__(self, store: MemoryStore, random: Random, later: Later, count: Callable[[str], None]) -> None:
+        self.inner = store
+        self.partitions = store.partitions
+        self.rates: dict[str, float] = {}
+        self.judge = Judge()
+        self._random = random
+        self._later = later
+        self._count = count
+
+    def load(self, wants: Sequence[Want]) -> list[Record | None]:
+        self._fail("error before")
+        return self.inner.load(wants)
+
+    def due(self, partition: int, until: float, limit: int, after: str = "") -> Slice[Row]:
+        self._fail("error before")
+        return self.inner.due(partition, until, limit, after)
+
+    def lease(self, leases: Sequence[Lease]) -> list[bool]:
+        self._fail("error before")
+        answer = self.inner.lease(leases)
+        self._fail("error after")
+        return answer
+
+    def deliver(self, facts: Sequence[Fact]) -> list[Delivered]:
+        self._fail("error before")
+        answer = self.inner.deliver(facts)
+        self._fail("error after")
+        return answer
+
+    def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
+        self._fail("error before")
+        outcomes = [self._commit(commit) for commit in commits]
+        self._fail("error after")
+        return outcomes
+
+    def _commit(self, commit: Commit) -> Outcome:
+        if not self.rates:
+            return self.apply(commit)
+        if self._strikes("unknown not done"):
+            return Outcome.UNKNOWN
+        if self._strikes("unknown late"):
+            self._later(self._random.random() * 0.5, lambda: self.apply(commit))
+            return Outcome.UNKNOWN
+        if self._strikes("conflict"):
+            self._another_owner(commit.instance_id)
+        outcome = self.apply(commit)
+        return Outcome.UNKNOWN if self._strikes("unknown done") else outcome
+
+    def apply(self, commit: Commit) -> Outcome:
+        """The commit itself, and the judge's look at it."""
+        outcome = self.inner.commit([commit])[0]
+        if outcome is Outcome.COMMITTED:
+            self.judge.committed(commit)
+        return outcome
+
+    def _another_owner(self, instance_id: str) -> None:
+        """Somebody else commits a turn that only drops something: the version moves, the history does not."""
+        record = self.inner.load([Want(instance_id)])[0]
+        if record is not None:
+            self.inner.commit([Commit("another", instance_id, 0, record.version, record.summary)])
+
+    def _strikes(self, kind: str) -> bool:
+        rate = self.rates.get(kind)
+        if rate is None or self._random.random() >= rate:
+            return False
+        self._count(kind)
+        return True
+
+    def _fail(self, kind: str) -> None:
+        if self.rates and self._strikes(kind):
+            raise StoreError(f"simulated: {kind}")
+
+
+class _Open:
+    """What the judge knows of one execution."""
+
+    __slots__ = ("attempts", "children", "ended", "events", "length", "raised", "tasks", "timers", "turn_at", "waits")
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.ended = ""
+        self.turn_at: datetime | None = None
+        self.tasks: dict[int, int] = {}  # open ones: task id -> attempt
+        self.children: dict[int, int] = {}
+        self.timers: dict[int, Event] = {}
+        self.waits: set[int] = set()
+        self.attempts: dict[int, int] = {}  # task id -> its last attempt
+        self.raised: set[bytes] = set()
+
+
+class Judge:
+    """Every stored prefix is a valid history, events only grow, an accepted event is recorded once."""
+
+    def __init__(self) -> None:
+        self.unfinished: dict[str, None] = {}
+        self.finished: dict[str, None] = {}
+        self.executions: dict[str, tuple[str, _Open]] = {}
+        self._current: dict[str, str] = {}
+        self._where = ""
+
+    def committed(self, commit: Commit) -> None:
+        instance_id = commit.instance_id
+        for append in commit.appends:
+            self._where = f"instance {instance_id!r}, execution {append.execution_id}, event"
+            self._append(instance_id, append.execution_id, append.start, decode_events(append.events))
+        summary = commit.summary
+        if commit.appends and self._current[instance_id] != summary.execution_id:
+            raise Wrong(f"{self._where}: the summary names execution {summary.execution_id}")
+        if summary.status.finished:
+            self.unfinished.pop(instance_id, None)
+            self.finished[instance_id] = None
+            if not self.executions[summary.execution_id][1].ended:
+                raise Wrong(f"instance {instance_id!r} is {summary.status}, its history has not ended")
+        elif instance_id in self.finished:
+            raise Wrong(f"instance {instance_id!r} was finished and is {summary.status}")
+        else:
+            self.unfinished[instance_id] = None
+
+    def _append(self, instance_id: str, execution_id: str, start: int, events: list[Event]) -> None:
+        known = self.executions.get(execution_id)
+        if known is None:
+            before = self._current.get(instance_id)
+            if before is not None and self.executions[before][1].ended != h.CONTINUE_AS_NEW:
+                raise Wrong(f"{self._where} {start}: a new execution while {before} has not continued as new")
+            known = self.executions[execution_id] = (instance_id, _Open())
+            self._current[instance_id] = execution_id
+        state = known[1]
+        if start != state.length:
+            raise Wrong(f"{self._where} {start}: the history has {state.length} events so far")
+        for event in events:
+            problem = self._follow(state, event)
+            if problem:
+                raise Wrong(f"{self._where} {state.length}: {event.type} of task {event.task_id}: {problem}")
+            state.length += 1
+
+    def _follow(self, state: _Open, event: Event) -> str:
+        if state.ended:
+            return f"nothing may follow {state.ended}"
+        if (state.length == 0) != (event.type == h.EXECUTION_STARTED):
+            return "a history begins with ExecutionStarted, which stands nowhere else"
+        follow = _FOLLOW.get(event.type)
+        return "an unknown type" if follow is None else follow(state, event)
+
+
+def _turn(state: _Open, event: Event) -> str:
+    if state.turn_at is not None and event.timestamp < state.turn_at:
+        return f"the time of turns goes back, from {state.turn_at} to {event.timestamp}"
+    state.turn_at = event.timestamp
+    return ""
+
+
+def _started(state: _Open, event: Event) -> str:
+    state.turn_at = event.timestamp
+    return ""
+
+
+def _scheduled(state: _Open, event: Event) -> str:
+    last = state.attempts.get(event.task_id, 0)
+    if event.attempt != last + 1:
+        return f"attempt {event.attempt} after attempt {last}"
+    if event.task_id in state.tasks or event.task_id in state.children:
+        return f"attempt {event.attempt} while another is open"
+    state.attempts[event.task_id] = event.attempt
+    (state.tasks if event.type == h.TASK_SCHEDULED else state.children)[event.task_id] = event.attempt
+    return ""
+
+
+def _outcome(state: _Open, event: Event) -> str:
+    if state.tasks.pop(event.task_id, None) != event.attempt:
+        return f"the outcome of attempt {event.attempt}, which is not open"
+    return ""
+
+
+def _child_outcome(state: _Open, event: Event) -> str:
+    if state.children.pop(event.task_id, None) != event.attempt:
+        return f"the outcome of attempt {event.attempt}, which is not open"
+    return ""
+
+
+def _timer_created(state: _Open, event: Event) -> str:
+    if event.task_id in state.timers:
+        return "a second timer for the same task"
+    state.timers[event.task_id] = event
+    return ""
+
+
+def _timer_fired(state: _Open, event: Event) -> str:
+    timer = state.timers.pop(event.task_id, None)
+    if timer is None or timer.attempt != event.attempt:
+        return f"no such timer is open (attempt {event.attempt})"
+    assert timer.fire_at is not None
+    if state.turn_at is None or state.turn_at < timer.fire_at:
+        return f"fired at {state.turn_at}, before it is due at {timer.fire_at}"
+    state.waits.discard(event.task_id)
+    return ""
+
+
+def _awaited(state: _Open, event: Event) -> str:
+    state.waits.add(event.task_id)
+    return "" if event.fire_at is None else _timer_created(state, event)
+
+
+def _raised(state: _Open, event: Event) -> str:
+    data = bytes(event.input)
+    if data in state.raised:
+        return f"the event with the data {data!r} is recorded twice"
+    state.raised.add(data)
+    return ""
+
+
+def _canceled(state: _Open, event: Event) -> str:
+    number = event.task_id
+    found = [book.pop(number, None) for book in (state.tasks, state.children, state.timers)]
+    if all(item is None for item in found) and number not in state.waits:
+        return "nothing to cancel"
+    state.waits.discard(number)
+    return ""
+
+
+def _terminated(state: _Open, event: Event) -> str:
+    return ""
+
+
+def _ended(state: _Open, event: Event) -> str:
+    state.ended = event.type
+    return ""
+
+
+_FOLLOW: Final[dict[str, Callable[[_Open, Event], str]]] = {
+    h.EXECUTION_STARTED: _started,
+    h.ORCHESTRATOR_STARTED: _turn,
+    h.TASK_SCHEDULED: _scheduled,
+    h.CHILD_CREATED: _scheduled,
+    h.TASK_COMPLETED: _outcome,
+    h.TASK_FAILED: _outcome,
+    h.CHILD_COMPLETED: _child_outcome,
+    h.CHILD_FAILED: _child_outcome,
+    h.TIMER_CREATED: _timer_created,
+    h.TIMER_FIRED: _timer_fired,
+    h.TIMER_CANCELED: _canceled,
+    h.TASK_CANCELED: _canceled,
+    h.EVENT_AWAITED: _awaited,
+    h.EVENT_RAISED: _raised,
+    h.EXECUTION_TERMINATED: _terminated,
+    h.EXECUTION_COMPLETED: _ended,
+    h.CONTINUE_AS_NEW: _ended,
+}

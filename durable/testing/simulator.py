@@ -1,0 +1,265 @@
+"""`python -m durable.testing.simulator`: many lives of a system whose parts fail, each from one number.
+
+A seed decides the programs, the workers, the faults and who acts when. The loops, steps, replays and rows are the
+real ones; the disk, the threads, the clock and the network are not. A seed that ends wrong prints the command that
+runs it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from random import Random
+from typing import NamedTuple
+
+import msgspec
+
+from ..engine.instance import Instance
+from ..engine.step import Env, revive
+from ..model import history as h
+from ..model.history import Event, decode_events
+from ..model.limits import Limits
+from ..model.status import RuntimeStatus, Summary
+from ..ports import Want
+from ..replay.execution import Watch
+from ..replay.mismatch import Mismatch
+from .planted import PLANTED, planted
+from .programs import CODES, Node, Outcome, fits_program, make_script, root_cause
+from .simulated_store import Wrong
+from .simulated_world import World, make_plan
+
+
+class Report(NamedTuple):
+    """How one seed ended; `wrong` is empty when nothing was."""
+
+    seed: int
+    wrong: str
+    trace_hash: int
+    instances: int
+    steps: int
+    faults: Counter[str]
+
+
+def run_seed(seed: int, *, bug: str = "", trace: bool = False) -> Report:
+    """One run. bug: a planted one, by name. trace: print each step."""
+    random = Random(seed)
+    scripts = [make_script(random, random.choice((1, 2, 4, 7))) for _ in range(random.choice((1, 1, 2, 3)))]
+    plan = make_plan(random, scripts, faults=random.random() > 0.1)
+    with planted(bug) as store_type:
+        world = World(random, plan, print if trace else None, store_type(plan.partitions))
+        if trace:
+            print(f"{plan.workers} workers, {plan.partitions} partitions, {plan.settings}")
+            for number, script in enumerate(scripts):
+                print(f"i{number}: {script}")
+        try:
+            world.run()
+            _check_the_end(world)
+            wrong = ""
+        except Wrong as error:
+            wrong = str(error)
+    judge = world.store.judge
+    return Report(seed, wrong, world.trace_hash, len(judge.finished) + len(judge.unfinished), world.steps, world.faults)
+
+
+# ---- what must be true at the end
+
+
+def _check_the_end(world: World) -> None:
+    store, judge = world.store.inner, world.store.judge
+    if judge.unfinished:
+        stuck = ", ".join(f"{i} ({_standing(world, i)})" for i in judge.unfinished)
+        raise Wrong(f"stuck {world.now - world.plan.heal:.0f} s after the last fault: {stuck}")
+    terminated: set[str] = set()
+    for client in world.clients:
+        summary = _summary(world, client.instance_id)
+        if client.terminated:
+            terminated.add(client.instance_id)
+        _check_result(summary, client.script.program, client.terminated)
+    _check_children(world, terminated)
+    left = [
+        row for row in store._rows.values() if not (row.kind == "timer" and _was_terminated(world, row.instance_id))
+    ]
+    if left:
+        raise Wrong(f"rows left behind: {', '.join(f'{row.kind} {row.key} of {row.instance_id}' for row in left)}")
+    for execution_id, (instance_id, _) in judge.executions.items():
+        _check_replay(world, instance_id, execution_id)
+    if not world.faults:
+        several = [key for key, count in world.runs.items() if count != 1]
+        if several:
+            raise Wrong(f"without any fault, these activities ran more than once: {several}")
+
+
+def _summary(world: World, instance_id: str) -> Summary:
+    record = world.store.inner.load([Want(instance_id)])[0]
+    assert record is not None
+    return record.summary
+
+
+def _standing(world: World, instance_id: str) -> str:
+    summary = _summary(world, instance_id)
+    rows = [row.key for row in world.store.inner._rows.values() if row.instance_id == instance_id]
+    return f"{summary.status} {summary.blocked_reason} rows {rows}"
+
+
+def _was_terminated(world: World, instance_id: str) -> bool:
+    # Which of several waits of one name an event went to, a history does not say: a timer may outlive a termination.
+    return _summary(world, instance_id).status is RuntimeStatus.TERMINATED
+
+
+def _check_result(summary: Summary, program: Node, terminated: bool) -> None:
+    if summary.status is RuntimeStatus.TERMINATED:
+        if not terminated or bytes(summary.output) != b'"stop"':
+            raise Wrong(f"{summary.instance_id} is TERMINATED with {bytes(summary.output)!r}, and nobody asked for it")
+        return
+    if summary.status is RuntimeStatus.FAILED:
+        assert summary.failure is not None
+        outcome = Outcome(False, root_cause(summary.failure))
+    else:
+        outcome = Outcome(True, msgspec.json.decode(summary.output))
+    if not fits_program(program, outcome):
+        raise Wrong(f"{summary.instance_id} ended with {outcome}, which its program can't give: {program}")
+
+
+def _check_children(world: World, terminated: set[str]) -> None:
+    for execution_id, (instance_id, _) in world.store.judge.executions.items():
+        started = _events(world, execution_id)[0]
+        if started.parent is None:
+            continue
+        root = instance_id.split(":")[0]
+        summary = _summary(world, instance_id)
+        if summary.execution_id == execution_id:
+            program = msgspec.json.decode(started.input)
+            if summary.status is not RuntimeStatus.FAILED and summary.status is not RuntimeStatus.TERMINATED:
+                program = [program[0], program[1] + len(program[2]), []]
+            _check_result(summary, program, root in terminated)
+
+
+def _events(world: World, execution_id: str) -> list[Event]:
+    return [event for _, row in world.store.inner._history[execution_id] for event in decode_events(row)]
+
+
+def _check_replay(world: World, instance_id: str, execution_id: str) -> None:
+    """A fresh execution, fed with the stored history, asks for the very commands that are stored."""
+    rows = [row for _, row in world.store.inner._history[execution_id]]
+    events = [event for row in rows for event in decode_events(row)]
+    if len(events) > 1 and events[-2].type == h.EXECUTION_TERMINATED:
+        rows = rows[:-1]
+    started = events[0]
+    summary = msgspec.structs.replace(
+        _summary(world, instance_id), execution_id=execution_id, status=RuntimeStatus.RUNNING
+    )
+    env = Env("replay", 1.0, str, world.plan.partitions, Limits(), Watch())
+    try:
+        execution = revive(Instance(summary, 1, started, len(events), None, rows), CODES[started.name], env)
+    except Mismatch as mismatch:
+        raise Wrong(f"{instance_id}: its own history does not replay: {mismatch.reason}") from mismatch
+    ended = events[-1].type in (h.EXECUTION_COMPLETED, h.CONTINUE_AS_NEW) and events[-2].type != h.EXECUTION_TERMINATED
+    if execution.finished != ended:
+        raise Wrong(f"{instance_id}: replayed, it is {'' if execution.finished else 'not '}finished")
+
+
+# ---- many of them
+
+
+class Total(NamedTuple):
+    """The sum of many reports."""
+
+    seeds: int
+    instances: int
+    steps: int
+    faults: Counter[str]
+    wrong: list[Report]
+
+
+def run_seeds(seeds: Iterable[int], *, bug: str = "", stop_at_first: bool = False) -> Total:
+    """Run these seeds in this process."""
+    instances = steps = count = 0
+    faults: Counter[str] = Counter()
+    wrong: list[Report] = []
+    for seed in seeds:
+        report = run_seed(seed, bug=bug)
+        count += 1
+        instances += report.instances
+        steps += report.steps
+        faults += report.faults
+        if report.wrong:
+            wrong.append(report)
+            if stop_at_first:
+                break
+    return Total(count, instances, steps, faults, wrong)
+
+
+def add(totals: Sequence[Total]) -> Total:
+    faults: Counter[str] = Counter()
+    for total in totals:
+        faults += total.faults
+    wrong = [report for total in totals for report in total.wrong]
+    return Total(
+        sum(t.seeds for t in totals), sum(t.instances for t in totals), sum(t.steps for t in totals), faults, wrong
+    )
+
+
+def command(seed: int, bug: str = "") -> str:
+    """What to type to see a seed again."""
+    return f"python -m durable.testing.simulator --seed {seed}" + (f" --bug {bug}" if bug else "") + " --trace"
+
+
+def summary_line(total: Total, seconds: float) -> str:
+    faults = ", ".join(f"{count:,} {kind}" for kind, count in sorted(total.faults.items()))
+    return (
+        f"{total.seeds:,} seeds, {total.instances:,} instances, {total.steps:,} steps in {seconds:.0f} s "
+        f"({total.seeds / max(seconds, 0.001):.0f} seeds/s); faults: {faults or 'none'}; {len(total.wrong)} wrong"
+    )
+
+
+def _quiet() -> None:
+    # What the engine has to say about simulated faults is no news, and writing it costs more than the run.
+    logging.getLogger("durable").setLevel(logging.CRITICAL)
+    gc.freeze()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m durable.testing.simulator", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--seed", type=int, help="run this one seed")
+    parser.add_argument("--trace", action="store_true", help="with --seed: print every step")
+    parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds (default 1000)")
+    parser.add_argument("--start", type=int, default=1, help="the first seed (default 1)")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
+    parser.add_argument("--bug", choices=sorted(PLANTED), default="", help="plant this bug; the simulator must find it")
+    given = parser.parse_args(arguments)
+    _quiet()
+    if given.seed is not None:
+        report = run_seed(given.seed, bug=given.bug, trace=given.trace)
+        print(f"seed {report.seed}: {report.wrong or 'right'} (trace {report.trace_hash:08x})")
+        return 1 if report.wrong else 0
+    began = time.monotonic()
+    total = _in_processes(given.start, given.seeds, given.jobs, given.bug)
+    for report in total.wrong[:10]:
+        print(f"seed {report.seed} is wrong: {report.wrong}\n    {command(report.seed, given.bug)}")
+    print(summary_line(total, time.monotonic() - began))
+    return 1 if total.wrong else 0
+
+
+def _in_processes(start: int, count: int, jobs: int, bug: str) -> Total:
+    if jobs <= 1:
+        return run_seeds(range(start, start + count), bug=bug)
+    size = max(1, min(250, count // jobs))
+    chunks = [range(first, min(first + size, start + count)) for first in range(start, start + count, size)]
+    with ProcessPoolExecutor(jobs, initializer=_quiet) as pool:
+        return add([*pool.map(_chunk, chunks, [bug] * len(chunks))])
+
+
+def _chunk(seeds: range, bug: str) -> Total:
+    return run_seeds(seeds, bug=bug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""What run.py measures: programs that use the product as its users do, and beside each the same rows in plain SQLite.
+
+Each measurement makes a fresh file, opens client and worker in this process, runs the warm-up, then one timed run.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import datetime
+from itertools import pairwise
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import durable
+
+if TYPE_CHECKING:
+    from tests.benchmarks import raw_sqlite as raw
+else:
+    import raw_sqlite as raw
+
+EDGE: Final = 500  # steps at either end that are compared
+PATIENCE: Final = 300.0  # seconds until a run that hangs is given up
+
+Orchestration = Generator[durable.Task[Any], Any, Any]
+
+
+class Measured(NamedTuple):
+    """Figures by name, in seconds (or without a unit), and the bytes of histories and summaries in the file."""
+
+    figures: dict[str, float]
+    stored: int = 0
+
+
+Measure = Callable[[str], Measured]  # of a path where a fresh file may be made
+
+
+class Case(NamedTuple):
+    """One way of measuring, in the product and raw."""
+
+    product: Measure
+    raw: Measure
+
+
+# ---- the orchestrations
+
+
+@durable.activity
+def hello(city: str) -> str:
+    return f"Hello {city}!"
+
+
+@durable.activity
+def echo(number: int) -> int:
+    return number
+
+
+@durable.orchestrator
+def hello_sequence(ctx: durable.OrchestrationContext) -> Orchestration:
+    first = yield ctx.call_activity(hello, "Tokyo")
+    second = yield ctx.call_activity(hello, "Seattle")
+    third = yield ctx.call_activity(hello, "London")
+    return [first, second, third]
+
+
+@durable.orchestrator
+def fan_out(ctx: durable.OrchestrationContext, count: int) -> Orchestration:
+    numbers = yield ctx.task_all([ctx.call_activity(echo, i) for i in range(count)])
+    return len(numbers)
+
+
+@durable.orchestrator
+def steps(ctx: durable.OrchestrationContext, count: int) -> Orchestration:
+    number = 0
+    for i in range(count):
+        number += yield ctx.call_activity(echo, i)
+    return number
+
+
+GREETINGS: Final = ["Hello Tokyo!", "Hello Seattle!", "Hello London!"]
+
+
+# ---- the product
+
+
+@contextmanager
+def _serving(path: str, warm_up: int) -> Iterator[durable.Client]:
+    with durable.connect(f"sqlite:///{path}") as client, durable.Worker(client):
+        for handle in client.start_many(hello_sequence, [None] * warm_up):
+            handle.result(PATIENCE)
+        yield client
+
+
+def _stored(path: str) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return raw.stored_bytes(connection)
+
+
+def _expect(found: object, wanted: object) -> None:
+    if found != wanted:
+        raise RuntimeError(f"the benchmark got {found!r} instead of {wanted!r}")
+
+
+def sequences(count: int, warm_up: int, bulk: bool) -> Case:
+    """Sequences a second, from before the first start until the last result is here."""
+
+    def product(path: str) -> Measured:
+        with _serving(path, warm_up) as client:
+            begun = time.perf_counter()
+            if bulk:
+                handles = client.start_many(hello_sequence, [None] * count)
+            else:
+                handles = [client.start_orchestration(hello_sequence) for _ in range(count)]
+            results = [handle.result(PATIENCE) for handle in handles]
+            seconds = time.perf_counter() - begun
+        _expect([r for r in results if r != GREETINGS], [])
+        return Measured({"rate": count / seconds}, _stored(path))
+
+    def limit(path: str) -> Measured:
+        transactions = raw.sequences_in_bulk(count) if bulk else raw.sequences_one_by_one(count)
+        written = raw.write(path, raw.sequences_in_bulk(warm_up), transactions)
+        return Measured({"rate": count / written.seconds}, written.stored)
+
+    return Case(product, limit)
+
+
+def alone(count: int, warm_up: int) -> Case:
+    """Seconds from start to result, nothing else running: median and 99th percentile."""
+
+    def product(path: str) -> Measured:
+        seconds = []
+        with _serving(path, warm_up) as client:
+            for _ in range(count):
+                begun = time.perf_counter()
+                result = client.start_orchestration(hello_sequence).result(PATIENCE)
+                seconds.append(time.perf_counter() - begun)
+                _expect(result, GREETINGS)
+        return Measured(_percentiles(seconds), _stored(path))
+
+    def limit(path: str) -> Measured:
+        transactions = raw.sequences_alone(count)
+        written = raw.write(path, raw.sequences_in_bulk(warm_up), transactions)
+        turns = len(transactions) // count
+        seconds = [sum(written.each[first : first + turns]) for first in range(0, len(transactions), turns)]
+        return Measured(_percentiles(seconds), written.stored)
+
+    return Case(product, limit)
+
+
+def parallel(count: int, warm_up: int) -> Case:
+    """Seconds from the start of one orchestration with `count` parallel activities until its result is here."""
+
+    def product(path: str) -> Measured:
+        with _serving(path, warm_up) as client:
+            begun = time.perf_counter()
+            joined = client.start_orchestration(fan_out, count).result(PATIENCE)
+            seconds = time.perf_counter() - begun
+        _expect(joined, count)
+        return Measured({"seconds": seconds}, _stored(path))
+
+    def limit(path: str) -> Measured:
+        written = raw.write(path, raw.sequences_in_bulk(warm_up), raw.parallel(count))
+        return Measured({"seconds": written.seconds}, written.stored)
+
+    return Case(product, limit)
+
+
+def in_sequence(count: int, warm_up: int) -> Case:
+    """Seconds a step, and what the last steps cost compared with the first, by the times in the history."""
+
+    def product(path: str) -> Measured:
+        with _serving(path, warm_up) as client:
+            begun = time.perf_counter()
+            handle = client.start_orchestration(steps, count)
+            total = handle.result(PATIENCE)
+            seconds = time.perf_counter() - begun
+            history = client.history(handle.instance_id)
+        _expect(total, count * (count - 1) // 2)
+        done: list[datetime] = [event.timestamp for event in history if event.type == "TaskCompleted"]
+        _expect(len(done), count)
+        took = [(after - before).total_seconds() for before, after in pairwise(done)]
+        return Measured({"step": seconds / count, "drift": _drift(took)}, _stored(path))
+
+    def limit(path: str) -> Measured:
+        written = raw.write(path, raw.sequences_in_bulk(warm_up), raw.steps(count))
+        return Measured({"step": written.seconds / count, "drift": _drift(written.each[1:-1])}, written.stored)
+
+    return Case(product, limit)
+
+
+def importing(statement: str) -> Case:
+    """Seconds of a whole fresh interpreter that runs `statement`, beside one that runs `pass`."""
+
+    def run(code: str) -> Measured:
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return Measured({"seconds": time.perf_counter() - begun})
+
+    return Case(lambda _: run(statement), lambda _: run("pass"))
+
+
+def _percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(seconds)
+    return {"p50": median(ordered), "p99": ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]}
+
+
+def _drift(took: Sequence[float]) -> float:
+    """Mean of the last steps over mean of the first."""
+    edge = min(EDGE, len(took) // 2)
+    return sum(took[-edge:]) / sum(took[:edge])

@@ -1,0 +1,347 @@
+"""Kill -9 a real worker on a real SQLite file, again and again, and see that nothing is lost and nothing happens twice.
+
+    python tests/chaos/kill.py --kills 50 --seed 1
+
+A worker in a process of its own runs eight kinds of programs. Each activity first writes a line to a ledger that knows
+nothing of the store. Once the ledger has grown by a random number of lines the process is killed, and another one goes
+on. In the end every output must be what plain Python says, every history must hold each outcome once, every attempt must
+have run at least once and at most once more than there were kills, and none after its outcome had been recorded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Generator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import durable
+
+Ctx = durable.OrchestrationContext
+Steps = Generator[Any, Any, Any]
+PATIENCE = 60.0  # seconds in which something must happen
+RETRY = durable.RetryPolicy(max_attempts=5, first_interval=0.02, backoff_coefficient=1.0)
+
+
+# ---- the programs, run by the worker
+
+
+def enter(ctx: durable.ActivityContext) -> None:
+    """One line in the ledger, whatever happens next: a write to a file opened with O_APPEND is one piece."""
+    ledger = os.open("ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(ledger, f"{ctx.idempotency_key}/{ctx.attempt}\n".encode())
+    os.close(ledger)
+    time.sleep(0.003)
+
+
+def mix(value: int) -> int:
+    return (value * 31 + 7) % 1_000_003
+
+
+@durable.activity
+def step(ctx: durable.ActivityContext, value: int) -> int:
+    enter(ctx)
+    return mix(value)
+
+
+@durable.activity
+async def stroll(ctx: durable.ActivityContext, value: int) -> int:
+    enter(ctx)
+    return mix(value)
+
+
+@durable.activity(retry=RETRY)
+def stumble(ctx: durable.ActivityContext, value: int) -> int:
+    enter(ctx)
+    if ctx.attempt < 3:
+        raise ConnectionError(f"attempt {ctx.attempt}")
+    return mix(value)
+
+
+@durable.orchestrator
+def sequence(ctx: Ctx, value: int) -> Steps:
+    for _ in range(8):
+        value = yield ctx.call_activity(step, value)
+    return value
+
+
+@durable.orchestrator
+def fan_out(ctx: Ctx, value: int) -> Steps:
+    values = yield ctx.task_all([ctx.call_activity(step, value + n) for n in range(10)])
+    return (yield ctx.call_activity(step, sum(values)))
+
+
+@durable.orchestrator
+def children(ctx: Ctx, value: int) -> Steps:
+    values = yield [ctx.call_sub_orchestrator(child, value + n) for n in range(3)]
+    return sum(values)
+
+
+@durable.orchestrator
+def child(ctx: Ctx, value: int) -> Steps:
+    for _ in range(2):
+        value = yield ctx.call_activity(step, value)
+    return value
+
+
+@durable.orchestrator
+async def timers(ctx: Ctx, value: int) -> int:
+    for _ in range(3):
+        await ctx.create_timer(0.02)
+        value = await ctx.call_activity(stroll, value)
+    return value
+
+
+@durable.orchestrator
+def events(ctx: Ctx, value: int) -> Steps:
+    for _ in range(3):
+        value += yield ctx.wait_for_external_event("add")
+        value = yield ctx.call_activity(step, value)
+    return value
+
+
+@durable.orchestrator
+def late(ctx: Ctx, value: int) -> Steps:
+    try:
+        yield ctx.wait_for_external_event("never", timeout=0.1)
+    except durable.TimeoutError:
+        value = yield ctx.call_activity(step, value)
+    return value
+
+
+@durable.orchestrator
+def retries(ctx: Ctx, value: int) -> Steps:
+    for _ in range(2):
+        value = yield ctx.call_activity(stumble, value)
+    return value
+
+
+@durable.orchestrator
+def rounds(ctx: Ctx, value: int, left: int) -> Steps:
+    value = yield ctx.call_activity(step, value)
+    if left:
+        ctx.continue_as_new(value, left - 1)
+    return value
+
+
+def work(cached: int, slots: int) -> None:
+    """A worker until it is killed, or until the process that watches it ends."""
+    with durable.Worker(
+        "sqlite:///store.db", max_cached_orchestrations=cached, max_concurrent_activities=slots, shutdown_grace=0
+    ):
+        print("serving", flush=True)
+        sys.stdin.read()
+
+
+# ---- what plain Python says
+
+
+def mixed(value: int, times: int) -> int:
+    for _ in range(times):
+        value = mix(value)
+    return value
+
+
+def added(value: int) -> int:
+    for n in range(3):
+        value = mix(value + n)
+    return value
+
+
+ORACLE: dict[Any, Callable[[int], int]] = {
+    sequence: lambda v: mixed(v, 8),
+    fan_out: lambda v: mix(sum(mix(v + n) for n in range(10))),
+    children: lambda v: sum(mixed(v + n, 2) for n in range(3)),
+    timers: lambda v: mixed(v, 3),
+    events: added,
+    late: lambda v: mixed(v, 1),
+    retries: lambda v: mixed(v, 2),
+    rounds: lambda v: mixed(v, 6),
+}
+
+
+# ---- the killing
+
+
+class Chaos:
+    """The watching process: starts instances, kills workers, and keeps account of what must hold."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.random = Random(seed)
+        self.folder = folder
+        self.client = durable.connect(f"sqlite:///{folder}/store.db")
+        self.expected: dict[str, int] = {}
+        self.open: set[str] = set()
+        self.recorded: dict[str, int] = {}  # attempts with an outcome in the store: how often they had run by then
+        self.kills = 0
+
+    def lives(self, kills: int) -> None:
+        """Start work, let a worker get somewhere, kill it; `kills` times. The last one may finish."""
+        while self.kills < kills:
+            self.start(self.random.randint(3, 7))
+            worker = self.spawn()
+            # From a life that ends while it is still finding out what the one before left behind, to one that gets far.
+            goal = self.ledger().total() + self.random.choice([0, 1, 5, 20, 40, 60, 80, 100, 150])
+            until(lambda: self.ledger().total() >= goal or not self.unfinished())  # noqa: B023  # called at once
+            time.sleep(self.random.random() * 0.01)
+            worker.send_signal(signal.SIGKILL)
+            worker.communicate()
+            self.kills += 1
+            self.take_stock()
+        worker = self.spawn()
+        try:
+            for instance in self.expected:
+                self.client.wait(instance, PATIENCE)
+        finally:
+            worker.kill()
+            worker.communicate()
+
+    def start(self, count: int) -> None:
+        for _ in range(count):
+            program, value = self.random.choice(list(ORACLE)), self.random.randrange(1_000)
+            instance = f"{program.name}-{len(self.expected)}"
+            self.expected[instance] = ORACLE[program](value)
+            self.open.add(instance)
+            args = (value, 5) if program is rounds else (value,)
+            self.client.start_orchestration(program, *args, instance_id=instance)
+            if program is events:
+                for n in range(3):
+                    for _ in range(self.random.randint(1, 2)):  # sent twice is sent once
+                        self.client.raise_event(instance, "add", n, event_id=f"{instance}.{n}")
+
+    def spawn(self) -> subprocess.Popen[str]:
+        cached, slots = self.random.choice([10_000, 10_000, 2, 0]), self.random.choice([2, 8, 32])
+        command = [sys.executable, os.path.abspath(__file__), "--work", str(cached), str(slots)]
+        worker = subprocess.Popen(
+            command, cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert worker.stdout is not None
+        if worker.stdout.readline() != "serving\n":
+            raise AssertionError("the worker did not start; what it said is above")
+        return worker
+
+    def unfinished(self) -> bool:
+        return len(self.client.list_orchestrations(status=["PENDING", "RUNNING"], limit=1)) > 0
+
+    def ledger(self) -> Counter[str]:
+        try:
+            return Counter((self.folder / "ledger").read_text().splitlines())
+        except FileNotFoundError:
+            return Counter()
+
+    def take_stock(self) -> None:
+        """After a kill: what has an outcome now must never run again."""
+        ran = self.ledger()
+        for instance in sorted(self.open):
+            for attempt in self.outcomes(instance):
+                self.recorded.setdefault(attempt, ran[attempt])
+            status = self.client.get_status(instance)
+            assert status is not None, f"{instance} is lost"
+            if status.runtime_status.finished:
+                self.open.discard(instance)
+
+    def outcomes(self, instance: str) -> Counter[str]:
+        """How often the history holds an outcome for each attempt, children included."""
+        status = self.client.get_status(instance, history=True)
+        assert status is not None, f"{instance} is lost"
+        found: Counter[str] = Counter()
+        for event in status.history or ():
+            if event.type in ("TaskCompleted", "TaskFailed"):
+                found[f"{status.execution_id}/{event.task_id}/{event.attempt}"] += 1
+            if event.type == "SubOrchestrationInstanceCreated" and event.instance_id:
+                if self.client.get_status(event.instance_id) is not None:  # it may not have been started yet
+                    found += self.outcomes(event.instance_id)
+        return found
+
+    # ---- the verdict
+
+    def wrong(self) -> list[str]:
+        """Everything that is not as it must be."""
+        found: list[str] = []
+        ran = self.ledger()
+        outcomes: Counter[str] = Counter()
+        for instance, expected in self.expected.items():
+            output = self.client.handle(instance).result(PATIENCE)
+            if output != expected:
+                found.append(f"{instance}: {output}, but plain Python says {expected}")
+            outcomes += self.outcomes(instance)
+            found += [f"{instance}: {what}" for what in self.oddities(instance)]
+        found += [f"attempt {key}: {n} outcomes" for key, n in outcomes.items() if n != 1]
+        found += [f"attempt {key} has an outcome and never ran" for key in outcomes if not ran[key]]
+        found += [f"attempt {key} ran {n} times" for key, n in ran.items() if n > 1 + self.kills]
+        found += [
+            f"attempt {key} ran again after its outcome was recorded" for key, n in self.recorded.items() if ran[key] != n
+        ]
+        if set(outcomes) - set(ran):
+            found.append("outcomes of attempts that never ran")
+        return found
+
+    def oddities(self, instance: str) -> list[str]:
+        """Facts that stand twice in a history, or whose numbers have gaps."""
+        history = self.client.history(instance)
+        found = []
+        if [event.event_id for event in history] != list(range(len(history))):
+            found.append("its events are not numbered without gaps")
+        kinds = ("TimerFired", "SubOrchestrationInstanceCompleted", "TaskScheduled", "ExecutionCompleted")
+        seen = Counter((e.type, e.task_id, e.attempt) for e in history if e.type in kinds)
+        found += [f"{key} stands {n} times" for key, n in seen.items() if n > 1]
+        raised = [event.input for event in history if event.type == "EventRaised"]
+        if raised not in ([], [0, 1, 2]):
+            found.append(f"events {raised}")
+        return found
+
+    def summary(self, seconds: float) -> str:
+        ran = self.ledger()
+        again = {key: n - 1 for key, n in ran.items() if n > 1}
+        return (
+            f"{self.kills} kills, {len(self.expected)} instances of {len(ORACLE)} programs, {len(ran)} attempts of "
+            f"activities, {sum(again.values())} of them run again after a kill (one at most {max(again.values(), default=0)}"
+            f" times), {len(self.recorded)} recorded outcomes outlived a kill, {seconds:.0f} s"
+        )
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"no progress in {PATIENCE:.0f} s")
+        time.sleep(0.002)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="kill -9 a worker on SQLite, again and again")
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work is not None:
+        work(*options.work)
+        return 0
+    folder = Path(tempfile.mkdtemp(prefix="durable-kill-"))
+    began = time.monotonic()
+    chaos = Chaos(folder, options.seed)
+    try:
+        chaos.lives(options.kills)
+        wrong = chaos.wrong()
+    except (AssertionError, durable.DurableError) as error:
+        wrong = [f"{type(error).__name__}: {error}"]
+    chaos.client.close()
+    print(f"seed {options.seed}: {chaos.summary(time.monotonic() - began)}: {f'{len(wrong)} WRONG' if wrong else 'all right'}")
+    if wrong:
+        print(*wrong[:20], f"what is left of it: {folder}", sep="\n")
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

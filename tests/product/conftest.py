@@ -1,0 +1,203 @@
+"""A system to be mistreated, on each embedded store: one registry, one client, one worker, and a way to see that they
+still do their work afterwards."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import durable
+
+SOON = 20  # seconds; nothing here takes one
+
+
+class World:
+    """`client` and `registry` before a worker runs; `work()` runs one, `run()` an orchestrator to its end."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.client = durable.connect(url)
+        self.registry = durable.Registry()
+        self.worker: durable.Worker | None = None
+
+        @self.registry.activity(name="healthy.step")
+        def step(number: int) -> int:
+            return number + 1
+
+        @self.registry.orchestrator(name="healthy")
+        def healthy(ctx: durable.OrchestrationContext, number: int) -> Generator[Any, Any, int]:
+            for _ in range(3):
+                number = yield ctx.call_activity(step, number)
+            return number
+
+    def work(self, **options: Any) -> durable.Worker:
+        assert self.worker is None
+        self.worker = durable.Worker(self.client, registry=self.registry, shutdown_grace=0, **options)
+        self.worker.start()
+        return self.worker
+
+    def connect(self, limits: durable.Limits) -> None:
+        """Start again with other limits; before `work()`."""
+        self.client.close()
+        self.client = durable.connect(self.url, limits=limits)
+
+    def start(self, orchestrator: Callable[..., Any] | str, *args: Any) -> durable.OrchestrationHandle[Any]:
+        """Start a raw orchestrator function under a fresh name, served by the worker (which starts if need be)."""
+        ref: Any = orchestrator
+        if not isinstance(orchestrator, str):
+            name = f"{orchestrator.__name__}.{len(self.registry.names('orchestrator'))}"
+            ref = self.registry.orchestrator(name=name)(orchestrator)
+        handle: durable.OrchestrationHandle[Any] = self.client.start_orchestration(ref, *args)
+        if self.worker is None:
+            self.work()
+        return handle
+
+    def run(self, orchestrator: Callable[..., Any] | str, *args: Any) -> Any:
+        """Its output."""
+        return self.start(orchestrator, *args).result(SOON, on_blocked="raise")
+
+    def fails(self, orchestrator: Callable[..., Any] | str, *args: Any) -> durable.FailureDetails:
+        """Why it failed, as it must."""
+        with pytest.raises(durable.OrchestrationFailedError) as caught:
+            self.run(orchestrator, *args)
+        return caught.value.failure
+
+    def is_well(self) -> None:
+        """The same worker still completes a healthy orchestration."""
+        assert self.run("healthy", 1) == 4
+
+
+def _worlds(tmp_path: Path, kind: str) -> Iterator[World]:
+    world = World(f"sqlite:///{tmp_path}/store.db" if kind == "sqlite" else f"memory://{tmp_path.name}-{id(tmp_path)}")
+    yield world
+    world.is_well()
+    assert world.worker is not None
+    world.worker.stop()
+    world.client.close()
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    """A system on each embedded store; when the test is over, it must still be well."""
+    yield from _worlds(tmp_path, request.param)
+
+
+class Heard(logging.Handler):
+    """Log records, and a way to wait for one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: list[str] = []
+        self._changed = threading.Condition()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with self._changed:
+            self._said.append(f"{record.levelname} {record.getMessage()}")
+            self._changed.notify_all()
+
+    def wait_for(self, *parts: str) -> str:
+        """The first record that holds all these texts."""
+
+        def find() -> str | None:
+            return next((text for text in self._said if all(part in text for part in parts)), None)
+
+        with self._changed:
+            found = self._changed.wait_for(find, SOON)
+            assert found, (parts, self._said)
+            return found
+
+
+@pytest.fixture
+def log() -> Iterator[Heard]:
+    """What is logged under `durable`."""
+    heard = Heard()
+    logger = logging.getLogger("durable")
+    before = logger.level
+    logger.addHandler(heard)
+    logger.setLevel(logging.INFO)
+    yield heard
+    logger.setLevel(before)
+    logger.removeHandler(heard)
+
+
+class Bench:
+    """One store, a client on it, and workers that end with the test. `cold`: every turn replays the whole history."""
+
+    def __init__(self, url: str, cold: bool) -> None:
+        self.url = url
+        self.cold = cold
+        self.client = durable.connect(url)
+        self._closing = ExitStack()
+        self._closing.callback(self.client.close)
+
+    def worker(self, registry: durable.Registry, **options: Any) -> durable.Worker:
+        """A worker that is not started yet."""
+        options = {"max_cached_orchestrations": 0 if self.cold else 10_000, "shutdown_grace": 0} | options
+        return durable.Worker(self.client, registry=registry, **options)
+
+    def serve(self, registry: durable.Registry, **options: Any) -> durable.Worker:
+        """A worker that runs until the test ends, or is stopped."""
+        return self._closing.enter_context(self.worker(registry, **options))
+
+    def connect(self, **options: Any) -> durable.Client:
+        """Another client of the same store."""
+        return self._closing.enter_context(durable.connect(self.url, **options))
+
+    def start(self, orchestrator: Any, *args: Any, **options: Any) -> durable.OrchestrationHandle[Any]:
+        handle: durable.OrchestrationHandle[Any] = self.client.start_orchestration(orchestrator, *args, **options)
+        return handle
+
+    def run(self, orchestrator: Any, *args: Any, **options: Any) -> Any:
+        """The output."""
+        return self.start(orchestrator, *args, **options).result(SOON, on_blocked="raise")
+
+    def fails(self, orchestrator: Any, *args: Any, **options: Any) -> durable.FailureDetails:
+        """Why it failed, as it must."""
+        with pytest.raises(durable.OrchestrationFailedError) as caught:
+            self.run(orchestrator, *args, **options)
+        return caught.value.failure
+
+    def blocked(self, handle: durable.OrchestrationHandle[Any]) -> str:
+        """Why it is blocked, once it is."""
+        with pytest.raises(durable.OrchestrationBlockedError) as caught:
+            handle.result(SOON, on_blocked="raise")
+        return caught.value.reason
+
+    def history(self, handle: durable.OrchestrationHandle[Any], **options: Any) -> list[durable.HistoryEvent]:
+        """Its events, without the OrchestratorStarted ones: how facts are grouped into turns is not promised."""
+        events: list[durable.HistoryEvent] = self.client.history(handle.instance_id, **options)
+        return [event for event in events if event.type != "OrchestratorStarted"]
+
+    def types(self, handle: durable.OrchestrationHandle[Any], **options: Any) -> list[str]:
+        return [event.type for event in self.history(handle, **options)]
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait for what no call waits for."""
+        deadline = time.monotonic() + SOON
+        while not condition():
+            assert time.monotonic() < deadline, "it did not come true in time"
+            threading.Event().wait(0.005)
+
+    def until_recorded(self, handle: durable.OrchestrationHandle[Any], kind: str, count: int = 1) -> None:
+        """Wait until its history holds so many events of a type."""
+        self.until(lambda: self.types(handle).count(kind) >= count)
+
+    def close(self) -> None:
+        self._closing.close()
+
+
+@pytest.fixture(params=["memory", "memory-cold", "sqlite"])
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    """A store of each embedded kind; on one of them nothing is kept warm."""
+    kind = request.param
+    url = f"sqlite:///{tmp_path}/store.db" if kind == "sqlite" else f"memory://{tmp_path.name}-{id(tmp_path)}"
+    bench = Bench(url, kind.endswith("cold"))
+    yield bench
+    bench.close()

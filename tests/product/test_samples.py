@@ -1,0 +1,151 @@
+"""The samples, run as a user runs them: a process of their own, in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import durable
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLES = ROOT / "samples"
+
+
+def environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith("DURABLE_")} | {"PYTHONUNBUFFERED": "1"}
+
+
+def python(*args: object, cwd: Path) -> str:
+    """The output of a command that must succeed and say nothing on stderr."""
+    command = [sys.executable, *map(str, args)]
+    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return done.stdout
+
+
+@contextmanager
+def running(*args: object, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, *map(str, args)]
+    process = subprocess.Popen(command, cwd=cwd, env=environment(), stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().rstrip("\n")
+
+
+def rest(process: subprocess.Popen[str]) -> list[str]:
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return said.splitlines()
+
+
+def store(folder: Path) -> durable.Client:
+    """Another process's view: a client on the file that the sample made in its folder."""
+    return durable.connect(f"sqlite:///{folder}/.durable/durable.db")
+
+
+def test_every_sample_is_short_and_says_how_to_run_it() -> None:
+    for sample in SAMPLES.glob("*.py"):
+        text = sample.read_text()
+        assert f"python samples/{sample.name}" in text
+        code = text.split('"""\n', 1)[1]
+        assert len([row for row in code.splitlines() if row.strip()]) <= 40, sample.name
+
+
+def test_an_order_killed_after_charge_goes_on_where_it_was(tmp_path: Path) -> None:
+    with running(SAMPLES / "order.py", cwd=tmp_path) as process:
+        assert line(process) == "charge book"
+        with store(tmp_path) as client:
+            while not any(event.type == "TaskCompleted" for event in client.history("order-42")):
+                pass
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(10) == -signal.SIGKILL
+    assert python(SAMPLES / "order.py", cwd=tmp_path).splitlines() == ["pack book", "ship book", "book is on its way"]
+    # Done is done: the same id again gives the same answer, and no step runs.
+    assert python(SAMPLES / "order.py", cwd=tmp_path).splitlines() == ["book is on its way"]
+    with store(tmp_path) as client:
+        history = client.history("order-42")
+    assert [event.input for event in history if event.type == "TaskScheduled"] == [
+        "charge book",
+        "pack book",
+        "ship book",
+    ]
+    assert [event.task_id for event in history if event.type == "TaskCompleted"] == [1, 2, 3]
+
+
+def test_hash_folder_hashes_every_file_below(tmp_path: Path) -> None:
+    folder, cwd = tmp_path / "folder", tmp_path / "cwd"
+    cwd.mkdir()
+    files = {"b.txt": b"two", "a/deep/er.bin": bytes(range(256)), "a/empty": b"", "é ü.txt": b"x", "z\nz": b"odd"}
+    for number in range(60):
+        files[f"many/{number:03}"] = str(number).encode()
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    expected = "".join(f"{sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
+    said = python(SAMPLES / "hash_folder.py", folder, cwd=cwd)
+    assert said == expected + f"{sha256(expected.encode()).hexdigest()}  (all of them)\n"
+    with store(cwd) as client:
+        (status,) = client.list_orchestrations().items
+        history = client.history(status.instance_id)
+    assert sum(e.type == "TaskScheduled" and e.name == "hash_file" for e in history) == len(files)
+
+
+def test_hash_folder_of_nothing_and_without_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    said = python(SAMPLES / "hash_folder.py", tmp_path / "empty", cwd=tmp_path)
+    assert said == f"{sha256(b'').hexdigest()}  (all of them)\n"
+    command = [sys.executable, SAMPLES / "hash_folder.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "python samples/hash_folder.py FOLDER" in done.stderr
+
+
+ASKED = "to the manager: a desk for 300 EUR? durable raise expense-7 decision --data true"
+
+
+def test_an_approval_takes_the_answer_from_the_command_line(tmp_path: Path) -> None:
+    with running(SAMPLES / "approval.py", cwd=tmp_path) as process:
+        assert line(process) == ASKED
+        python("-m", "durable", "raise", "expense-7", "decision", "--data", "true", cwd=tmp_path)
+        assert rest(process) == ["a desk for 300 EUR: approved"]
+
+
+def test_an_approval_takes_the_answer_from_python(tmp_path: Path) -> None:
+    with running(SAMPLES / "approval.py", cwd=tmp_path) as process:
+        assert line(process) == ASKED
+        call = 'import durable; durable.connect().raise_event("expense-7", "decision", False)'
+        python("-c", call, cwd=tmp_path)
+        assert rest(process) == ["a desk for 300 EUR: rejected"]
+
+
+def test_an_approval_nobody_gives_is_escalated(tmp_path: Path) -> None:
+    assert python(SAMPLES / "approval.py", "0.2", cwd=tmp_path).splitlines() == [
+        ASKED,
+        "to the director: nobody decided on a desk for 300 EUR in 0:00:00.200000",
+        "a desk for 300 EUR: escalated",
+    ]
+
+
+def test_an_approval_outlives_the_process_that_asked(tmp_path: Path) -> None:
+    with running(SAMPLES / "approval.py", cwd=tmp_path) as process:
+        assert line(process) == ASKED
+        with store(tmp_path) as client:
+            while not any(event.type == "EventAwaited" for event in client.history("expense-7")):
+                pass
+    # Nobody runs it now; the answer is kept until somebody does. The manager isn't asked again.
+    with store(tmp_path) as client:
+        client.raise_event("expense-7", "Decision", True)
+    assert python(SAMPLES / "approval.py", cwd=tmp_path).splitlines() == ["a desk for 300 EUR: approved"]
