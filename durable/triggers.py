@@ -13,15 +13,15 @@ The law that ties it to replay: it fires exactly when replaying the history woul
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
+
+import msgspec
 
 Context = TypeVar("Context")
 Action = TypeVar("Action")
 
 
-@dataclass(frozen=True, slots=True)
-class Trigger(Generic[Context, Action]):
+class Trigger(msgspec.Struct, Generic[Context, Action], frozen=True):
     """Which events (`on`, by subject), under which `condition`, cause which `action`; `context` is its memory."""
 
     on: Container[int]
@@ -31,7 +31,7 @@ class Trigger(Generic[Context, Action]):
     transient: bool = True
 
 
-class Firing(NamedTuple, Generic[Context, Action]):
+class Firing(msgspec.Struct, Generic[Context, Action], frozen=True):
     """What a trigger decided: do this action, with this context."""
 
     action: Action

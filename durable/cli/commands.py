@@ -72,7 +72,7 @@ def _run(
     session: Session,
     target: Annotated[
         str,
-        typer.Argument(metavar="FILE[:FUNCTION]", help="A Python file, and an orchestrator in it if it has several."),
+        typer.Argument(metavar="FILE[:FUNCTION]", help="A Python file, and its orchestrator if it has several."),
     ],
     given: Annotated[str | None, typer.Option("--input", metavar="JSON", help="Its input; a list is spread.")] = None,
     id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Go on with this one if it is there.")] = None,
@@ -249,9 +249,7 @@ def _time(text: str | None, option: str) -> datetime | None:
         # Python 3.10 does not read the Z that everybody else writes.
         at = datetime.fromisoformat(text[:-1] + "+00:00" if text[-1:] in ("Z", "z") else text)
     except ValueError:
-        raise CommandError(
-            Exit.USAGE, f"{option} {text!a}: write a time like 2026-11-24 or 2026-11-24T08:30:00Z"
-        ) from None
+        raise CommandError(Exit.USAGE, f"{option} {text!a}: write it like 2026-11-24 or 2026-11-24T08:30:00Z") from None
     return at if at.tzinfo is not None else at.replace(tzinfo=timezone.utc)
 
 

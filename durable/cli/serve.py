@@ -23,7 +23,7 @@ def serve(session: Session, modules: Sequence[str], grace: float) -> None:
     if not default_registry.names("orchestrator") and not default_registry.names("activity"):
         raise CommandError(
             Exit.USAGE,
-            f"{', '.join(modules)}: nothing to serve; decorate functions with @durable.orchestrator and @durable.activity",
+            f"{', '.join(modules)}: nothing to serve; decorate functions with @durable.orchestrator or activity",
         )
     show_logs(logging.WARNING)
     _Foreground(session, session.client, grace).run()

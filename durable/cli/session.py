@@ -85,7 +85,7 @@ def command(app: typer.Typer, name: str, panel: str) -> Callable[[Body], Body]:
             return _ended(options, lambda session: body(session, **given))
 
         hints = get_type_hints(body, include_extras=True)
-        own = [p.replace(annotation=hints[p.name]) for p in inspect.signature(body).parameters.values()]
+        own = [p.replace(annotation=hints[p.name], kind=_KEYWORD) for p in inspect.signature(body).parameters.values()]
         call.__doc__ = body.__doc__
         # typer reads a command's options from its signature.
         call.__signature__ = inspect.Signature([_CONTEXT, *own[1:], *_COMMON])  # type: ignore[attr-defined]

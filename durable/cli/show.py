@@ -182,11 +182,11 @@ class _Page:
         instance = _quoted(self.status.instance_id)
         status = self.status.runtime_status
         if status is RuntimeStatus.FAILED:
-            return [f"Repair the cause, then start it again under a new id. Every step: durable history {instance}"]
+            return ["Repair the cause, then start it again under a new id.", f"Every step: durable history {instance}"]
         if status is RuntimeStatus.BLOCKED:
             return [
-                "It goes on by itself when a worker runs code that fits: restore what it was started with, "
-                f"or end it: durable terminate {instance}"
+                "It goes on by itself when a worker runs code that fits.",
+                f"To end it instead: durable terminate {instance}",
             ]
         if status is RuntimeStatus.PENDING:
             return [

@@ -14,6 +14,7 @@ from .tasks import Kind, State, Task
 from .terminal import Screen, cut, duration, preview, safe
 
 MOST_ROWS: Final = 60
+_TIMES: Final = "\u00d7"
 _TASK_CELLS: Final = 26
 _OUTCOME_CELLS: Final = 11
 _STYLES: Final = {
@@ -28,7 +29,7 @@ _STYLES: Final = {
 
 
 def draw(screen: Screen, tasks: list[Task], begin: datetime, end: datetime) -> None:
-    """Print the rows, from `begin` to `end`. Of very many tasks, those that are done in the ordinary way are left out."""
+    """Print the rows, from `begin` to `end`. Of very many tasks, ordinary ones are left out."""
     shown = _worth_showing(tasks)
     digits = max(2, len(str(tasks[-1].id)))
     width = min(screen.width, 120)
@@ -73,7 +74,7 @@ def _worth_showing(tasks: list[Task]) -> list[Task]:
 
 
 def _outcome(task: Task, unicode: bool) -> str:
-    tries = f" {'×' if unicode else 'x'}{len(task.attempts)}" if len(task.attempts) > 1 else ""
+    tries = f" {_TIMES if unicode else 'x'}{len(task.attempts)}" if len(task.attempts) > 1 else ""
     return f"{task.state.value}{tries}"
 
 

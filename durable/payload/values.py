@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import marshal
 import re
 import sys
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 import msgspec.inspect
@@ -141,10 +140,20 @@ def _may_hold_attrs(value: object, data: bytes) -> bool:
     """Whether an attrs object may be inside, whose private fields the fast encoder would leave out."""
     if "attr" not in sys.modules or b"{" not in data:
         return False
-    try:
-        marshal.dumps(cast(Any, value))  # C code that takes builtin types only
-    except ValueError:
-        return True
+    left: list[Any] = [value]
+    while left:
+        item = left.pop()
+        kind: Any = type(item)
+        if kind in LEAVES:
+            continue
+        if kind is dict:
+            left.extend(item.values())
+        elif kind in (list, tuple, set, frozenset):
+            left.extend(item)
+        elif hasattr(kind, "__attrs_attrs__") or not field_names(kind):
+            return True
+        else:
+            left.extend(field for _, field in set_fields(item))
     return False
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, ParamSpec, TypeVar, overload
@@ -17,6 +16,7 @@ from ..payload.values import decode, encode
 from .arity import calls_sub_orchestrator
 from .callee import ActivityRef, as_activity, as_orchestrator, checked_tags
 from .execution import Execution
+from .logs import InstanceLogger
 from .tasks import Task, is_task
 
 P = ParamSpec("P")
@@ -25,22 +25,6 @@ T = TypeVar("T")
 Several = Collection[T] | Iterator[T]  # not Iterable: a single task is one, for `yield from`
 
 _UUIDS = UUID("6c0e7d2c-9a0a-5f0e-8b39-0d1f1f5a3f5d")
-_log = logging.getLogger("durable.orchestration")
-
-
-class ReplaySilentLogger(logging.LoggerAdapter[logging.Logger]):
-    """Logs once: silent while replaying. Adds instance_id and orchestration to each record."""
-
-    def __init__(self, execution: Execution) -> None:
-        super().__init__(_log, {"instance_id": execution.instance_id, "orchestration": execution.code.name})
-        self._execution = execution
-
-    def isEnabledFor(self, level: int) -> bool:  # the name is logging's
-        return not self._execution.replaying and super().isEnabledFor(level)
-
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        kwargs["extra"] = {**(self.extra or {}), **kwargs.get("extra", {})}
-        return msg, kwargs
 
 
 class OrchestrationContext:
@@ -51,7 +35,7 @@ class OrchestrationContext:
         self._started = execution.started
         self._random: Random | None = None
         self._uuids = 0
-        self._logger: ReplaySilentLogger | None = None
+        self._logger: InstanceLogger | None = None
 
     # ---- tasks
 
@@ -218,13 +202,14 @@ class OrchestrationContext:
     @property
     def is_replaying(self) -> bool:
         """True while recorded history is run again; a warm instance does not replay."""
-        return self._execution.replaying
+        return self._execution.replaying or not self._execution.awake
 
     @property
-    def logger(self) -> ReplaySilentLogger:
+    def logger(self) -> InstanceLogger:
         """Logs to `durable.orchestration`, silent while replaying."""
         if self._logger is None:
-            self._logger = ReplaySilentLogger(self._execution)
+            fields = {"instance_id": self.instance_id, "orchestration": self.name}
+            self._logger = InstanceLogger("durable.orchestration", fields, lambda: self.is_replaying)
         return self._logger
 
     # ---- details

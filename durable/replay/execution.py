@@ -7,6 +7,8 @@ Laws.
    one; past the recorded history, commands are recorded. A difference raises `Mismatch` and records nothing.
 4. What the history decided stands: a recorded child id, retry delay or timer wins over today's code and policy.
 5. An event goes to a wait only while the code waits for it: oldest event first, to such waits in order of creation.
+6. Suspended code that is thrown away (evicted, blocked, given back) runs its `finally:` once more, with GeneratorExit.
+   It is asleep then: it logs nothing, and what it asks for raises GeneratorExit again, so it ends without a trace.
 """
 
 from __future__ import annotations
@@ -86,6 +88,7 @@ class Execution:
         self.cursor = 0
         self.length = 0
         self.replaying = False
+        self.awake = False
         self.new: list[Event] = []
         self.unused_timers: list[int] = []
         self._begin: Callable[[], Any] | None = None
@@ -193,10 +196,12 @@ class Execution:
         return task
 
     def continue_as_new(self, payload: Raw, save_events: bool) -> None:
+        self._refuse_asleep()
         self._refuse_after_continue()
         self.continued, self.save_events = payload, save_events
 
     def cancel(self, leaf: Leaf[Any]) -> None:
+        self._refuse_asleep()
         kind = h.TIMER_CANCELED if isinstance(leaf, TimerTask) else h.TASK_CANCELED
         attempt = leaf.attempt if isinstance(leaf, CallTask) else 0
         self._issue(Event(kind, self.clock, task_id=leaf.id, attempt=attempt))
@@ -205,9 +210,14 @@ class Execution:
             self.unused_timers.append(leaf.id)
 
     def _next_id(self) -> int:
+        self._refuse_asleep()
         self._refuse_after_continue()
         self._task_ids += 1
         return self._task_ids
+
+    def _refuse_asleep(self) -> None:
+        if not self.awake:
+            raise GeneratorExit
 
     def _refuse_after_continue(self) -> None:
         if self.continued is not None:
@@ -491,10 +501,12 @@ class Execution:
             self._leave()
 
     def _enter(self) -> None:
+        self.awake = True
         self._token = running.set(self.instance_id)
         self.watch.enter()
 
     def _leave(self) -> None:
+        self.awake = False
         running.reset(self._token)
         self.watch.leave()
 

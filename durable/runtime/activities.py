@@ -339,5 +339,3 @@ class Deadlines:
                 call()
             except Exception:  # one broken callback must not end all deadlines
                 logging.getLogger("durable.worker").exception("a deadline's callback failed")
-
-

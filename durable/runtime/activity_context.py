@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import MutableMapping
 from typing import Any
 
-_log = logging.getLogger("durable.activity")
+from ..replay.logs import InstanceLogger
 
 
 class Attempt:
@@ -27,12 +25,6 @@ class Attempt:
     def beat(self, details: Any) -> None:
         self.last_beat = time.monotonic()
         self.details = details
-
-
-class _ActivityLogger(logging.LoggerAdapter[logging.Logger]):
-    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
-        kwargs["extra"] = {**(self.extra or {}), **kwargs.get("extra", {})}
-        return msg, kwargs
 
 
 class ActivityContext:
@@ -82,10 +74,10 @@ class ActivityContext:
         return self._client
 
     @property
-    def logger(self) -> logging.LoggerAdapter[logging.Logger]:
+    def logger(self) -> InstanceLogger:
         """Logs to `durable.activity`, with instance_id, task_id and attempt on each record."""
         extra = {"instance_id": self.instance_id, "task_id": self.task_id, "attempt": self.attempt}
-        return _ActivityLogger(_log, extra)
+        return InstanceLogger("durable.activity", extra)
 
 
 def local_context() -> ActivityContext:

@@ -109,4 +109,3 @@ class EngineThread:
         except Empty:
             pass
         return news
-

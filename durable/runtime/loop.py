@@ -45,7 +45,6 @@ from .requests import (
     Notify,
     Request,
     Run,
-    Stop,
     Wait,
     Write,
 )

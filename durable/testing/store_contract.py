@@ -459,7 +459,7 @@ class StoreContract:
             query = Query(limit=3, cursor=page.next)
             # New ones come, and one that was listed moves on, with another time of creation in its summary.
             store.commit(
-                [turn(f"new{step}", 0, created=100), turn(f"i{step:02}", 1, created=-50, execution=f"e{step}")]
+                [turn(f"new{step}", 0, created=100), turn(f"i{19 - step:02}", 1, created=-50, execution=f"e{step}")]
             )
         assert seen == [f"i{n:02}" for n in sorted(range(20), reverse=True)]
 

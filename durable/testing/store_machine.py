@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -207,6 +207,7 @@ def check_store(open_store: Callable[[], Store], examples: int = 60) -> None:
             deadline=None,
             database=None,
             report_multiple_bugs=False,
+            phases=(Phase.generate,),  # the steps of a failure are printed; making them fewer takes minutes
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -1,0 +1,48 @@
+"""A short form of `make kill`: the program itself, as it is run by hand, and that it would notice what it looks for."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KILL = Path(__file__).with_name("kill.py")
+
+
+def run(kills: str, *, cwd: Path, program: Path = KILL) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, program, "--kills", kills, "--seed", "3"]
+    return subprocess.run(command, cwd=cwd, env={"TMPDIR": str(cwd)}, capture_output=True, text=True, timeout=110)
+
+
+def test_a_killed_worker_loses_nothing_and_does_nothing_twice(tmp_path: Path) -> None:
+    done = run("8", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    found = re.fullmatch(r"seed 3: 8 kills, (\d+) instances of 8 programs, (\d+) attempts.*: all right\n", done.stdout)
+    assert found, done.stdout
+    instances, attempts = map(int, found.groups())
+    assert instances >= 3 * 8
+    assert attempts > instances
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind when all is right"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "says"),
+    [
+        ("    for _ in range(8):\n", "    for _ in range(7):\n", "but plain Python says"),
+        ("/{ctx.attempt}\\n", "/x\\n", "has an outcome and never ran"),
+        ("/{ctx.attempt}\\n", "/{ctx.attempt}\\n" * 9, "times"),
+    ],
+    ids=["a wrong output", "an attempt that never ran", "one that ran too often"],
+)
+def test_it_would_notice(tmp_path: Path, right: str, wrong: str, says: str) -> None:
+    text = KILL.read_text()
+    assert text.count(right) == 1
+    program = tmp_path / "kill.py"
+    program.write_text(text.replace(right, wrong))
+    done = run("2", cwd=tmp_path, program=program)
+    assert done.returncode == 1, done
+    assert says in done.stdout
+    assert "WRONG" in done.stdout
