@@ -66,9 +66,8 @@ def run(session: Session, target: str, given: str | None, instance_id: str | Non
     with _prints_elsewhere(session.as_json):
         orchestrator = choose(load(file), function, file)
         _check_served(orchestrator, file)
-        _check_input(orchestrator, value, given is not None)
         show_logs(logging.WARNING)
-        _start(session, orchestrator, value, instance_id)
+        _start_or_find(session, orchestrator, value, given is not None, instance_id)
         again = f"durable run {shlex.quote(safe(target))} --id {shlex.quote(instance_id)}"
         embedded = _Embedded(session, instance_id, again)
         try:
@@ -107,9 +106,12 @@ def _check_input(orchestrator: Orchestrator[..., Any], value: Any, was_given: bo
     signature.decode_input(msgspec.Raw(json.dumps(value).encode()), "--input")
 
 
-def _start(session: Session, orchestrator: Orchestrator[..., Any], value: Any, instance_id: str) -> None:
+def _start_or_find(
+    session: Session, orchestrator: Orchestrator[..., Any], value: Any, was_given: bool, instance_id: str
+) -> None:
     found = session.client.get_status(instance_id, payloads=False)
     if found is None:
+        _check_input(orchestrator, value, was_given)
         # start_many takes an input, as --input is one; start_orchestration takes arguments.
         session.client.start_many(orchestrator, [value], instance_ids=[instance_id], if_exists="return")
     elif found.name != orchestrator.name:

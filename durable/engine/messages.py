@@ -7,6 +7,8 @@ from typing import Final, Literal
 import msgspec
 
 from ..model import history as h
+from ..model.errors import InstanceExistsError
+from ..model.failure import describe
 from ..model.history import NO_PAYLOAD, Event, Parent
 
 _FORMAT: Final = 1
@@ -61,6 +63,24 @@ def child_outcome(parent: Parent, ended: Event) -> Message:
         attempt=parent.attempt,
         result=NO_PAYLOAD if failed else ended.result,
         failure=ended.failure,
+        execution_id=parent.execution_id,
+    )
+    return Message("fact", parent.instance_id, event)
+
+
+def refused_start(message: Message) -> Message:
+    """What the parent gets when somebody else's instance has the id of its child."""
+    parent = message.event.parent
+    assert parent is not None
+    error = InstanceExistsError(
+        f"sub-orchestration id {message.target!r} is taken by another instance; give each child an id of its own"
+    )
+    event = Event(
+        h.CHILD_FAILED,
+        message.event.timestamp,
+        task_id=parent.task_id,
+        attempt=parent.attempt,
+        failure=describe(error),
         execution_id=parent.execution_id,
     )
     return Message("fact", parent.instance_id, event)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import msgspec
 
 from ..model import history as h
-from ..model.errors import InstanceExistsError, OrchestrationTerminatedError
-from ..model.failure import FailureDetails, describe
+from ..model.errors import OrchestrationTerminatedError
+from ..model.failure import describe
 from ..model.history import Event, Parent, Raw, UnreadableHistory, decode_events, encode_event, encode_events
 from ..model.limits import Limits
 from ..model.moments import from_timestamp
@@ -388,15 +388,6 @@ def terminate_request(reason: Raw, at: datetime, *, recursive: bool) -> Event:
 def _as_failure(ended: Event, summary: Summary) -> Event:
     error = OrchestrationTerminatedError(f"sub-orchestration {summary.instance_id!r} was terminated")
     return msgspec.structs.replace(ended, failure=describe(error))
-
-
-def taken_id_failure(message: Message) -> FailureDetails:
-    """Why a child could not be started: somebody else's instance has its id."""
-    return describe(
-        InstanceExistsError(
-            f"sub-orchestration id {message.target!r} is taken by another instance; give each child an id of its own"
-        )
-    )
 
 
 def _only_drop(instance: Instance, arrivals: Sequence[Arrival], env: Env, ignored: int) -> Turn:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from random import Random
+from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from ..model import history as h
@@ -30,7 +31,7 @@ from ..payload.signature import Signature
 from ..payload.values import encode
 from ..triggers import Trigger, fire
 from .callee import ActivityRef, OrchestratorRef
-from .mismatch import Mismatch, current_line, differs, line_of
+from .mismatch import Mismatch, current_line, differs, frame_of, line_of, line_of_error, line_of_frame
 from .tasks import AllTask, AnyTask, CallTask, Leaf, Task, TimerTask, WaitTask, are_tasks, is_task, open_leaves
 
 RESUME: Final = "resume"
@@ -124,7 +125,7 @@ class Execution:
         Facts that change nothing (duplicates, outcomes of superseded attempts) are left out; without any that does,
         the turn is empty.
         """
-        self.new, self._commands, self.unused_timers = [], 0, []
+        self.new, self.unused_timers = [], []
         first_turn = self._driver is None and not self.finished
         opening = Event(h.ORCHESTRATOR_STARTED, now)
         if first_turn:
@@ -260,25 +261,32 @@ class Execution:
 
     # ---- recording or matching a command
 
-    def _issue(self, done: Event, ref: ActivityRef[Any, Any] | OrchestratorRef[Any, Any] | None = None) -> Event:
-        if not self.replaying:
+    def _issue(
+        self, done: Event, ref: ActivityRef[Any, Any] | OrchestratorRef[Any, Any] | None = None, line: str = ""
+    ) -> Event:
+        if True:  # the engine's own retries are not the code's doing
             self._commands += 1
-            if self._commands > self.limits.commands_per_turn:
-                raise LimitError(
-                    f"one turn may schedule {self.limits.commands_per_turn} commands (Limits.commands_per_turn); "
-                    "yield some of them before scheduling more, or raise the limit"
-                )
+        if not self.replaying:
+            self._refuse_too_many()
             self.new.append(done)
             return done
         if self._mismatch is not None:
             raise self._mismatch  # user code's `finally:` goes on asking; the first difference is the one to show
         recorded = self.recorded[self.cursor] if self.cursor < len(self.recorded) else None
         if recorded is None or not self._matches(recorded, done, ref):
+            self._refuse_too_many()  # as it was then: a refused command is not in the history
             shown = recorded if recorded is not None and recorded.type in h.COMMANDS else None
-            self._mismatch = differs(self.cursor, shown, done, current_line())
+            self._mismatch = differs(self.cursor, shown, done, line or current_line())
             raise self._mismatch
         self.cursor += 1
         return recorded
+
+    def _refuse_too_many(self) -> None:
+        if self._commands > self.limits.commands_per_turn:
+            raise LimitError(
+                f"one turn may schedule {self.limits.commands_per_turn} commands (Limits.commands_per_turn); "
+                "yield some of them before scheduling more, or raise the limit"
+            )
 
     def _matches(
         self, recorded: Event, done: Event, ref: ActivityRef[Any, Any] | OrchestratorRef[Any, Any] | None
@@ -304,7 +312,7 @@ class Execution:
     def _apply(self, event: Event) -> None:
         kind = event.type
         if kind == h.ORCHESTRATOR_STARTED:
-            self.clock = event.timestamp
+            self.clock, self._commands = event.timestamp, 0
             if self._driver is None and self._begin is not None:
                 self._start()
         elif kind == h.EVENT_RAISED:
@@ -348,7 +356,6 @@ class Execution:
             at = policy.next_attempt_at(failure, task.attempt, task.first_at, self.clock, random)
             if at is None:
                 return False
-            self._commands += 1
             self.new.append(Event(h.TIMER_CREATED, self.clock, task_id=task.id, attempt=attempt, fire_at=at))
         task.attempt, task.retry_timer = attempt, True
         return True
@@ -471,11 +478,12 @@ class Execution:
                     except BaseException as failed:  # the outcome of the task, whatever it is, belongs to the code
                         value, error = None, failed
                 self.watch.ticks += 1
+                frame = frame_of(driver) if self.replaying else None  # it still knows its line when the code has ended
                 try:
                     yielded = driver.send(value) if error is None else driver.throw(error)
                 except StopIteration as stop:
                     self._check_mismatch()
-                    self._finish(stop.value)
+                    self._finish(stop.value, frame)
                     return
                 except Mismatch:
                     raise
@@ -519,24 +527,25 @@ class Execution:
         if isinstance(error, TurnTooLong):
             raise error
 
-    def _finish(self, value: Any) -> None:
+    def _finish(self, value: Any, frame: FrameType | None = None) -> None:
+        line = line_of_frame(frame, self.code.fn)
         if self.continued is not None:
-            self._end(Event(h.CONTINUE_AS_NEW, self.clock, input=self.continued))
+            self._end(Event(h.CONTINUE_AS_NEW, self.clock, input=self.continued), line)
             return
         try:
             output = encode(value, f"the output of orchestrator {self.code.name!r}", self.limits)
         except PayloadError as error:
             self._fail(error)
             return
-        self._end(Event(h.EXECUTION_COMPLETED, self.clock, result=output, status=RuntimeStatus.COMPLETED.value))
+        self._end(Event(h.EXECUTION_COMPLETED, self.clock, result=output, status=RuntimeStatus.COMPLETED.value), line)
 
     def _fail(self, error: BaseException) -> None:
         status = RuntimeStatus.FAILED.value
-        self._end(Event(h.EXECUTION_COMPLETED, self.clock, failure=describe(error), status=status))
+        self._end(Event(h.EXECUTION_COMPLETED, self.clock, failure=describe(error), status=status), line_of_error(error))
 
-    def _end(self, event: Event) -> None:
+    def _end(self, event: Event, line: str) -> None:
         self._commands = 0  # ending is always allowed
-        self._issue(event)
+        self._issue(event, line=line)
         self.finished = True
         self.trigger = None
 

@@ -46,6 +46,8 @@ def differs(number: int, recorded: Event | None, done: Event | None, line: str) 
 
 def command(event: Event) -> str:
     """One command on one line: kind, name, target, timer, input."""
+    if event.type == h.EXECUTION_COMPLETED and event.failure is not None:
+        return f"raise {event.failure.summary}"
     parts = [_VERBS.get(event.type, event.type)]
     if event.name:
         parts.append(repr(event.name))
@@ -98,6 +100,19 @@ def line_of_error(error: BaseException) -> str:
             found, line = step.tb_frame, step.tb_lineno
         step = step.tb_next
     return "line unknown" if found is None else f"{found.f_code.co_filename}:{line}"
+
+
+def frame_of(code: object) -> FrameType | None:
+    """The frame of a generator or coroutine, None when it has ended."""
+    return getattr(code, "gi_frame", None) or getattr(code, "cr_frame", None)
+
+
+def line_of_frame(frame: FrameType | None, fn: object) -> str:
+    """Where a frame stands, or stood when it ended; without one, where the function begins."""
+    if frame is not None:
+        return _at(frame)
+    code = getattr(fn, "__code__", None)
+    return "line unknown" if code is None else f"{code.co_filename}:{code.co_firstlineno}"
 
 
 def _at(frame: FrameType | None) -> str:

@@ -15,24 +15,20 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
-
-import msgspec
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..engine.instance import Arrival, Instance, Invocation, Turn
-from ..engine.ledger import Ledger
-from ..engine.messages import Message, decode_message
-from ..engine.step import Env, create, inbox_arrivals, invocation_of, step, taken_id_failure, timer_arrival
+from ..engine.step import Env, inbox_arrivals, step, timer_arrival
 from ..model import history as h
 from ..model.errors import StoreError
-from ..model.history import Event, UnreadableHistory, encode_event
+from ..model.history import UnreadableHistory
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus
-from ..ports import FACTS, STATUS, Commit, Delivered, Fact, Lease, Outcome, Record, Row, Slice, Want
+from ..ports import FACTS, STATUS, Lease, Outcome, Record, Row, Slice, Want
 from ..replay.execution import Code
+from .outbox import Outbox
 from .requests import (
     Assigned,
-    Cancel,
     Claim,
     CodeChanged,
     Deliver,
@@ -44,29 +40,28 @@ from .requests import (
     News,
     Notify,
     Request,
-    Run,
     Wait,
     Write,
 )
+from .workload import ActivityNames, Workload
 
 log = logging.getLogger("durable.worker")
 
 Asking = Generator[Request, Any, Any]
 
 
-class Codebase(Protocol):
+class Codebase(ActivityNames, Protocol):
     """Where the loop finds code: by name only, never by import."""
 
     def orchestrator(self, name: str, version: str) -> Code | None: ...
 
-    def serves_activity(self, name: str) -> bool: ...
-
-    def known(self, kind: str) -> list[str]: ...
-
 
 class Settings(NamedTuple):
-    """batch: instances stepped and committed together. window: seconds of timers kept in memory. sweep: seconds
-    between two readings of the due index. page: rows a reading. cached: warm instances. retry: seconds after a fault."""
+    """How much at a time, and how often.
+
+    batch: instances stepped and committed together. window: seconds of timers kept in memory. sweep: seconds between
+    two readings of the due index. page: rows a reading. cached: warm instances. retry: seconds after a fault.
+    """
 
     batch: int = 400
     window: float = 60.0
@@ -76,18 +71,14 @@ class Settings(NamedTuple):
     retry: float = 0.5
 
 
-class Held(NamedTuple):
-    """A task row of ours: how often it was leased, and when somebody else may look at it."""
-
-    attempt: int
-    due_at: float
+DEFAULTS: Final = Settings()
 
 
 class Loop:
     """One worker's loop. `run()` is the generator to drive."""
 
     def __init__(
-        self, env: Env, codebase: Codebase, clock: Callable[[], datetime], settings: Settings = Settings()
+        self, env: Env, codebase: Codebase, clock: Callable[[], datetime], settings: Settings = DEFAULTS
     ) -> None:
         self.env = env
         self.codebase = codebase
@@ -98,13 +89,9 @@ class Loop:
         self.warm: OrderedDict[str, Instance] = OrderedDict()
         self.arrived: dict[str, list[Arrival]] = {}
         self.hinted: dict[str, None] = {}
-        self.recover: list[Row] = []
-        self.outgoing: list[Row] = []
         self.parked: dict[str, str] = {}
-        self.held: dict[str, Held] = {}
-        self.running: set[str] = set()
-        self.unserved: dict[str, Invocation] = {}
-        self.next_renewal = 0.0
+        self.outbox = Outbox(env, clock)
+        self.work = Workload(env, codebase, clock)
         self.faulty = False
         self.armed: dict[str, Row] = {}
         self.timers: list[tuple[float, str]] = []
@@ -113,7 +100,6 @@ class Loop:
         self.swept_at = 0.0
         self.look = False
         self.stopping: float | None = None
-        self.halted = False
         self.ignored = 0
         self.warned: set[str] = set()
 
@@ -146,16 +132,16 @@ class Loop:
         elif self.look:
             yield from self._look(now)
         self._fire_timers(now)
-        if now >= self.next_renewal:
-            yield from self._renew(now)
-        yield from self._send_messages()
-        yield from self._recover_tasks()
+        if now >= self.work.next_renewal or now < self.swept_at:
+            yield from self.work.renew(now)
+        yield from self._send()
+        yield from self.work.recover(self.settings.batch)
         if self.arrived or self.hinted:
             yield from self._turns()
-            yield from self._send_messages()
+            yield from self._send()
 
     def _idle_seconds(self) -> float:
-        if self.arrived or self.hinted or self.outgoing or self.recover:
+        if self.arrived or self.hinted or self.outbox.rows or self.work.orphans:
             return 0.0
         now = self.clock().timestamp()
         until = self.next_sweep
@@ -171,7 +157,7 @@ class Loop:
                 invocation = item.invocation
                 arrival = Arrival(item.event, invocation.execution_id)
                 self.arrived.setdefault(invocation.instance_id, []).append(arrival)
-                self.running.discard(invocation.row_key)
+                self.work.running.discard(invocation.row_key)
             elif isinstance(item, Hint):
                 if item.instance_ids is None:
                     self.look = True
@@ -196,7 +182,8 @@ class Loop:
         self.warned.clear()
         self.hinted.update(dict.fromkeys(self.parked))
         self.parked.clear()
-        self.next_sweep = self.next_renewal = 0.0
+        self.work.code_changed()
+        self.next_sweep = 0.0
 
     # ---- the sweep: what the store says is due
 
@@ -221,7 +208,7 @@ class Loop:
         self.horizon = until
         self.look = False
         self.swept_at = now
-        self.next_sweep = now if more and (self.hinted or self.recover) else now + self.settings.sweep
+        self.next_sweep = now if more and (self.hinted or self.work.orphans) else now + self.settings.sweep
 
     def _look(self, now: float) -> Asking:
         """Somebody changed something: what is due right now, without the window ahead."""
@@ -244,9 +231,9 @@ class Loop:
         if row.kind == "inbox":
             self.hinted[row.instance_id] = None
         elif row.kind == "message":
-            self.outgoing.append(row)
-        elif row.key not in self.held:
-            self.recover.append(row)
+            self.outbox.rows.append(row)
+        elif row.key not in self.work.held:
+            self.work.orphans.append(row)
 
     # ---- timers
 
@@ -320,7 +307,7 @@ class Loop:
         if instance_id in loaded:
             record = loaded[instance_id]
             if record is None:
-                self._end_rows(arrivals, leases)
+                leases.extend(self.work.ends(arrivals))
                 return None
             inbox = record.inbox
             if instance is None or record.history is not None:
@@ -368,14 +355,6 @@ class Loop:
         until = self.clock().timestamp() + self.env.hold
         leases.extend(Lease(r.key, r.holder, r.attempt, until, self.env.holder) for r in rows)
 
-    def _end_rows(self, arrivals: Sequence[Arrival], leases: list[Lease]) -> None:
-        """The instance is gone; so are its rows, as far as they are ours to end."""
-        for arrival in arrivals:
-            key = arrival.row_key or f"{arrival.execution_id}/{arrival.event.task_id}/{arrival.event.attempt}"
-            held = self.held.pop(key, None)
-            holder, attempt = (self.env.holder, held.attempt) if held is not None else ("", 0)
-            leases.append(Lease(key, holder, attempt, None))
-
     def _conclude(self, turns: list[tuple[Turn, list[Arrival]]], leases: list[Lease]) -> Asking:
         undelivered = [fact for turn, _ in turns for fact in turn.undelivered]
         if undelivered:
@@ -394,9 +373,9 @@ class Loop:
                 else:
                     self._give_back(turn.instance.summary.instance_id, arrivals)
             done.extend((yield from self._settle(unknown)))
+        yield from self._act(done)
         if leases:
             yield Claim(leases)
-        yield from self._act(done)
 
     def _give_back(self, instance_id: str, arrivals: Sequence[Arrival]) -> None:
         """Nothing of this turn happened: keep what only memory has, read the rest again."""
@@ -447,181 +426,27 @@ class Loop:
                     if row.due_at <= self.horizon:
                         self._arm(row)
                 elif row.kind == "message":
-                    self.outgoing.append(row)
+                    self.outbox.rows.append(row)
+            self.work.forget(turn.commit.drop)
             for key in turn.commit.drop:
-                self.held.pop(key, None)
                 self.armed.pop(key, None)
         while len(self.warm) > self.settings.cached:
             self.warm.popitem(last=False)
         if run:
-            yield from self._start_activities(run, 0)
+            yield from self.work.begin(run)
         if cancelled:
-            self.running.difference_update(cancelled)
-            for key in cancelled:
-                self.unserved.pop(key, None)
-            yield Cancel(cancelled)
+            yield from self.work.cancel(cancelled)
         if news:
             yield Notify(STATUS, news)
 
-    def _start_activities(self, invocations: Sequence[Invocation], attempt: int) -> Asking:
-        due_at = self.clock().timestamp() + self.env.hold
-        served = []
-        for invocation in invocations:
-            key = invocation.row_key
-            self.held[key] = Held(attempt, due_at)
-            if self.stopping is not None:
-                continue  # handed back at the end of the drain
-            if self.codebase.serves_activity(invocation.name):
-                self.running.add(key)
-                served.append(invocation)
-            else:
-                self.unserved[key] = invocation
-                self._warn_unserved(invocation)
-        if served:
-            yield Run(served)
+    def _send(self) -> Asking:
+        if self.outbox.rows:
+            sent = yield from self.outbox.send()
+            self.faulty |= sent.again
+            yield from self._hint(sent.targets)
 
-    def _warn_unserved(self, invocation: Invocation) -> None:
-        if invocation.name not in self.warned:
-            self.warned.add(invocation.name)
-            known = ", ".join(self.codebase.known("activity")) or "none"
-            log.warning(
-                "activity %r (instance %r) waits: no worker here serves it; registered here: %s",
-                invocation.name,
-                invocation.instance_id,
-                known,
-            )
-
-    def _renew(self, now: float) -> Asking:
-        """Rows of activities that still run, or wait for a thread or for code, stay ours."""
-        self.next_renewal = now + self.env.hold / 4
-        soon = now + self.env.hold / 2
-        ready = {key for key, i in self.unserved.items() if self.codebase.serves_activity(i.name)}
-        due = [(key, held) for key, held in self.held.items() if held.due_at < soon or key in ready]
-        if not due:
-            return
-        until = now + self.env.hold
-        leases = [Lease(key, self.env.holder, held.attempt, until, self.env.holder) for key, held in due]
-        kept: list[bool] = yield Claim(leases)
-        start: dict[int, list[Invocation]] = {}
-        for (key, held), ours in zip(due, kept, strict=True):
-            if not ours:
-                # Recorded meanwhile, or taken over by somebody else; whichever outcome comes first counts.
-                self.held.pop(key, None)
-                self.unserved.pop(key, None)
-            elif key in ready:
-                start.setdefault(held.attempt + 1, []).append(self.unserved.pop(key))
-            else:
-                self.held[key] = Held(held.attempt + 1, until)
-        for attempt, invocations in start.items():
-            yield from self._start_activities(invocations, attempt)
-
-    def _recover_tasks(self) -> Asking:
-        """Rows of activities that nobody runs: run those that are still open, end the others."""
-        rows, self.recover = self.recover[: self.settings.batch], self.recover[self.settings.batch :]
-        if not rows:
-            return
-        ids = list(dict.fromkeys(row.instance_id for row in rows))
-        records: list[Record | None] = yield Load([Want(i) for i in ids])
-        ledgers: dict[str, tuple[Record, Ledger] | None] = {}
-        for instance_id, record in zip(ids, records, strict=True):
-            try:
-                ledgers[instance_id] = None if record is None else (record, Ledger.of_rows(record.history or ()))
-            except UnreadableHistory:
-                ledgers[instance_id] = None
-                rows = [row for row in rows if row.instance_id != instance_id]
-        until = self.clock().timestamp() + self.env.hold
-        leases: list[Lease] = []
-        wanted: list[Invocation | None] = []
-        for row in rows:
-            invocation = _open_task(row, ledgers[row.instance_id])
-            wanted.append(invocation)
-            due_at, holder = (None, "") if invocation is None else (until, self.env.holder)
-            leases.append(Lease(row.key, row.holder, row.attempt, due_at, holder))
-        taken: list[bool] = yield Claim(leases)
-        start: dict[int, list[Invocation]] = {}
-        for row, invocation, ours in zip(rows, wanted, taken, strict=True):
-            if ours and invocation is not None:
-                start.setdefault(row.attempt + 1, []).append(invocation)
-        for attempt, invocations in start.items():
-            yield from self._start_activities(invocations, attempt)
-
-    # ---- messages to other instances
-
-    def _send_messages(self) -> Asking:
-        """Store first, then the hint; the row ends once its target has it."""
-        rows, self.outgoing = self.outgoing, []
-        if not rows:
-            return
-        ended: list[Row] = []
-        starts: list[tuple[Row, Message]] = []
-        facts: list[tuple[Row, Fact]] = []
-        for row in rows:
-            try:
-                message = decode_message(row.body)
-            except msgspec.MsgspecError as error:
-                log.error("message %r of instance %r can't be read and is kept: %s", row.key, row.instance_id, error)
-                continue
-            if message.kind == "start":
-                starts.append((row, message))
-            else:
-                facts.append((row, self._fact(message, row.key)))
-        try:
-            ended += yield from self._send_starts(starts, facts)
-            ended += yield from self._send_facts(facts)
-        except StoreError:
-            self.outgoing = rows + self.outgoing
-            raise
-        if ended:
-            yield Claim([Lease(row.key, row.holder, row.attempt, None) for row in ended])
-
-    def _fact(self, message: Message, fact_id: str) -> Fact:
-        partition = partition_of(message.target, self.env.partitions)
-        return Fact(message.target, partition, fact_id, encode_event(message.event), self.clock().timestamp())
-
-    def _send_starts(
-        self, starts: list[tuple[Row, Message]], facts: list[tuple[Row, Fact]]
-    ) -> Generator[Request, Any, list[Row]]:
-        if not starts:
-            return []
-        commits = [create(m.target, m.event, self.env.partitions, self.env.mint()) for _, m in starts]
-        batches = _distinct(commits)
-        outcomes: dict[str, Outcome] = {}
-        for batch in batches:
-            answers: list[Outcome] = yield Write(batch)
-            outcomes.update({c.id: answer for c, answer in zip(batch, answers, strict=True)})
-        ended, unclear = [], []
-        for (row, message), commit in zip(starts, commits, strict=True):
-            if outcomes[commit.id] is Outcome.COMMITTED:
-                ended.append(row)
-            else:
-                unclear.append((row, message))
-        if unclear:
-            records: list[Record | None] = yield Load([Want(m.target) for _, m in unclear])
-            for (row, message), record in zip(unclear, records, strict=True):
-                if record is None:
-                    self.faulty = True
-                    self.outgoing.append(row)  # it did not happen after all: send it again
-                elif _started_by(record) == message.event.parent:
-                    ended.append(row)
-                else:
-                    facts.append((row, self._fact(_refusal(message), row.key)))
-        yield from self._hint([m.target for _, m in starts])
-        return ended
-
-    def _send_facts(self, facts: list[tuple[Row, Fact]]) -> Generator[Request, Any, list[Row]]:
-        if not facts:
-            return []
-        answers: list[Delivered] = yield Deliver([fact for _, fact in facts])
-        ended = []
-        for (row, fact), answer in zip(facts, answers, strict=True):
-            # A terminate may overtake the start of its child; the row stays until the child is there.
-            if answer is not Delivered.ABSENT or not row.key.endswith("/terminate"):
-                ended.append(row)
-        yield from self._hint([fact.instance_id for _, fact in facts])
-        return ended
-
-    def _hint(self, instance_ids: Sequence[str]) -> Asking:
-        others = []
+    def _hint(self, instance_ids: Iterable[str]) -> Asking:
+        others: list[str] = []
         for instance_id in instance_ids:
             if self._owns(instance_id):
                 self.hinted[instance_id] = None
@@ -634,66 +459,15 @@ class Loop:
 
     def _drain(self) -> Generator[Request, Any, bool]:
         """True when nothing runs any more, or the grace is over; then every row of ours is handed back."""
-        if not self.halted:
-            self.halted = True
+        if not self.work.closed:
+            self.work.closed = True
             queued: list[str] = yield Halt()
-            self.running.difference_update(queued)
+            self.work.running.difference_update(queued)
         assert self.stopping is not None
-        if (self.running or self.arrived) and self.clock().timestamp() < self.stopping:
+        if (self.work.running or self.arrived) and self.clock().timestamp() < self.stopping:
             return False
         while self.arrived:
             yield from self._turns()
-        now = self.clock().timestamp()
-        yield Claim([Lease(key, self.env.holder, held.attempt, now) for key, held in self.held.items()])
-        yield from self._send_messages()
+        yield from self.work.hand_back()
+        yield from self._send()
         return True
-
-
-def _open_task(row: Row, found: tuple[Record, Ledger] | None) -> Invocation | None:
-    """The invocation behind a task row, if its instance still waits for this very attempt."""
-    if found is None:
-        return None
-    record, ledger = found
-    execution_id, task_id, attempt = row.key.rsplit("/", 2)
-    if record.summary.execution_id != execution_id or record.summary.status is RuntimeStatus.TERMINATED:
-        return None
-    scheduled = ledger.tasks.get(int(task_id))
-    if scheduled is None or scheduled.attempt != int(attempt):
-        return None
-    return invocation_of(row.instance_id, execution_id, scheduled)
-
-
-def _started_by(record: Record) -> h.Parent | None:
-    assert record.history is not None
-    started = Ledger.of_rows(record.history[:1]).started
-    return None if started is None else started.parent
-
-
-def _refusal(message: Message) -> Message:
-    parent = message.event.parent
-    assert parent is not None
-    event = Event(
-        h.CHILD_FAILED,
-        message.event.timestamp,
-        task_id=parent.task_id,
-        attempt=parent.attempt,
-        failure=taken_id_failure(message),
-        execution_id=parent.execution_id,
-    )
-    return Message("fact", parent.instance_id, event)
-
-
-def _distinct(commits: Sequence[Commit]) -> list[list[Commit]]:
-    """Batches in which no instance appears twice."""
-    batches: list[list[Commit]] = []
-    seen: list[set[str]] = []
-    for commit in commits:
-        for batch, ids in zip(batches, seen, strict=True):
-            if commit.instance_id not in ids:
-                batch.append(commit)
-                ids.add(commit.instance_id)
-                break
-        else:
-            batches.append([commit])
-            seen.append({commit.instance_id})
-    return batches

@@ -135,9 +135,7 @@ def test_the_logger_speaks_once_and_is_replaying_is_true_only_then(bench: Bench,
     assert len(replayed) == (9 if bench.cold else 3)
 
 
-def test_code_that_is_put_aside_leaves_no_trace(
-    bench: Bench, heard: Heard, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_code_that_is_put_aside_leaves_no_trace(bench: Bench, heard: Heard) -> None:
     """A suspended generator that is evicted runs its `finally:`; nothing in there may log, schedule, or complain."""
     import gc
 
@@ -424,8 +422,7 @@ def test_code_that_does_not_fit_blocks_and_fitting_code_goes_on(bench: Bench, ne
     assert status.blocked_reason == reason
     assert status.completed_at is None
     assert bench.client.history(handle.instance_id) == before
-    other = bench.start(new.__name__ if new is None else "child", 5)
-    assert other.result(SOON) == 5
+    assert bench.run("child", 5) == 5
     worker.stop()
 
     bench.serve(serving(old))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -549,3 +550,35 @@ def test_retries_of_different_tasks_do_not_wait_for_each_other(bench: Bench) -> 
     handle = bench.start(flow)
     assert handle.result(SOON) == [None, True]
     assert all(a.event_id < b.event_id for a, b in pairwise(bench.history(handle)) if a.event_id and b.event_id)
+
+
+def test_retries_that_are_due_together_may_be_more_than_one_turn_may_schedule(bench: Bench) -> None:
+    """The limit bounds what the code asks for; retries are the engine's, and must not end the worker."""
+    app = failing(0, ValueError())
+    ready = threading.Event()
+
+    @app.activity
+    def later(ctx: durable.ActivityContext, n: int) -> int:
+        if not ready.is_set():
+            raise ValueError("not yet")
+        return n
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        tasks: list[durable.Task[int]] = []
+        for start in (0, 5, 10):
+            once = later.options(retry=durable.RetryPolicy(2, first_interval=0.2))
+            tasks += [ctx.call_activity(once, n) for n in range(start, start + 5)]
+            yield ctx.create_timer(0)
+        return (yield tasks)
+
+    with durable.connect(bench.url, limits=durable.Limits(commands_per_turn=7)) as client:
+        options: dict[str, Any] = {"registry": app, "max_cached_orchestrations": 0 if bench.cold else 10}
+        with durable.Worker(client, **options):
+            handle = client.start_orchestration(flow)
+            bench.until_recorded(handle, "TaskFailed", 15)
+        ready.set()
+        due = max(e.fire_at for e in bench.history(handle) if e.type == "TimerCreated" and e.fire_at)
+        bench.until(lambda: datetime.now(timezone.utc) > due)
+        with durable.Worker(client, **options):
+            assert handle.result(SOON, on_blocked="raise") == list(range(15))

@@ -1,0 +1,128 @@
+"""What instances send to each other: store first, hint second; a message row ends once its target has it.
+
+A start creates its target, idempotently by who asked for it (parent, execution, task, attempt). A fact goes into its
+target's inbox, once by the key of its row.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..engine.ledger import Ledger
+from ..engine.messages import Message, decode_message, refused_start
+from ..engine.step import Env, create
+from ..model.errors import StoreError
+from ..model.history import Parent, encode_event
+from ..model.names import partition_of
+from ..ports import Commit, Delivered, Fact, Lease, Outcome, Record, Row, Want
+from .requests import Claim, Deliver, Load, Request, Write
+
+log = logging.getLogger("durable.worker")
+
+
+class Sent(NamedTuple):
+    """Whose inboxes have news, and whether something has to be sent again."""
+
+    targets: Sequence[str]
+    again: bool
+
+
+class Outbox:
+    """The message rows that this worker has to send now."""
+
+    def __init__(self, env: Env, clock: Callable[[], datetime]) -> None:
+        self.env = env
+        self.clock = clock
+        self.rows: list[Row] = []
+
+    def send(self) -> Generator[Request, Any, Sent]:
+        """Send what is there. What the store did not take stays."""
+        rows, self.rows = self.rows, []
+        starts: list[tuple[Row, Message]] = []
+        facts: list[tuple[Row, Fact]] = []
+        for row in rows:
+            try:
+                message = decode_message(row.body)
+            except msgspec.MsgspecError as error:
+                log.error("message %r of instance %r can't be read and is kept: %s", row.key, row.instance_id, error)
+                continue
+            if message.kind == "start":
+                starts.append((row, message))
+            else:
+                facts.append((row, self._fact(message, row.key)))
+        try:
+            ended = yield from self._send_starts(starts, facts)
+            ended += yield from self._send_facts(facts)
+        except StoreError:
+            self.rows = rows
+            raise
+        again = bool(self.rows)
+        if ended:
+            yield Claim([Lease(row.key, row.holder, row.attempt, None) for row in ended])
+        return Sent([*(m.target for _, m in starts), *(fact.instance_id for _, fact in facts)], again)
+
+    def _fact(self, message: Message, fact_id: str) -> Fact:
+        partition = partition_of(message.target, self.env.partitions)
+        return Fact(message.target, partition, fact_id, encode_event(message.event), self.clock().timestamp())
+
+    def _send_starts(
+        self, starts: list[tuple[Row, Message]], facts: list[tuple[Row, Fact]]
+    ) -> Generator[Request, Any, list[Row]]:
+        """Create the targets. A taken id becomes a fact for the parent, added to `facts`."""
+        if not starts:
+            return []
+        commits = [create(m.target, m.event, self.env.partitions, self.env.mint()) for _, m in starts]
+        outcomes: dict[str, Outcome] = {}
+        for batch in _distinct(commits):
+            answers: list[Outcome] = yield Write(batch)
+            outcomes.update({c.id: answer for c, answer in zip(batch, answers, strict=True)})
+        ended: list[Row] = []
+        unclear: list[tuple[Row, Message]] = []
+        for start, commit in zip(starts, commits, strict=True):
+            if outcomes[commit.id] is Outcome.COMMITTED:
+                ended.append(start[0])
+            else:
+                unclear.append(start)
+        if unclear:
+            records: list[Record | None] = yield Load([Want(m.target) for _, m in unclear])
+            for (row, message), record in zip(unclear, records, strict=True):
+                if record is None:
+                    self.rows.append(row)  # it did not happen after all
+                elif _started_by(record) == message.event.parent:
+                    ended.append(row)
+                else:
+                    facts.append((row, self._fact(refused_start(message), row.key)))
+        return ended
+
+    def _send_facts(self, facts: list[tuple[Row, Fact]]) -> Generator[Request, Any, list[Row]]:
+        if not facts:
+            return []
+        answers: list[Delivered] = yield Deliver([fact for _, fact in facts])
+        # A terminate may overtake the start of its child; its row stays until the child is there.
+        return [
+            row
+            for (row, _), answer in zip(facts, answers, strict=True)
+            if answer is not Delivered.ABSENT or not row.key.endswith("/terminate")
+        ]
+
+
+def _started_by(record: Record) -> Parent | None:
+    assert record.history is not None
+    started = Ledger.of_rows(record.history[:1]).started
+    return None if started is None else started.parent
+
+
+def _distinct(commits: Sequence[Commit]) -> list[list[Commit]]:
+    """Batches in which no instance appears twice."""
+    batches: list[dict[str, Commit]] = []
+    for commit in commits:
+        batch = next((b for b in batches if commit.instance_id not in b), None)
+        if batch is None:
+            batches.append(batch := {})
+        batch[commit.instance_id] = commit
+    return [list(batch.values()) for batch in batches]
