@@ -96,6 +96,9 @@ def load(connection: sqlite3.Connection, ids: Sequence[str], known: dict[str, in
 
 def summaries(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Summary]:
     """The summaries of these instances that exist."""
+    if len(ids) == 1:
+        row = connection.execute("SELECT summary FROM instances WHERE instance_id = ?", ids).fetchone()
+        return {} if row is None else {ids[0]: decode_summary(row[0])}
     source = f"FROM instances WHERE instance_id IN ({marks(len(ids))})"
     return {key: decode_summary(blob) for key, blob in gather(connection, "instance_id", "summary", source, ids)}
 

@@ -154,13 +154,9 @@ class Client:
         ref = _reference(orchestrator, version, tags)
         _check_if_exists(if_exists)
         payloads = [_encode_item(ref, item, self._limits) for item in inputs]
-        ids = random_ids(len(payloads)) if instance_ids is None else list(instance_ids)
+        ids = random_ids(len(payloads)) if instance_ids is None else _checked_ids(instance_ids)
         if len(ids) != len(payloads):
             raise ValueError(f"start_many: {len(payloads)} inputs, but {len(ids)} instance_ids")
-        for number, instance in enumerate(ids):
-            check_name(instance, f"instance_ids[{number}]")
-        if len(set(ids)) != len(ids):
-            raise ValueError("start_many: instance_ids must differ from each other")
         now = _now()
         commits = [self._creation(ref, payload, i, now) for payload, i in zip(payloads, ids, strict=True)]
         existing: list[str] = []
@@ -446,6 +442,13 @@ def _encode_item(ref: OrchestratorRef[Any, Any], item: Any, limits: Limits) -> R
     if signature is not None and item is None and not signature.parameters:
         return ref.encode_input((), limits)
     return ref.encode_input((item,), limits)
+
+
+def _checked_ids(instance_ids: Sequence[str]) -> list[str]:
+    ids = [check_name(instance, f"instance_ids[{number}]") for number, instance in enumerate(instance_ids)]
+    if len(set(ids)) != len(ids):
+        raise ValueError("start_many: instance_ids must differ from each other")
+    return ids
 
 
 def _check_if_exists(if_exists: object) -> None:

@@ -72,27 +72,34 @@ def step(
 ) -> Turn:
     """One turn. `missing` says why `code` is None, in words for the status."""
     summary = instance.summary
-    fired = [a.event.timestamp for a in arrivals if a.event.type == h.TIMER_FIRED]  # the clock may go back meanwhile
-    now = max(now, summary.updated_at, *fired)
-    mine = [a for a in arrivals if not a.execution_id or a.execution_id == summary.execution_id]
     if summary.status.finished:
         return _only_drop(instance, arrivals, env, ignored=len(arrivals))
-    terminate = next((a for a in mine if a.event.type == h.EXECUTION_TERMINATED), None)
+    now = max(now, summary.updated_at)
+    facts: list[Event] = []
+    terminate: Event | None = None
+    for event, execution_id, _ in arrivals:
+        if execution_id and execution_id != summary.execution_id:
+            continue
+        facts.append(event)
+        if event.type == h.TIMER_FIRED:
+            now = max(now, event.timestamp)  # the clock may have gone back since it was found due
+        elif event.type == h.EXECUTION_TERMINATED and terminate is None:
+            terminate = event
     if terminate is not None:
-        return _terminate(instance, terminate.event, arrivals, now, env)
+        return _terminate(instance, terminate, arrivals, now, env)
     if code is None:
         return _park(instance, arrivals, missing, now, env)
     try:
         execution = instance.execution or revive(instance, code, env)
         opening = not execution.begun
-        events = execution.take([a.event for a in mine], now)
+        events = execution.take(facts, now)
     except Mismatch as mismatch:
         return _park(instance, arrivals, mismatch.reason, now, env)
     except UnreadableHistory as error:
         return _park(instance, arrivals, str(error), now, env)
     except TurnTooLong as stuck:
         return _park(instance, arrivals, _stuck(stuck, env.limits), now, env)
-    ignored = len(arrivals) - sum(1 for event in events if event.type in _TAKEN)
+    ignored = len(arrivals) - execution.taken
     if not events:
         settled = instance._replace(execution=execution, history=())
         return _only_drop(settled, arrivals, env, ignored)
@@ -116,7 +123,6 @@ def revive(instance: Instance, code: Code, env: Env) -> Execution:
 
 
 _NULL = Raw(b"null")
-_TAKEN = h.FACTS - {h.ORCHESTRATOR_STARTED, h.EXECUTION_STARTED}
 
 
 # ---- a turn that went on
@@ -142,7 +148,7 @@ def _commit(
         run.drop.append(timer_key(summary.execution_id, task_id, 0))
     last = events[-1]
     left = _left_for_next(events, arrivals) if last.type == h.CONTINUE_AS_NEW else ()
-    run.drop.extend(a.row_key for a in arrivals if a.row_key and a.row_key not in left)
+    run.drop += [a.row_key for a in arrivals if a.row_key and a.row_key not in left]
     if ignored:
         run.drop.extend(key for key in map(_row_of, arrivals) if key)
     if opening or summary.status is RuntimeStatus.BLOCKED:
@@ -353,7 +359,7 @@ def _terminate(instance: Instance, request: Event, arrivals: Sequence[Arrival], 
         timer_key(summary.execution_id, event.task_id, event.attempt)
         for event in (*ledger.timers.values(), *ledger.waits.values())
     )
-    run.drop.extend(a.row_key for a in arrivals if a.row_key)
+    run.drop.extend(key for key in (a.row_key or _row_of(a) for a in arrivals) if key)  # also of older executions
     run.drop.append(wake_key(summary.execution_id))
     if request.status == RECURSIVE:
         for child in ledger.children.values():

@@ -91,6 +91,7 @@ class Execution:
         self.replaying = False
         self.awake = False
         self.new: list[Event] = []
+        self.taken = 0  # facts of this turn that counted
         self.unused_timers: list[int] = []
         self._begin: Callable[[], Any] | None = None
         self._driver: Any = None
@@ -125,7 +126,7 @@ class Execution:
         Facts that change nothing (duplicates, outcomes of superseded attempts) are left out; without any that does,
         the turn is empty.
         """
-        self.new, self.unused_timers = [], []
+        self.new, self.taken, self.unused_timers = [], 0, []
         first_turn = self._driver is None and not self.finished
         opening = Event(h.ORCHESTRATOR_STARTED, now)
         if first_turn:
@@ -137,6 +138,7 @@ class Execution:
             if not self.new:
                 self.new.append(opening)
                 self._apply(opening)
+            self.taken += 1
             self.new.append(fact)
             self._apply(fact)
         self.length += len(self.new)
@@ -264,7 +266,7 @@ class Execution:
     def _issue(
         self, done: Event, ref: ActivityRef[Any, Any] | OrchestratorRef[Any, Any] | None = None, line: str = ""
     ) -> Event:
-        if True:  # the engine's own retries are not the code's doing
+        if self.awake:  # the engine's own retries are not the code's doing
             self._commands += 1
         if not self.replaying:
             self._refuse_too_many()
@@ -282,7 +284,7 @@ class Execution:
         return recorded
 
     def _refuse_too_many(self) -> None:
-        if self._commands > self.limits.commands_per_turn:
+        if self.awake and self._commands > self.limits.commands_per_turn:
             raise LimitError(
                 f"one turn may schedule {self.limits.commands_per_turn} commands (Limits.commands_per_turn); "
                 "yield some of them before scheduling more, or raise the limit"

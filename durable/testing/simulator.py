@@ -8,7 +8,6 @@ runs it again.
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import sys
 import time
@@ -221,7 +220,6 @@ def summary_line(total: Total, seconds: float) -> str:
 def _quiet() -> None:
     # What the engine has to say about simulated faults is no news, and writing it costs more than the run.
     logging.getLogger("durable").setLevel(logging.CRITICAL)
-    gc.freeze()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

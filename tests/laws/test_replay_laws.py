@@ -124,7 +124,7 @@ def answer(event: Event) -> Event:
             failure = FailureDetails("ValueError", "raised", hierarchy=("ValueError", "Exception"))
             return Event(h.CHILD_FAILED, NOW, task_id=event.task_id, attempt=event.attempt, failure=failure)
         return Event(h.CHILD_COMPLETED, NOW, task_id=event.task_id, attempt=event.attempt, result=Raw(b"1"))
-    return Event(h.TIMER_FIRED, NOW, task_id=event.task_id, attempt=event.attempt if event.name == "" else 0)
+    return Event(h.TIMER_FIRED, NOW, task_id=event.task_id, attempt=event.attempt)
 
 
 def raised(name: str, data: str) -> Event:
@@ -138,8 +138,9 @@ def live(script: Script, random: Random, most: int = 200) -> Life:
     events = [raised(*event) for event in script.events]
     turns = [execution.take([], NOW)]
     facts: list[Event] = []
+    stale: list[Event] = []
     while not execution.finished and len(facts) < most:
-        possible = answers([event for turn in turns for event in turn])
+        possible = [fact for fact in answers([e for turn in turns for e in turn]) if fact not in stale]
         if events and (not possible or random.random() < 0.3):
             fact = events.pop(0)
         elif possible:
@@ -150,11 +151,9 @@ def live(script: Script, random: Random, most: int = 200) -> Life:
         if turn:
             facts.append(fact)
             turns.append(turn)
-        else:
-            assert fact.type == h.TIMER_FIRED  # of a wait that has its event; the row is gone in real life
-            turns.append([fact])  # written down here only, so that it is not tried again
-            turns.pop()
-            break
+        else:  # the timeout of a wait that has its event: a history does not say which wait took it
+            assert fact.type == h.TIMER_FIRED
+            stale.append(fact)
     return Life(code, execution.started, facts, turns, execution)
 
 
@@ -170,9 +169,7 @@ many = settings(max_examples=150, deadline=None)
 def place(execution: Execution) -> object:
     """Everything that decides how an execution goes on."""
     trigger = execution.trigger
-    waiting = None
-    if trigger is not None:
-        waiting = (sorted(_ids(trigger.on)), trigger.action, _shape(trigger.context))
+    waiting = None if trigger is None else (sorted(_ids(trigger.on)), trigger.action, _shape(trigger.context))
     return (
         execution.finished,
         execution.settled,
@@ -266,7 +263,6 @@ def test_settled_stays_settled(life: Life, data: st.DataObject) -> None:
         assert warm.take(contradictions, NOW) == []
     for task, order in seen.values():
         assert order in (0, task.order)
-    assert stored(msgspec.structs.replace(e) for e in life.turns[-1]) == stored(life.turns[-1])
     assert place(warm) == place(life.execution)
 
 
@@ -436,9 +432,7 @@ def _records_nothing(edited: Code, execution: Execution, history: list[Event], r
     assert turn.commit.summary.status is RuntimeStatus.BLOCKED
     assert turn.commit.summary.blocked_reason == reason
     assert turn.invocations == ()
-    assert [kept.body for kept in turn.undelivered] == [
-        h.encode_event(msgspec.structs.replace(fact, execution_id="x"))
-    ]
+    assert [kept.body for kept in turn.undelivered] == [h.encode_event(msgspec.structs.replace(fact, execution_id="x"))]
 
 
 def test_the_same_code_is_no_mismatch_with_renamed_keys_or_spaces_in_its_input() -> None:
@@ -458,7 +452,7 @@ def test_code_that_ends_where_its_history_goes_on_is_found() -> None:
     execution = begin(orchestrator(ops, False))
     history = execution.take([], NOW)
     history += execution.take(settle(history), NOW)
-    with pytest.raises(Mismatch, match=r"event 4 is call_activity 'b'.*the code: return"):
+    with pytest.raises(Mismatch, match=r"event 5 is call_activity 'b'.*the code: return"):
         replayed(orchestrator(ops[:1], False), execution.started, history)
 
 
@@ -466,7 +460,7 @@ def test_code_that_swallows_everything_can_t_hide_a_difference() -> None:
     def greedy(ctx: OrchestrationContext) -> Generator[Any, Any, str]:
         try:
             yield ctx.call_activity("renamed")
-        except BaseException:  # noqa: B036  # what a careless user writes
+        except BaseException:  # what a careless user writes
             yield ctx.call_activity("rescue")
         return "never"
 
@@ -511,8 +505,8 @@ def fired(number: int, attempt: int = 0) -> Event:
 def test_early_events_are_kept_and_each_satisfies_one_wait_oldest_first(events: int, waits: int, order: int) -> None:
     def orchestration(ctx: OrchestrationContext) -> Generator[Any, Any, list[str]]:
         taken = []
-        for number in range(waits):
-            yield ctx.call_activity("step", number)
+        for _ in range(waits):
+            yield ctx.call_activity("step", ["step", 0])
             taken.append((yield ctx.wait_for_external_event("Go")))
         return taken
 
@@ -525,8 +519,7 @@ def test_early_events_are_kept_and_each_satisfies_one_wait_oldest_first(events: 
         if sent < events and (not possible or random.random() < 0.5):
             fact, sent = raised(random.choice(("go", "GO", "Go")), f"e{sent}"), sent + 1
         elif possible:
-            fact = possible[0]._replace() if hasattr(possible[0], "_replace") else possible[0]
-            fact = done(fact.task_id)
+            fact = possible[0]
         else:
             break
         history = [*history, *execution.take([fact], NOW)]

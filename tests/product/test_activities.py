@@ -1,0 +1,731 @@
+"""Activities: how they are declared, called and fed; what they know; how long they may take; what they give back."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
+
+import msgspec
+import pytest
+
+import durable
+
+if TYPE_CHECKING:
+    from tests.product.conftest import SOON, Bench
+else:
+    SOON = 20
+
+Ctx = durable.OrchestrationContext
+Steps = Generator[Any, Any, Any]
+
+
+def calling(app: durable.Registry, activity: Any, *args: Any) -> Any:
+    """An orchestrator that calls this activity once, and gives its result."""
+
+    @app.orchestrator(name="calling")
+    def flow(ctx: Ctx) -> Steps:
+        return (yield ctx.call_activity(activity, *args))
+
+    return flow
+
+
+# ---- declaring and calling
+
+
+def test_sync_and_async_activities_are_called_alike(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.activity
+    def sync(a: int, b: int = 10) -> int:
+        return a + b
+
+    @app.activity
+    async def coroutine(a: int, b: int = 20) -> int:
+        await asyncio.sleep(0)
+        return a + b
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        return (yield [ctx.call_activity(f, *args) for f in (sync, coroutine) for args in ((1,), (1, 2))])
+
+    bench.serve(app)
+    assert bench.run(flow) == [11, 3, 21, 3]
+
+
+def test_async_activities_run_side_by_side_up_to_the_limit(bench: Bench) -> None:
+    app = durable.Registry()
+    running, most = 0, 0
+
+    @app.activity
+    async def step() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        yield [ctx.call_activity(step) for _ in range(12)]
+
+    bench.serve(app, max_concurrent_activities=4)
+    bench.run(flow)
+    assert most == 4
+
+
+def test_sync_activities_run_side_by_side_up_to_the_limit(bench: Bench) -> None:
+    app = durable.Registry()
+    four = threading.Barrier(4)
+    lock = threading.Lock()
+    running, most = 0, 0
+
+    @app.activity
+    def step() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        four.wait(SOON)
+        with lock:
+            running -= 1
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        yield [ctx.call_activity(step) for _ in range(12)]
+
+    bench.serve(app, max_concurrent_activities=4)
+    bench.run(flow)
+    assert most == 4
+
+
+def test_an_activity_that_waits_does_not_hold_up_the_next_one(bench: Bench) -> None:
+    """Many short bursts, each with one that waits for another: whoever is queued must always find a thread."""
+    app = durable.Registry()
+
+    @app.activity
+    def wait(number: int) -> int:
+        assert gates[number].wait(SOON)
+        return number
+
+    @app.activity
+    def release(number: int) -> int:
+        gates[number].set()
+        return number
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        total = 0
+        for number in range(40):
+            waiting = ctx.call_activity(wait, number)
+            yield ctx.create_timer(0)
+            total += sum((yield [waiting, ctx.call_activity(release, number)]))
+        return total
+
+    gates = [threading.Event() for _ in range(40)]
+    bench.serve(app)
+    assert bench.run(flow) == 1560
+
+
+def test_activities_stay_ordinary_functions() -> None:
+    app = durable.Registry()
+
+    @app.activity
+    def double(number: int) -> int:
+        """Twice as much."""
+        return 2 * number
+
+    @app.activity
+    async def later(number: int) -> int:
+        return number + 1
+
+    @app.activity
+    def knows(ctx: durable.ActivityContext, text: str) -> str:
+        ctx.heartbeat("alive")
+        ctx.logger.info("called directly")
+        return f"{text} {ctx.attempt} {ctx.cancelled}"
+
+    assert double(4) == 8
+    assert double.fn(4) == 8
+    assert double.options(timeout=3)(4) == 8
+    assert (double.__name__, double.__doc__) == ("double", "Twice as much.")
+    assert asyncio.run(later(1)) == 2
+    assert knows("attempt") == "attempt 1 False"
+    assert isinstance(knows.fn, type(double.fn))
+
+
+def test_names_refs_and_functions_name_the_same_activity(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @dataclass
+    class Box:
+        size: int
+
+    @app.activity(name="boxes.make")
+    def make(size: int, times: int = 1) -> Any:
+        return Box(size * times)
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        typed = yield ctx.call_activity(durable.activity_ref("boxes.make", returns=Box), 3)
+        assert isinstance(typed, Box)
+        return [
+            typed.size,
+            (yield ctx.call_activity("boxes.make", 3, 2)),
+            (yield ctx.call_activity(make, 3, 3)),
+        ]
+
+    bench.serve(app)
+    assert bench.run(flow) == [3, {"size": 6}, {"size": 9}]
+
+
+@pytest.mark.parametrize("call", [(), (1, 2, 3), ("by keyword",)])
+def test_wrong_arguments_raise_at_the_call(bench: Bench, call: tuple[Any, ...]) -> None:
+    app = durable.Registry()
+
+    @app.activity
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        yield ctx.create_timer(0)
+        try:
+            ctx.call_activity(add, *call)
+        except TypeError:
+            return "refused"
+
+    bench.serve(app)
+    handle = bench.start(flow)
+    assert handle.result(SOON) == "refused"
+    assert "TaskScheduled" not in bench.types(handle)
+
+
+def test_what_is_no_activity_is_refused() -> None:
+    app = durable.Registry()
+
+    def keyword_only(*, a: int) -> None: ...
+
+    def any_keywords(**more: int) -> None: ...
+
+    def generator() -> Steps:
+        yield 1
+
+    for wrong in (keyword_only, any_keywords, generator, int, 5):
+        with pytest.raises(TypeError):
+            app.activity(wrong)  # type: ignore[type-var,call-overload]
+    for orchestrator in (lambda: None, keyword_only, int):
+        with pytest.raises(TypeError):
+            app.orchestrator(orchestrator)  # type: ignore[type-var,call-overload,arg-type]
+
+
+# ---- the registry
+
+
+def test_another_function_under_a_taken_name_is_refused_and_the_same_one_replaces_itself(bench: Bench) -> None:
+    app = durable.Registry()
+
+    def define(result: str) -> Any:
+        @app.activity
+        def step() -> str:
+            return result
+
+        return step
+
+    define("first")
+    define("second")
+    with pytest.raises(durable.DuplicateNameError, match="step"):
+
+        @app.activity(name="step")
+        def other() -> None: ...
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        return (yield ctx.call_activity("step"))
+
+    with pytest.raises(durable.DuplicateNameError, match="flow"):
+
+        @app.orchestrator(name="flow")
+        def another(ctx: Ctx) -> None: ...
+
+    @app.orchestrator(name="flow", version="2")
+    def second_version(ctx: Ctx) -> str:
+        return "version 2"
+
+    bench.serve(app)
+    assert bench.run(flow) == "second"
+    define("third")
+    assert bench.run(flow) == "third"
+    assert bench.run("flow", version="2") == "version 2"
+
+
+def test_registries_do_not_see_each_other(bench: Bench) -> None:
+    one, two = durable.Registry(), durable.Registry()
+
+    @one.activity(name="step")
+    def first() -> str:
+        return "one"
+
+    @two.activity(name="step")
+    def second() -> str:
+        return "two"
+
+    calling(one, "step")
+    calling(two, "step")
+    worker = bench.serve(one)
+    assert bench.run("calling") == "one"
+    worker.stop()
+    bench.serve(two)
+    assert bench.run("calling") == "two"
+    assert durable.default_registry.names("activity").count("step") == 0
+
+
+# ---- what an activity knows
+
+
+def test_the_context_says_which_call_this_is(bench: Bench) -> None:
+    app = durable.Registry()
+    contexts: list[tuple[str, int, int, str]] = []
+
+    @app.activity(retry=durable.RetryPolicy(2, first_interval=0))
+    def step(ctx: durable.ActivityContext, text: str) -> str:
+        contexts.append((ctx.instance_id, ctx.task_id, ctx.attempt, ctx.idempotency_key))
+        if ctx.attempt == 1:
+            raise ValueError("once")
+        return text
+
+    @app.orchestrator
+    def flow(ctx: Ctx, again: bool) -> Steps:
+        yield ctx.create_timer(0)
+        yield ctx.call_activity(step, "a")
+        yield ctx.call_activity(step, "b")
+        if again:
+            ctx.continue_as_new(False)
+
+    bench.serve(app)
+    bench.run(flow, True, instance_id="it")
+    assert [c[:3] for c in contexts] == [("it", 2, 1), ("it", 2, 2), ("it", 3, 1), ("it", 3, 2)] * 2
+    keys = [c[3] for c in contexts]
+    assert keys[0::2] == keys[1::2]
+    assert len(set(keys)) == 4
+
+
+def test_the_client_of_an_activity_is_one_on_the_same_store(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.activity
+    def start(ctx: durable.ActivityContext) -> str:
+        client: durable.Client = ctx.client
+        client.raise_event(ctx.instance_id, "from-inside", 5)
+        handle = client.start_orchestration("other", 3, instance_id="started-inside")
+        return str(handle.result(SOON))
+
+    @app.orchestrator
+    def other(ctx: Ctx, n: int) -> int:
+        return n * 7
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        return [(yield ctx.call_activity(start)), (yield ctx.wait_for_external_event("from-inside"))]
+
+    bench.serve(app)
+    assert bench.run(flow) == ["21", 5]
+    assert bench.client.handle("started-inside").result(SOON) == 21
+
+
+def test_the_logger_of_an_activity_says_where_a_line_comes_from(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = durable.Registry()
+
+    @app.activity
+    def step(ctx: durable.ActivityContext) -> None:
+        ctx.logger.warning("hello from %s", "inside")
+
+    flow = calling(app, step)
+    bench.serve(app)
+    with caplog.at_level(logging.WARNING):
+        handle = bench.start(flow)
+        handle.result(SOON)
+    record: Any = next(r for r in caplog.records if r.getMessage() == "hello from inside")
+    assert (record.instance_id, record.task_id, record.attempt) == (handle.instance_id, 1, 1)
+
+
+# ---- time limits
+
+
+def test_an_attempt_that_takes_too_long_fails_and_may_be_tried_again(bench: Bench) -> None:
+    app = durable.Registry()
+    saw_it = threading.Event()
+
+    @app.activity(timeout=0.03, retry=durable.RetryPolicy(2, first_interval=0))
+    def step(ctx: durable.ActivityContext) -> str:
+        if ctx.attempt == 2:
+            return "second"
+        while not ctx.cancelled:
+            threading.Event().wait(0.002)
+        saw_it.set()
+        return "ignored"
+
+    flow = calling(app, step)
+    bench.serve(app)
+    handle = bench.start(flow)
+    assert handle.result(SOON) == "second"
+    assert saw_it.wait(SOON)
+    failed = next(e for e in bench.history(handle) if e.type == "TaskFailed")
+    assert failed.failure is not None
+    assert failed.failure.type == "TimeoutError"
+    assert failed.failure.is_caused_by(TimeoutError)
+    scheduled = next(e for e in bench.history(handle) if e.type == "TaskScheduled")
+    assert scheduled.timeout == 0.03
+
+
+def test_an_async_attempt_that_takes_too_long_is_cancelled(bench: Bench) -> None:
+    app = durable.Registry()
+    cancelled = threading.Event()
+
+    @app.activity
+    async def step() -> None:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    flow = calling(app, step.options(timeout=timedelta(milliseconds=20)))
+    bench.serve(app)
+    failure = bench.fails(flow)
+    assert failure.cause is not None
+    assert failure.cause.type == "TimeoutError"
+    assert cancelled.wait(SOON)
+
+
+def test_a_timeout_counts_from_the_start_and_not_from_the_queue(bench: Bench) -> None:
+    app = durable.Registry()
+    gate = threading.Event()
+
+    @app.activity
+    def first() -> None:
+        assert gate.wait(SOON)
+
+    @app.activity(timeout=0.05)
+    def second() -> str:
+        return "in time"
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        waiting, queued = ctx.call_activity(first), ctx.call_activity(second)
+        yield ctx.create_timer(0.1)
+        ctx.set_custom_status("the queue took longer than the timeout")
+        return (yield [waiting, queued])
+
+    bench.serve(app, max_concurrent_activities=1)
+    handle = bench.start(flow)
+    bench.until(lambda: handle.status().custom_status)
+    gate.set()
+    assert handle.result(SOON) == [None, "in time"]
+
+
+def test_heartbeats_are_counted_from_the_first_one(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.activity(heartbeat_timeout=0.03)
+    def silent(ctx: durable.ActivityContext) -> str:
+        threading.Event().wait(0.1)
+        return "no heartbeat, no timeout"
+
+    @app.activity(heartbeat_timeout=0.1)
+    def lively(ctx: durable.ActivityContext) -> str:
+        for number in range(20):
+            ctx.heartbeat(number)
+            threading.Event().wait(0.01)
+        return "lively"
+
+    @app.activity(heartbeat_timeout=0.03)
+    def stuck(ctx: durable.ActivityContext) -> None:
+        ctx.heartbeat()
+        while not ctx.cancelled:
+            threading.Event().wait(0.002)
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        tasks: list[durable.Task[Any]] = [ctx.call_activity(f) for f in (silent, lively)]
+        tasks.append(ctx.call_activity(stuck))
+        results = yield ctx.task_all(tasks, return_exceptions=True)
+        return [*results[:2], results[2].failure.type]
+
+    bench.serve(app)
+    assert bench.run(flow) == ["no heartbeat, no timeout", "lively", "TimeoutError"]
+
+
+def test_a_cancelled_task_tells_its_activity(bench: Bench) -> None:
+    app = durable.Registry()
+    started, told = threading.Event(), threading.Event()
+
+    @app.activity
+    def step(ctx: durable.ActivityContext) -> None:
+        started.set()
+        while not ctx.cancelled:
+            threading.Event().wait(0.002)
+        told.set()
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        task = ctx.call_activity(step)
+        yield ctx.wait_for_external_event("go")
+        task.cancel()
+        yield ctx.create_timer(0)
+        return task.is_failed
+
+    bench.serve(app)
+    handle = bench.start(flow)
+    assert started.wait(SOON)
+    handle.raise_event("go")
+    assert handle.result(SOON) is True
+    assert told.wait(SOON)
+
+
+@pytest.mark.parametrize("given", [{"timeout": 0}, {"timeout": -1}, {"heartbeat_timeout": float("nan")}])
+def test_options_outside_the_rules_are_refused(given: dict[str, Any]) -> None:
+    def step() -> None: ...
+
+    with pytest.raises(ValueError, match="timeout"):
+        durable.Registry().activity(**given)(step)
+    with pytest.raises(ValueError, match="timeout"):
+        durable.Registry().activity(step).options(**given)
+
+
+# ---- payloads, end to end
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Point(NamedTuple):
+    x: int
+    y: float
+
+
+class Line(msgspec.Struct):
+    points: list[Point]
+    colour: Colour = Colour.RED
+
+
+@dataclass
+class Order:
+    id: UUID
+    at: datetime
+    total: Decimal
+    lines: list[Line]
+    took: timedelta
+    blob: bytes = b""
+    day: date | None = None
+    tags: set[str] = field(default_factory=set)
+
+
+ORDER = Order(
+    UUID("12345678-1234-5678-1234-567812345678"),
+    datetime(2030, 1, 2, 3, 4, 5, 678, tzinfo=timezone.utc),
+    Decimal("12.340"),
+    [Line([Point(1, 2.5)], Colour.BLUE), Line([])],
+    timedelta(days=1, microseconds=5),
+    b"\x00\xff",
+    date(2030, 1, 2),
+    {"b", "a"},
+)
+
+VALUES: list[tuple[Any, Any]] = [
+    (Order, ORDER),
+    (Line, Line([Point(1, 2.5)])),
+    (Point, Point(1, 2.5)),
+    (Colour, Colour.BLUE),
+    (datetime, ORDER.at),
+    (date, ORDER.day),
+    (timedelta, ORDER.took),
+    (UUID, ORDER.id),
+    (Decimal, ORDER.total),
+    (bytes, b"\x00\xff"),
+    (set[int], {3, 1, 2}),
+    (frozenset[str], frozenset({"x"})),
+    (tuple[int, str], (1, "a")),
+    (tuple[int, ...], (1, 2, 3)),
+    (dict[str, Line], {"a": Line([])}),
+    (dict[int, str], {1: "a"}),
+    (int | str, "text"),
+    (Order | None, None),
+    (list[Order | None], [None, ORDER]),
+    (Any, {"a": [1, 2.5, None, True, "ü"]}),
+    (int, 2**60),
+    (float, 0.1),
+    (str, "\u0000 \U0001f600"),
+]
+
+
+@pytest.mark.parametrize(("hint", "value"), VALUES, ids=[str(i) for i in range(len(VALUES))])
+def test_typed_values_pass_through_every_entrance(bench: Bench, hint: Any, value: Any) -> None:
+    """Start, orchestrator, activity, child, event, result: everywhere the same value of the same type."""
+    app = durable.Registry()
+
+    def echo(given: Any) -> Any:
+        assert given == value
+        assert type(given) is type(value)
+        return given
+
+    def child(ctx: Ctx, given: Any) -> Any:
+        return echo(given)
+
+    def flow(ctx: Ctx, given: Any) -> Steps:
+        echo(given)
+        echo(ctx.get_input(hint))
+        echo((yield ctx.call_activity(activity, given)))
+        echo((yield ctx.call_sub_orchestrator(orchestrator, given)))
+        echo((yield ctx.wait_for_external_event("value", type=hint)))
+        return given
+
+    for fn in (echo, child, flow):
+        fn.__annotations__ |= {"given": hint, "return": hint}
+    flow.__annotations__["return"] = Generator[Any, Any, hint]
+    activity = app.activity(echo)
+    orchestrator: Any = app.orchestrator(child)
+    root: Any = app.orchestrator(flow)
+    bench.serve(app)
+    handle = bench.start(root, value)
+    handle.raise_event("value", value)
+    echo(handle.result(SOON))
+
+
+def test_sets_travel_sorted_and_untyped_values_as_plain_json(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.activity
+    def untyped(value):  # type: ignore[no-untyped-def]
+        return [type(value).__name__, value]
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        return [(yield ctx.call_activity(untyped, value)) for value in ({"c", "a", "b"}, (1, 2), Colour.RED)]
+
+    bench.serve(app)
+    assert bench.run(flow) == [["list", ["a", "b", "c"]], ["list", [1, 2]], ["str", "red"]]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, "a"}.__class__, lambda: None])
+def test_a_result_that_cannot_travel_fails_its_call_once_and_nothing_hangs(bench: Bench, value: object) -> None:
+    app = durable.Registry()
+
+    @app.activity
+    def step() -> Any:
+        return {"deep": [1, value]}
+
+    @app.orchestrator
+    def returning(ctx: Ctx) -> Any:
+        return {"deep": [1, value]}
+
+    @app.orchestrator
+    def passing(ctx: Ctx) -> Steps:
+        try:
+            yield ctx.call_activity("step", {"deep": [1, value]})
+        except durable.PayloadError as error:
+            return str(error)
+
+    flow = calling(app, step.options(retry=durable.RetryPolicy(5, first_interval=0)))
+    bench.serve(app)
+    handle = bench.start(flow)
+    with pytest.raises(durable.OrchestrationFailedError) as caught:
+        handle.result(SOON)
+    assert caught.value.failure.is_caused_by(durable.PayloadError)
+    assert "deep" in caught.value.failure.message
+    assert bench.types(handle).count("TaskScheduled") == 1
+    assert bench.fails(returning).type == "durable.PayloadError"
+    assert "deep" in bench.run(passing)
+
+
+def test_an_input_that_does_not_fit_the_hint_fails_the_call(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.activity
+    def step(order: Order) -> None: ...
+
+    @app.orchestrator
+    def typed(ctx: Ctx, n: int) -> int:
+        return n
+
+    flow = calling(app, "step", {"id": "no uuid"})
+    bench.serve(app)
+    failure = bench.fails(flow)
+    assert failure.is_caused_by(durable.PayloadError)
+    assert failure.is_caused_by(ValueError)
+    failure = bench.fails("typed", "text")
+    assert failure.type == "durable.PayloadError"
+
+
+# ---- one input
+
+
+def _none(ctx: Ctx) -> list[Any]:
+    return [ctx.get_input()]
+
+
+def _one(ctx: Ctx, a: Any) -> list[Any]:
+    return [ctx.get_input(), a]
+
+
+def _default(ctx: Ctx, a: Any = "default") -> list[Any]:
+    return [ctx.get_input(), a]
+
+
+def _two(ctx: Ctx, a: Any, b: Any = "default") -> list[Any]:
+    return [ctx.get_input(), a, b]
+
+
+def _rest(ctx: Ctx, *args: Any) -> list[Any]:
+    return [ctx.get_input(), *args]
+
+
+# callee, arguments; then the input and what the callee gets: when called by name, and by function.
+ONE_INPUT: list[tuple[Any, tuple[Any, ...], list[Any], list[Any]]] = [
+    (_none, (), [None], [None]),
+    (_one, (5,), [5, 5], [5, 5]),
+    (_one, ([1, 2],), [[1, 2], [1, 2]], [[1, 2], [1, 2]]),
+    (_one, (None,), [None, None], [None, None]),
+    (_default, (), [None, "default"], [None, "default"]),
+    (_default, (5,), [5, 5], [5, 5]),
+    (_two, (5,), [5, 5, "default"], [[5], 5, "default"]),
+    (_two, (1, 2), [[1, 2], 1, 2], [[1, 2], 1, 2]),
+    (_two, ([1, 2],), [[1, 2], 1, 2], [[[1, 2]], [1, 2], "default"]),
+    (_two, ({"a": 1},), [{"a": 1}, {"a": 1}, "default"], [[{"a": 1}], {"a": 1}, "default"]),
+    (_rest, (1, 2, 3), [[1, 2, 3], 1, 2, 3], [[1, 2, 3], 1, 2, 3]),
+    (_rest, (5,), [5, 5], [[5], 5]),
+]
+
+
+@pytest.mark.parametrize("case", ONE_INPUT, ids=[f"{c[0].__name__}{c[1]}" for c in ONE_INPUT])
+def test_one_input_means_the_same_at_every_entrance(
+    bench: Bench, case: tuple[Any, tuple[Any, ...], list[Any], list[Any]]
+) -> None:
+    fn, args, by_name, by_function = case
+    app = durable.Registry()
+    callee: Any = app.orchestrator(name="callee")(fn)
+
+    @app.orchestrator
+    def parent(ctx: Ctx, name: bool) -> Steps:
+        return (yield ctx.call_sub_orchestrator("callee" if name else callee, *args))
+
+    bench.serve(app)
+    for target, expected in (("callee", by_name), (callee, by_function)):
+        handle = bench.start(target, *args)
+        assert handle.result(SOON) == expected
+        assert handle.status().input == expected[0]
+        assert bench.run(parent, target == "callee") == expected
+    if len(args) == 1 and fn is not _rest:
+        (many,) = bench.client.start_many("callee", [args[0]])
+        assert many.result(SOON) == by_name

@@ -1,0 +1,123 @@
+"""The simulator in short, and the proof that it would notice: the same seed twice, and bugs planted on purpose.
+
+The long form is `python -m durable.testing.simulator --seeds 20000 --jobs 2`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from durable.testing.planted import PLANTED
+from durable.testing.programs import Outcome, fits, fits_program
+from durable.testing.simulated_store import STORE_FAULTS
+from durable.testing.simulated_world import MESSAGE_FAULTS, PROCESS_FAULTS
+from durable.testing.simulator import Total, command, main, run_seed, run_seeds
+
+ROOT = Path(__file__).resolve().parents[2]
+SEEDS = 300
+
+# Seeds that were wrong once, and what was wrong then.
+CORPUS = {
+    9: "a timer that was created and cancelled in one turn left its row behind",
+    21: "an activity that was called and cancelled in one turn kept its row for ever",
+    133: "an event that came in the same turn as continue_as_new was lost",
+    161: "a timer fired before its time on the orchestration's clock, which had been set back",
+    654: "a repeated timeout of an abandoned wait was recorded twice",
+    2285: "a timer fired before its time: the clock went back between looking and firing",
+    4449: "an outcome of the execution before, taken by the turn that terminates, kept its row",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("durable")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(before)
+
+
+@pytest.fixture(scope="module")
+def total(_quiet: None) -> Total:
+    return run_seeds(range(1, SEEDS + 1))
+
+
+def test_everything_ends_right_whatever_fails(total: Total) -> None:
+    assert [(report.wrong, command(report.seed)) for report in total.wrong] == []
+    assert total.seeds == SEEDS
+    assert total.instances > 2 * SEEDS
+
+
+def test_every_kind_of_fault_was_there(total: Total) -> None:
+    missing = {*STORE_FAULTS, *PROCESS_FAULTS, *MESSAGE_FAULTS} - {
+        kind for kind, count in total.faults.items() if count
+    }
+    assert missing == set()
+
+
+@pytest.mark.parametrize("seed", CORPUS)
+def test_what_was_wrong_once_is_right(seed: int) -> None:
+    assert run_seed(seed).wrong == ""
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    for seed in range(1, 31):
+        assert run_seed(seed) == run_seed(seed)
+    assert len({run_seed(seed).trace_hash for seed in range(1, 31)}) == 30
+
+
+def test_the_same_seed_gives_the_same_run_in_another_process(capsys: pytest.CaptureFixture[str]) -> None:
+    here = run_seed(7)
+    words = [sys.executable, "-m", "durable.testing.simulator", "--seed", "7"]
+    environment = {**os.environ, "PYTHONHASHSEED": "12345", "PYTHONPATH": str(ROOT)}
+    said = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
+    assert said.stdout.strip() == f"seed 7: right (trace {here.trace_hash:08x})"
+
+
+def test_a_trace_can_be_read_and_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seed", "4", "--trace"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.strip().endswith(f"seed 4: right (trace {run_seed(4).trace_hash:08x})")
+    assert "start: committed" in shown
+    assert "Write(commits=[Commit(" in shown
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_each_planted_bug_is_caught_within_200_seeds(bug: str) -> None:
+    found = run_seeds(range(1, 201), bug=bug, stop_at_first=True)
+    assert len(found.wrong) == 1
+
+
+def test_a_wrong_seed_prints_the_command_that_runs_it_again(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "30", "--bug", "no-version-check"]) == 1
+    shown = capsys.readouterr().out.splitlines()
+    again = next(line for line in shown if line.startswith("    python -m durable.testing.simulator --seed "))
+    seed = int(again.split("--seed ")[1].split()[0])
+    assert again.strip() == command(seed, "no-version-check")
+    assert run_seed(seed, bug="no-version-check").wrong in "\n".join(shown)
+    assert not shown[-1].endswith(" 0 wrong")
+    assert run_seed(seed).wrong == ""  # the bug is gone again
+
+
+def test_the_oracle_refuses_what_a_program_can_t_give() -> None:
+    act = ["act", "k1", 0, 1, 0, ""]
+    broken = ["act", "k2", 9, 2, 0, ""]
+    assert fits(act, Outcome(True, "a:k1"))
+    assert not fits(act, Outcome(True, "a:k2"))
+    assert not fits(act, Outcome(False, "boom k1"))
+    assert fits(broken, Outcome(False, "boom k2"))
+    assert fits(["all", [act, broken], True], Outcome(True, ["a:k1", ["exception", "boom k2"]]))
+    assert not fits(["all", [act, broken], False], Outcome(True, ["a:k1", "a:k2"]))
+    assert fits(["any", [act, broken]], Outcome(True, ["first", "a:k1"]))
+    assert fits(["any", [act, broken]], Outcome(False, "boom k2"))
+    assert not fits(["any", [act, act]], Outcome(False, "boom k2"))
+    assert not fits(["seq", [act, act]], Outcome(True, ["a:k1"]))
+    assert fits_program([["event", "go", None], 1, []], Outcome(True, ["e:go#0", "e:go#1"]))
+    assert not fits_program([["event", "go", None], 1, []], Outcome(True, ["e:go#1", "e:go#0"]))
