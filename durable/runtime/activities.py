@@ -65,7 +65,7 @@ class Activities:
         self._client = client
         self._queue: SimpleQueue[Invocation | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._idle = 0
+        self._open = 0  # sync ones that are queued or running; a thread for each, up to `size`
         self._lock = threading.Lock()
         self._attempts: dict[str, _Attempt] = {}
         self._deadlines = Deadlines()
@@ -84,7 +84,7 @@ class Activities:
                 self._queue.put(invocation)
                 sync += 1
         if sync:
-            self._spawn()
+            self._spawn(sync)
 
     def cancel(self, row_keys: Iterable[str]) -> None:
         """Nobody waits for these any more."""
@@ -121,10 +121,10 @@ class Activities:
 
     # ---- sync activities
 
-    def _spawn(self) -> None:
+    def _spawn(self, more: int) -> None:
         with self._lock:
-            missing = min(self._size - len(self._threads), self._queue.qsize() - self._idle)
-            for _ in range(missing):
+            self._open += more
+            for _ in range(min(self._size, self._open) - len(self._threads)):
                 thread = threading.Thread(
                     target=self._work, name=f"durable-activity-{len(self._threads) + 1}", daemon=True
                 )
@@ -133,16 +133,15 @@ class Activities:
 
     def _work(self) -> None:
         while True:
-            with self._lock:
-                self._idle += 1
             invocation = self._queue.get()
-            with self._lock:
-                self._idle -= 1
             if invocation is None:
                 return
             attempt = self._attempts.get(invocation.row_key)
-            if attempt is not None:
-                self._finish(attempt, self._call(attempt))
+            event = None if attempt is None else self._call(attempt)
+            with self._lock:  # before the report, which brings the next one: that one is for this thread
+                self._open -= 1
+            if attempt is not None and event is not None:
+                self._finish(attempt, event)
 
     def _call(self, attempt: _Attempt) -> Event:
         try:

@@ -612,7 +612,8 @@ def test_sets_travel_sorted_and_untyped_values_as_plain_json(bench: Bench) -> No
 
     @app.orchestrator
     def flow(ctx: Ctx) -> Steps:
-        return [(yield ctx.call_activity(untyped, value)) for value in ({"c", "a", "b"}, (1, 2), Colour.RED)]
+        values: list[Any] = [{"c", "a", "b"}, (1, 2), Colour.RED]
+        return (yield [ctx.call_activity(untyped, value) for value in values])
 
     bench.serve(app)
     assert bench.run(flow) == [["list", ["a", "b", "c"]], ["list", [1, 2]], ["str", "red"]]
