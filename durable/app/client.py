@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
 from uuid import uuid4
 
-from ..engine.step import create, terminate_request
+from ..engine.codeless import terminate_request
+from ..engine.step import create
 from ..model import history as h
 from ..model.errors import InstanceExistsError, InstanceFinishedError, InstanceNotFoundError, TimeoutError
 from ..model.history import Event, HistoryEvent, Raw, decode_event, decode_events, encode_event
@@ -21,7 +22,7 @@ from ..model.status import OrchestrationStatus, Page, RuntimeStatus, Summary
 from ..payload.values import encode
 from ..ports import FACTS, STATUS, Backend, Commit, Delivered, Fact, Outcome, Query, Record, Want
 from ..replay.callee import OrchestratorRef, as_orchestrator, checked_tags
-from ..replay.execution import running
+from ..replay.guard import running
 from .handle import OrchestrationHandle
 from .identity import Ids, random_ids
 from .plugins import open_backend, url_or_default

@@ -12,7 +12,7 @@ from types import FrameType, TracebackType
 from typing import Any
 from uuid import uuid4
 
-from ..engine.step import Env
+from ..engine.instance import Env
 from ..model.errors import DurableError
 from ..model.moments import to_timedelta
 from ..ports import FACTS

@@ -1,17 +1,31 @@
-"""An instance between two turns, the arrivals that a turn takes, and what a turn decides: frozen values."""
+"""What a step takes and gives: an instance between two turns, arrivals, its worker's part; and the turn. Frozen."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from ..model import history as h
 from ..model.history import Event, Raw
+from ..model.limits import Limits
 from ..model.status import Summary
 from ..ports import Commit, Fact, Record
 from ..replay.execution import Execution
+from ..replay.guard import Watch
 from .ledger import Ledger
+
+
+class Env(NamedTuple):
+    """What a step needs of its worker: who it is, how long it holds rows (seconds), fresh ids, limits, the watchdog."""
+
+    holder: str
+    hold: float
+    mint: Callable[[], str]
+    partitions: int
+    limits: Limits
+    watch: Watch
 
 
 class Arrival(NamedTuple):
@@ -89,3 +103,11 @@ def timer_key(execution_id: str, task_id: int, attempt: int) -> str:
 def wake_key(execution_id: str) -> str:
     """The key of the row that wakes an execution for its first turn, and while it is parked."""
     return f"wake/{execution_id}"
+
+
+def row_behind(arrival: Arrival) -> str:
+    """The work row of an outcome that came straight from an activity; '' for any other arrival."""
+    event = arrival.event
+    if event.type in (h.TASK_COMPLETED, h.TASK_FAILED) and arrival.execution_id:
+        return task_key(arrival.execution_id, event.task_id, event.attempt)
+    return ""

@@ -202,7 +202,7 @@ class OrchestrationContext:
     @property
     def is_replaying(self) -> bool:
         """True while recorded history is run again; a warm instance does not replay."""
-        return self._execution.replaying or not self._execution.awake
+        return self._execution.journal.replaying or not self._execution.awake
 
     @property
     def logger(self) -> InstanceLogger:

@@ -14,7 +14,6 @@ Laws.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from datetime import datetime, timedelta
 from random import Random
 from types import FrameType
@@ -31,13 +30,12 @@ from ..payload.signature import Signature
 from ..payload.values import encode
 from ..triggers import Trigger, fire
 from .callee import ActivityRef, OrchestratorRef
-from .mismatch import Mismatch, current_line, differs, frame_of, line_of, line_of_error, line_of_frame
+from .guard import TurnTooLong, Watch, running
+from .journal import Journal
+from .mismatch import Mismatch, frame_of, line_of, line_of_error, line_of_frame
 from .tasks import AllTask, AnyTask, CallTask, Leaf, Task, TimerTask, WaitTask, are_tasks, is_task, open_leaves
 
 RESUME: Final = "resume"
-
-# The instance whose code is running on this thread, so that a client call inside an orchestrator can be refused.
-running: ContextVar[str | None] = ContextVar("durable_running", default=None)
 
 
 class Code(NamedTuple):
@@ -46,26 +44,6 @@ class Code(NamedTuple):
     name: str
     fn: Callable[..., Any]
     signature: Signature
-
-
-class Watch:
-    """Is told when user code runs, so that a watchdog outside can tell a stuck orchestrator from a busy one."""
-
-    def __init__(self) -> None:
-        self.ticks = 0
-        self.inside = False
-
-    def enter(self) -> None:
-        self.ticks += 1
-        self.inside = True
-
-    def leave(self) -> None:
-        """May raise TurnTooLong, when the watchdog has just decided so."""
-        self.inside = False
-
-
-class TurnTooLong(BaseException):
-    """Thrown into an orchestrator that ran longer than `Limits.turn_seconds` without yielding."""
 
 
 class Execution:
@@ -85,21 +63,15 @@ class Execution:
         self.continued: Raw | None = None
         self.save_events = True
         self.finished = False
-        self.recorded: Sequence[Event] = ()
-        self.cursor = 0
-        self.length = 0
-        self.replaying = False
+        self.journal = Journal(limits.commands_per_turn)
         self.awake = False
-        self.new: list[Event] = []
         self.taken = 0  # facts of this turn that counted
         self.unused_timers: list[int] = []
         self._begin: Callable[[], Any] | None = None
         self._driver: Any = None
         self._task_ids = 0
-        self._commands = 0
         self._buffer: list[Event] = []
         self._listening: tuple[WaitTask[Any], ...] = ()
-        self._mismatch: Mismatch | None = None
 
     # ---- feeding
 
@@ -109,16 +81,9 @@ class Execution:
 
     def replay(self, events: Sequence[Event]) -> None:
         """Run the code over recorded events. Raises Mismatch at the first difference."""
-        self.recorded, self.cursor, self.replaying = events, 0, True
-        while self.cursor < len(events):
-            event = events[self.cursor]
-            if event.type in h.COMMANDS:
-                raise differs(self.cursor, event, None, line_of(self._driver))
-            if event.type not in h.FACTS:
-                raise Mismatch(f"event {self.cursor} has the type {event.type!r}, which this version does not know")
-            self.cursor += 1
-            self._apply(event)
-        self.recorded, self.replaying, self.length = (), False, len(events)
+        self.journal.open(events)
+        while (fact := self.journal.next_fact(lambda: line_of(self._driver))) is not None:
+            self._apply(fact)
 
     def take(self, facts: Sequence[Event], now: datetime) -> list[Event]:
         """One turn: apply new facts, and return them with the commands they caused, to be appended to the history.
@@ -126,23 +91,24 @@ class Execution:
         Facts that change nothing (duplicates, outcomes of superseded attempts) are left out; without any that does,
         the turn is empty.
         """
-        self.new, self.taken, self.unused_timers = [], 0, []
+        journal = self.journal
+        journal.new = new = []
+        self.taken, self.unused_timers = 0, []
         first_turn = self._driver is None and not self.finished
         opening = Event(h.ORCHESTRATOR_STARTED, now)
         if first_turn:
-            self.new.append(opening)
+            new.append(opening)
             self._apply(opening)
         for fact in facts:
             if self.finished or not self.expects(fact):
                 continue
-            if not self.new:
-                self.new.append(opening)
+            if not new:
+                new.append(opening)
                 self._apply(opening)
             self.taken += 1
-            self.new.append(fact)
+            new.append(fact)
             self._apply(fact)
-        self.length += len(self.new)
-        return self.new
+        return new
 
     @property
     def begun(self) -> bool:
@@ -188,14 +154,14 @@ class Execution:
     def create_timer(self, fire_at: datetime) -> TimerTask:
         task = TimerTask(self, self._next_id())
         self.tasks[task.id] = task
-        self._issue(Event(h.TIMER_CREATED, self.clock, task_id=task.id, fire_at=fire_at))
+        self.journal.issue(Event(h.TIMER_CREATED, self.clock, task_id=task.id, fire_at=fire_at))
         return task
 
     def wait_for_event(self, name: str, timeout: timedelta | None, hint: Any) -> WaitTask[Any]:
         task: WaitTask[Any] = WaitTask(self, self._next_id(), name, hint, timeout is not None)
         self.tasks[task.id] = task
         fire_at = None if timeout is None else self.clock + timeout
-        self._issue(Event(h.EVENT_AWAITED, self.clock, task_id=task.id, name=name, fire_at=fire_at))
+        self.journal.issue(Event(h.EVENT_AWAITED, self.clock, task_id=task.id, name=name, fire_at=fire_at))
         return task
 
     def continue_as_new(self, payload: Raw, save_events: bool) -> None:
@@ -207,7 +173,7 @@ class Execution:
         self._refuse_asleep()
         kind = h.TIMER_CANCELED if isinstance(leaf, TimerTask) else h.TASK_CANCELED
         attempt = leaf.attempt if isinstance(leaf, CallTask) else 0
-        self._issue(Event(kind, self.clock, task_id=leaf.id, attempt=attempt))
+        self.journal.issue(Event(kind, self.clock, task_id=leaf.id, attempt=attempt))
         self.tasks.pop(leaf.id, None)
         if isinstance(leaf, WaitTask) and leaf.timed:
             self.unused_timers.append(leaf.id)
@@ -229,7 +195,7 @@ class Execution:
     def _schedule(self, task: CallTask[Any]) -> None:
         ref = task.ref
         if isinstance(ref, ActivityRef):
-            self._issue(
+            self.journal.issue(
                 Event(
                     h.TASK_SCHEDULED,
                     self.clock,
@@ -241,10 +207,11 @@ class Execution:
                     heartbeat_timeout=ref.heartbeat_timeout,
                 ),
                 ref,
+                asked=self.awake,
             )
             return
         default = child_id(self.instance_id, self.started.execution_id, task.id, task.attempt)
-        recorded = self._issue(
+        recorded = self.journal.issue(
             Event(
                 h.CHILD_CREATED,
                 self.clock,
@@ -258,63 +225,17 @@ class Execution:
                 depth=self.started.depth + 1,
             ),
             ref,
+            asked=self.awake,
+            named=bool(task.explicit_id),
         )
         task.child_id = recorded.instance_id
-
-    # ---- recording or matching a command
-
-    def _issue(
-        self, done: Event, ref: ActivityRef[Any, Any] | OrchestratorRef[Any, Any] | None = None, line: str = ""
-    ) -> Event:
-        if self.awake:  # the engine's own retries are not the code's doing
-            self._commands += 1
-        if not self.replaying:
-            self._refuse_too_many()
-            self.new.append(done)
-            return done
-        if self._mismatch is not None:
-            raise self._mismatch  # user code's `finally:` goes on asking; the first difference is the one to show
-        recorded = self.recorded[self.cursor] if self.cursor < len(self.recorded) else None
-        if recorded is None or not self._matches(recorded, done, ref):
-            self._refuse_too_many()  # as it was then: a refused command is not in the history
-            shown = recorded if recorded is not None and recorded.type in h.COMMANDS else None
-            self._mismatch = differs(self.cursor, shown, done, line or current_line())
-            raise self._mismatch
-        self.cursor += 1
-        return recorded
-
-    def _refuse_too_many(self) -> None:
-        if self.awake and self._commands > self.limits.commands_per_turn:
-            raise LimitError(
-                f"one turn may schedule {self.limits.commands_per_turn} commands (Limits.commands_per_turn); "
-                "yield some of them before scheduling more, or raise the limit"
-            )
-
-    def _matches(
-        self, recorded: Event, done: Event, ref: ActivityRef[Any, Any] | OrchestratorRef[Any, Any] | None
-    ) -> bool:
-        if recorded.type != done.type or recorded.task_id != done.task_id or recorded.attempt != done.attempt:
-            return False
-        kind = done.type
-        if kind == h.EXECUTION_COMPLETED or kind == h.CONTINUE_AS_NEW:
-            return recorded.status == done.status
-        if kind == h.EVENT_AWAITED:
-            return recorded.name.casefold() == done.name.casefold() and recorded.fire_at == done.fire_at
-        if recorded.name != done.name or recorded.fire_at != done.fire_at:
-            return False
-        if kind == h.CHILD_CREATED:
-            task = self.tasks.get(done.task_id)
-            named = isinstance(task, CallTask) and bool(task.explicit_id)
-            if named and recorded.instance_id != done.instance_id:
-                return False
-        return ref is None or ref.same_input(recorded.input, done.input)
 
     # ---- applying a fact
 
     def _apply(self, event: Event) -> None:
         kind = event.type
         if kind == h.ORCHESTRATOR_STARTED:
-            self.clock, self._commands = event.timestamp, 0
+            self.clock, self.journal.commands = event.timestamp, 0
             if self._driver is None and self._begin is not None:
                 self._start()
         elif kind == h.EVENT_RAISED:
@@ -340,16 +261,9 @@ class Execution:
     def _retries(self, task: CallTask[Any], failure: FailureDetails) -> bool:
         """Arrange the next attempt, if there is one. On replay the history has already decided."""
         attempt = task.attempt + 1
-        if self.replaying:
-            recorded = self.recorded[self.cursor] if self.cursor < len(self.recorded) else None
-            if (
-                recorded is None
-                or recorded.type != h.TIMER_CREATED
-                or recorded.task_id != task.id
-                or recorded.attempt != attempt
-            ):
+        if self.journal.replaying:
+            if not self.journal.recorded_retry(task.id, attempt):
                 return False
-            self.cursor += 1
         else:
             policy = task.ref.retry
             if policy is None:
@@ -358,7 +272,8 @@ class Execution:
             at = policy.next_attempt_at(failure, task.attempt, task.first_at, self.clock, random)
             if at is None:
                 return False
-            self.new.append(Event(h.TIMER_CREATED, self.clock, task_id=task.id, attempt=attempt, fire_at=at))
+            timer = Event(h.TIMER_CREATED, self.clock, task_id=task.id, attempt=attempt, fire_at=at)
+            self.journal.issue(timer, asked=False)
         task.attempt, task.retry_timer = attempt, True
         return True
 
@@ -480,21 +395,23 @@ class Execution:
                     except BaseException as failed:  # the outcome of the task, whatever it is, belongs to the code
                         value, error = None, failed
                 self.watch.ticks += 1
-                frame = frame_of(driver) if self.replaying else None  # it still knows its line when the code has ended
+                frame = (
+                    frame_of(driver) if self.journal.replaying else None
+                )  # it still knows its line when the code has ended
                 try:
                     yielded = driver.send(value) if error is None else driver.throw(error)
                 except StopIteration as stop:
-                    self._check_mismatch()
+                    self.journal.check()
                     self._finish(stop.value, frame)
                     return
                 except Mismatch:
                     raise
                 except BaseException as raised:
-                    self._check_mismatch()
+                    self.journal.check()
                     self._guard(raised)
                     self._fail(raised)
                     return
-                self._check_mismatch()
+                self.journal.check()
                 if is_task(yielded):
                     awaited = yielded
                 elif are_tasks(yielded):
@@ -520,10 +437,6 @@ class Execution:
         running.reset(self._token)
         self.watch.leave()
 
-    def _check_mismatch(self) -> None:
-        if self._mismatch is not None:  # a bare `except:` in user code swallowed it
-            raise self._mismatch
-
     def _guard(self, error: BaseException) -> None:
         """Errors of the engine go up; everything else is an outcome of the code."""
         if isinstance(error, TurnTooLong):
@@ -543,11 +456,12 @@ class Execution:
 
     def _fail(self, error: BaseException) -> None:
         status = RuntimeStatus.FAILED.value
-        self._end(Event(h.EXECUTION_COMPLETED, self.clock, failure=describe(error), status=status), line_of_error(error))
+        self._end(
+            Event(h.EXECUTION_COMPLETED, self.clock, failure=describe(error), status=status), line_of_error(error)
+        )
 
     def _end(self, event: Event, line: str) -> None:
-        self._commands = 0  # ending is always allowed
-        self._issue(event, line=line)
+        self.journal.issue(event, asked=False, line=line)
         self.finished = True
         self.trigger = None
 

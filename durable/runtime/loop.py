@@ -17,8 +17,9 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol
 
-from ..engine.instance import Arrival, Instance, Invocation, Turn
-from ..engine.step import Env, inbox_arrivals, step, timer_arrival
+from ..engine.effects import timer_arrival
+from ..engine.instance import Arrival, Env, Instance, Invocation, Turn
+from ..engine.step import inbox_arrivals, step
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import UnreadableHistory

@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..engine.instance import Env
 from ..engine.ledger import Ledger
 from ..engine.messages import Message, decode_message, refused_start
-from ..engine.step import Env, create
+from ..engine.step import create
 from ..model.errors import StoreError
 from ..model.history import Parent, encode_event
 from ..model.names import partition_of

@@ -12,7 +12,7 @@ import ctypes
 import sys
 import threading
 
-from ..replay.execution import TurnTooLong, Watch
+from ..replay.guard import TurnTooLong, Watch
 
 
 class Watchdog(Watch):

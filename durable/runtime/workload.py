@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
-from ..engine.instance import Arrival, Invocation
+from ..engine.effects import invocation_of
+from ..engine.instance import Arrival, Env, Invocation
 from ..engine.ledger import Ledger
-from ..engine.step import Env, invocation_of
 from ..model.history import UnreadableHistory
 from ..model.status import RuntimeStatus
 from ..ports import Lease, Record, Row, Want

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import msgspec
 
 from ..backends.memory import MemoryStore
-from ..engine import step
+from ..engine import codeless, effects, instance
 from ..model import history as h
 from ..model.history import Event
 from ..ports import Append, Commit, Delivered, Fact, Outcome
@@ -37,6 +37,17 @@ class ForgetsFacts(MemoryStore):
     def _deliver(self, fact: Fact) -> Delivered:
         self._seen.pop(fact.instance_id, None)
         return super()._deliver(fact)
+
+
+class EndsMessagesWhenSent(MemoryStore):
+    """A message to another instance is only in the memory of the worker that sends it."""
+
+    def _commit(self, commit: Commit) -> Outcome:
+        outcome = super()._commit(commit)
+        for row in commit.put:
+            if row.kind == "message" and outcome is Outcome.COMMITTED:
+                self._drop(row.key)
+        return outcome
 
 
 class ChecksNoVersion(MemoryStore):
@@ -81,18 +92,30 @@ def _ids_without_attempt() -> Iterator[None]:
     def key(execution_id: str, task_id: int, attempt: int) -> str:
         return f"{execution_id}/{task_id}/1"
 
-    with patch.object(step, "task_key", key):
-        yield
+    with patch.object(effects, "task_key", key), patch.object(codeless, "task_key", key):
+        with patch.object(instance, "task_key", key):
+            yield
 
 
-Patch = Callable[[], AbstractContextManager[None]]
+def _loses_events_at_continue() -> AbstractContextManager[Any]:
+    return patch.object(step, "_left_for_next", lambda events, arrivals: frozenset())
+
+
+def _leaves_rows_behind() -> AbstractContextManager[Any]:
+    return patch.object(step._Effects, "forget_what_ended_at_once", lambda self: None)
+
+
+Patch = Callable[[], AbstractContextManager[Any]]
 
 PLANTED: Final[dict[str, tuple[type[MemoryStore], Patch]]] = {
     "acknowledge-first": (AcknowledgesFirst, nullcontext),
     "no-deduplication": (ForgetsFacts, _no_deduplication),
     "no-version-check": (ChecksNoVersion, nullcontext),
-    "rows-end-when-sent": (MemoryStore, _ends_rows_when_sent),
+    "rows-end-when-sent": (EndsMessagesWhenSent, _ends_rows_when_sent),
     "ids-without-attempt": (MemoryStore, _ids_without_attempt),
+    # Found by the simulator in our own code, and planted again so that it keeps finding them.
+    "events-lost-at-continue": (MemoryStore, _loses_events_at_continue),
+    "rows-left-behind": (MemoryStore, _leaves_rows_behind),
 }
 
 

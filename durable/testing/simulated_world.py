@@ -20,15 +20,17 @@ from zlib import crc32
 import msgspec
 
 from ..backends.memory import MemoryStore
-from ..engine.instance import Invocation
-from ..engine.step import Env, create, terminate_request
+from ..engine.codeless import terminate_request
+from ..engine.instance import Env, Invocation
+from ..engine.step import create
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import Event, Raw, encode_event
 from ..model.limits import Limits
 from ..model.names import partition_of
 from ..ports import FACTS, Delivered, Fact, Outcome, Want
-from ..replay.execution import Code, Watch
+from ..replay.execution import Code
+from ..replay.guard import Watch
 from ..runtime import requests as ask
 from ..runtime.loop import Loop, Settings
 from .programs import CODES, Script, attempt_activity
@@ -397,7 +399,7 @@ class Worker:
             world.runs[key] += 1
             chance = random.random()
             self.running[key] = chance >= 0.1  # whether it has a thread at once; if not, a drain hands it back
-            lasts = random.random() * (0.02 if chance < 0.8 else 0.5 if chance < 0.97 else 6.0)
+            lasts = random.random() * (0.02 if chance < 0.75 else 0.5 if chance < 0.92 else 8.0)
             epoch = self.epoch
             world.later(lasts, lambda i=invocation, e=epoch: self._finish(i, e))  # type: ignore[misc]
 

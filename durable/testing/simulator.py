@@ -19,14 +19,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from ..engine.instance import Instance
-from ..engine.step import Env, revive
+from ..engine.instance import Env, Instance
+from ..engine.step import revive
 from ..model import history as h
 from ..model.history import Event, decode_events
 from ..model.limits import Limits
 from ..model.status import RuntimeStatus, Summary
 from ..ports import Want
-from ..replay.execution import Watch
+from ..replay.guard import Watch
 from ..replay.mismatch import Mismatch
 from .planted import PLANTED, planted
 from .programs import CODES, Node, Outcome, fits_program, make_script, root_cause

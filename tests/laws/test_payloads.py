@@ -231,6 +231,8 @@ def test_attrs(slots: bool) -> None:
     cls: Any = attr.make_class("Box", fields, slots=slots)
     value = cls(1.5, 3, "a")
     assert bytes(enc([value])) == b'[{"size":1.5,"_secret":3,"note":"a"}]'
+    assert bytes(enc({"k": {"l": value}})) == b'{"k":{"l":{"size":1.5,"_secret":3,"note":"a"}}}'
+    assert bytes(enc(Holder((value,)))) == b'{"value":[{"size":1.5,"_secret":3,"note":"a"}]}'
     assert dec(enc(value), cls) == value
     reordered = dec(b'{"note":"a","_secret":3,"size":1.5}', cls)
     assert enc(reordered) == enc(value)

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from durable.engine.instance import Arrival, Instance
-from durable.engine.step import Env, step
+from durable.engine.instance import Arrival, Env, Instance
+from durable.engine.step import step
 from durable.model import history as h
 from durable.model.failure import FailureDetails
 from durable.model.history import Event, Raw, encode_events
@@ -27,7 +27,8 @@ from durable.model.status import RuntimeStatus, Summary
 from durable.payload.signature import Signature
 from durable.replay.callee import ActivityRef
 from durable.replay.context import OrchestrationContext
-from durable.replay.execution import Code, Execution, Watch
+from durable.replay.execution import Code, Execution
+from durable.replay.guard import Watch
 from durable.replay.mismatch import Mismatch
 from durable.replay.tasks import Task, open_leaves
 from durable.testing.programs import CODES, Script, attempt_activity, make_script

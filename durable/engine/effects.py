@@ -1,0 +1,125 @@
+"""What a turn leaves behind: the rows, invocations and messages of its events, by a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from ..model import history as h
+from ..model.history import Event, Parent
+from ..model.moments import from_timestamp
+from ..model.names import partition_of
+from ..ports import Row
+from .instance import Arrival, Env, Instance, Invocation, task_key, timer_key, wake_key
+from .messages import Message, child_start, encode_message
+
+
+class Effects:
+    """Rows and invocations that the events of one turn leave behind."""
+
+    def __init__(self, instance: Instance, env: Env, now: float) -> None:
+        self.instance_id = instance.summary.instance_id
+        self.execution_id = instance.summary.execution_id
+        self.partition = partition_of(self.instance_id, env.partitions)
+        self.env = env
+        self.now = now
+        self.put: list[Row] = []
+        self.drop: list[str] = []
+        self.invocations: list[Invocation] = []
+        self.cancelled: list[str] = []
+
+    def of(self, events: Iterable[Event]) -> None:
+        for event in events:
+            effect = EFFECTS.get(event.type)
+            if effect is not None:
+                effect(self, event)
+
+    def task_scheduled(self, event: Event) -> None:
+        invocation = invocation_of(self.instance_id, self.execution_id, event)
+        due_at = self.now + self.env.hold
+        self.put.append(Row(invocation.row_key, "task", self.instance_id, self.partition, due_at, self.env.holder))
+        self.invocations.append(invocation)
+
+    def task_ended(self, event: Event) -> None:
+        self.drop.append(task_key(self.execution_id, event.task_id, event.attempt))
+
+    def task_canceled(self, event: Event) -> None:
+        if event.attempt:
+            key = task_key(self.execution_id, event.task_id, event.attempt)
+            self.drop += (key, timer_key(self.execution_id, event.task_id, event.attempt))
+            self.cancelled.append(key)
+
+    def timer_set(self, event: Event) -> None:
+        if event.fire_at is not None:
+            key = timer_key(self.execution_id, event.task_id, event.attempt)
+            body = _TIMER_BODY.encode((self.execution_id, event.task_id, event.attempt))
+            due_at = event.fire_at.timestamp()
+            self.put.append(Row(key, "timer", self.instance_id, self.partition, due_at, body=body))
+
+    def timer_ended(self, event: Event) -> None:
+        self.drop.append(timer_key(self.execution_id, event.task_id, event.attempt))
+
+    def child_created(self, event: Event) -> None:
+        parent = Parent(self.instance_id, self.execution_id, event.task_id, event.attempt)
+        message = child_start(event, parent, self.env.mint(), self.env.mint())
+        self.send(message, f"{task_key(self.execution_id, event.task_id, event.attempt)}/start")
+
+    def forget_what_ended_at_once(self) -> None:
+        """What began and ended in one turn has no row: a store drops first and puts then, so it would stay for ever."""
+        if self.put and self.drop:
+            ended = set(self.drop)
+            if any(row.key in ended for row in self.put):
+                self.put = [row for row in self.put if row.key not in ended]
+                self.invocations = [i for i in self.invocations if i.row_key not in ended]
+
+    def send(self, message: Message, key: str) -> None:
+        due_at = self.now + self.env.hold
+        body = encode_message(message)
+        self.put.append(Row(key, "message", self.instance_id, self.partition, due_at, self.env.holder, body=body))
+
+
+_TIMER_BODY = msgspec.json.Encoder()
+_TIMER_READER = msgspec.json.Decoder(tuple[str, int, int])
+
+# What each event of a turn leaves behind; events that are not here leave nothing.
+EFFECTS: Final[dict[str, Callable[[Effects, Event], None]]] = {
+    h.TASK_SCHEDULED: Effects.task_scheduled,
+    h.TASK_COMPLETED: Effects.task_ended,
+    h.TASK_FAILED: Effects.task_ended,
+    h.TASK_CANCELED: Effects.task_canceled,
+    h.TIMER_CREATED: Effects.timer_set,
+    h.TIMER_FIRED: Effects.timer_ended,
+    h.TIMER_CANCELED: Effects.timer_ended,
+    h.EVENT_AWAITED: Effects.timer_set,
+    h.CHILD_CREATED: Effects.child_created,
+}
+
+
+def invocation_of(instance_id: str, execution_id: str, scheduled: Event) -> Invocation:
+    """The activity call that a TaskScheduled event asks for."""
+    return Invocation(
+        instance_id,
+        execution_id,
+        scheduled.task_id,
+        scheduled.attempt,
+        scheduled.name,
+        scheduled.input,
+        task_key(execution_id, scheduled.task_id, scheduled.attempt),
+        scheduled.timeout,
+        scheduled.heartbeat_timeout,
+    )
+
+
+def timer_arrival(row: Row, now: datetime) -> Arrival:
+    """The fact that a due timer row stands for."""
+    execution_id, task_id, attempt = _TIMER_READER.decode(row.body)
+    at = max(now, from_timestamp(row.due_at))  # the clock may have gone back since it was found due
+    return Arrival(Event(h.TIMER_FIRED, at, task_id=task_id, attempt=attempt), execution_id, row.key)
+
+
+def wake_row(execution_id: str, instance_id: str, partition: int, due_at: float, holder: str) -> Row:
+    """The row that wakes an execution."""
+    return Row(wake_key(execution_id), "inbox", instance_id, partition, due_at, holder)

@@ -1,0 +1,122 @@
+"""The commands of one execution: matched with the recorded ones while there are any, recorded after that.
+
+Laws.
+1. While replaying, each command must equal the next recorded one. The first difference is kept and raised again for
+   whatever the code asks afterwards (its `finally:`), and nothing is recorded.
+2. What was decided then stands: a recorded retry, delay or child id is taken, not compared.
+3. A turn's commands are counted the same way in both; one too many is refused again on replay, as it was then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..model import history as h
+from ..model.errors import LimitError
+from ..model.history import Event
+from .callee import ActivityRef, OrchestratorRef
+from .mismatch import Mismatch, current_line, differs
+
+Ref = ActivityRef[Any, Any] | OrchestratorRef[Any, Any]
+
+
+class Journal:
+    """`new` holds the events of the turn that is being taken."""
+
+    def __init__(self, commands_per_turn: int) -> None:
+        self.limit = commands_per_turn
+        self.replaying = False
+        self.new: list[Event] = []
+        self.commands = 0
+        self._recorded: Sequence[Event] = ()
+        self._cursor = 0
+        self._mismatch: Mismatch | None = None
+
+    # ---- facts
+
+    def open(self, recorded: Sequence[Event]) -> None:
+        """Replay these from now on."""
+        self._recorded, self._cursor, self.replaying = recorded, 0, True
+
+    def next_fact(self, line: Callable[[], str]) -> Event | None:
+        """The next recorded fact; None at the end. A command that stands there was not asked for: Mismatch."""
+        event = self._next()
+        if event is None:
+            self._recorded, self.replaying = (), False
+            return None
+        if event.type in h.COMMANDS:
+            raise differs(self._cursor, event, None, line())
+        if event.type not in h.FACTS:
+            raise Mismatch(f"event {self._cursor} has the type {event.type!r}, which this version does not know")
+        self._cursor += 1
+        return event
+
+    # ---- commands
+
+    def issue(
+        self, done: Event, ref: Ref | None = None, *, asked: bool = True, named: bool = True, line: str = ""
+    ) -> Event:
+        """Match or record one command; returns it as the history has it.
+
+        ref: who knows the types of its input. asked: by the code, and so counted; a retry or the end is not.
+        named: whether a child's id was given by the code. line: where the code stands, if it is not running.
+        Raises Mismatch, LimitError.
+        """
+        self.commands += asked
+        if not self.replaying:
+            self._refuse_too_many(asked)
+            self.new.append(done)
+            return done
+        self.check()
+        recorded = self._next()
+        if recorded is None or not _same(recorded, done, ref, named):
+            self._refuse_too_many(asked)
+            shown = recorded if recorded is not None and recorded.type in h.COMMANDS else None
+            self._mismatch = differs(self._cursor, shown, done, line or current_line())
+            raise self._mismatch
+        self._cursor += 1
+        return recorded
+
+    def recorded_retry(self, task_id: int, attempt: int) -> bool:
+        """Whether the history goes on with the timer of this attempt; if so, it is taken."""
+        recorded = self._next()
+        if (
+            recorded is None
+            or recorded.type != h.TIMER_CREATED
+            or recorded.task_id != task_id
+            or recorded.attempt != attempt
+        ):
+            return False
+        self._cursor += 1
+        return True
+
+    def check(self) -> None:
+        """Raises the first difference again: a bare `except:` in user code may have swallowed it."""
+        if self._mismatch is not None:
+            raise self._mismatch
+
+    def _next(self) -> Event | None:
+        return self._recorded[self._cursor] if self._cursor < len(self._recorded) else None
+
+    def _refuse_too_many(self, asked: bool) -> None:
+        if asked and self.commands > self.limit:
+            raise LimitError(
+                f"one turn may schedule {self.limit} commands (Limits.commands_per_turn); "
+                "yield some of them before scheduling more, or raise the limit"
+            )
+
+
+def _same(recorded: Event, done: Event, ref: Ref | None, named: bool) -> bool:
+    if recorded.type != done.type or recorded.task_id != done.task_id or recorded.attempt != done.attempt:
+        return False
+    kind = done.type
+    if kind == h.EXECUTION_COMPLETED or kind == h.CONTINUE_AS_NEW:
+        return recorded.status == done.status
+    if kind == h.EVENT_AWAITED:
+        return recorded.name.casefold() == done.name.casefold() and recorded.fire_at == done.fire_at
+    if recorded.name != done.name or recorded.fire_at != done.fire_at:
+        return False
+    if kind == h.CHILD_CREATED and named and recorded.instance_id != done.instance_id:
+        return False
+    return ref is None or ref.same_input(recorded.input, done.input)

@@ -1,0 +1,691 @@
+"""Starting, steering, reading and waiting; workers that come and go; processes that share one file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cloudevents.core.bindings.http import from_structured_event, to_structured_event
+
+import durable
+
+if TYPE_CHECKING:
+    from tests.product.conftest import SOON, Bench
+else:
+    SOON = 20
+
+Ctx = durable.OrchestrationContext
+Steps = Generator[Any, Any, Any]
+
+
+@pytest.fixture
+def app() -> durable.Registry:
+    """`echo` gives its input back; `wait` waits for the event `go`; `fail` raises; `family` has a child that waits."""
+    app = durable.Registry()
+
+    @app.orchestrator
+    def echo(ctx: Ctx, value: Any) -> Any:
+        return value
+
+    @app.orchestrator
+    def pair(ctx: Ctx, a: int, b: int = 0) -> list[int]:
+        return [a, b]
+
+    @app.orchestrator
+    def wait(ctx: Ctx) -> Steps:
+        return (yield ctx.wait_for_external_event("go"))
+
+    @app.orchestrator
+    def fail(ctx: Ctx) -> None:
+        raise ValueError("broken")
+
+    @app.orchestrator
+    def family(ctx: Ctx, levels: int) -> Steps:
+        if levels:
+            return (yield ctx.call_sub_orchestrator(family, levels - 1, instance_id=f"level-{levels - 1}"))
+        return (yield ctx.wait_for_external_event("go"))
+
+    return app
+
+
+def status_of(bench: Bench, instance_id: str) -> str:
+    status = bench.client.get_status(instance_id)
+    return "none" if status is None else str(status.runtime_status)
+
+
+# ---- starting
+
+
+def test_a_start_is_there_once_the_call_returns(bench: Bench) -> None:
+    handle = bench.start("echo", 1)
+    assert len(handle.instance_id) == 32
+    status = bench.connect().get_status(handle.instance_id)
+    assert status is not None
+    assert (status.runtime_status, status.input, status.name) == (durable.RuntimeStatus.PENDING, 1, "echo")
+
+
+def test_a_taken_id_is_refused_in_any_state_or_gives_a_handle(bench: Bench, app: durable.Registry) -> None:
+    first = bench.start("echo", "first", instance_id="taken")
+    for served in (False, True):
+        if served:
+            bench.serve(app)
+            assert first.result(SOON) == "first"
+        with pytest.raises(durable.InstanceExistsError, match="taken") as caught:
+            bench.start("echo", "second", instance_id="taken")
+        assert caught.value.existing == ["taken"]
+        again = bench.start("echo", "third", instance_id="taken", if_exists="return")
+        assert again.instance_id == "taken"
+        assert again.status().input == "first"
+    assert again.result(SOON) == "first"
+
+
+def test_of_many_starts_at_once_one_wins(bench: Bench, app: durable.Registry) -> None:
+    bench.serve(app)
+
+    def start(number: int) -> bool:
+        try:
+            bench.start("echo", number, instance_id="the-one")
+        except durable.InstanceExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(start, range(24)))
+    assert won.count(True) == 1
+    assert bench.client.handle("the-one").result(SOON) == won.index(True)
+
+
+def test_start_many_gives_a_handle_for_each_input(bench: Bench, app: durable.Registry) -> None:
+    bench.serve(app)
+    handles = bench.client.start_many("echo", range(30))
+    assert [h.result(SOON) for h in handles] == list(range(30))
+    named = bench.client.start_many("echo", iter(["a", "b"]), instance_ids=["i-a", "i-b"], tags={"k": "v"})
+    assert [(h.instance_id, h.result(SOON), h.status().tags) for h in named] == [
+        ("i-a", "a", {"k": "v"}),
+        ("i-b", "b", {"k": "v"}),
+    ]
+    assert bench.client.start_many("echo", []) == []
+    pairs = bench.client.start_many("pair", [[1, 2], [3], 4])
+    assert [h.result(SOON) for h in pairs] == [[1, 2], [3, 0], [4, 0]]
+
+
+def test_start_many_starts_the_rest_and_names_what_was_taken(bench: Bench, app: durable.Registry) -> None:
+    bench.serve(app)
+    bench.run("echo", "old", instance_id="b")
+    with pytest.raises(durable.InstanceExistsError) as caught:
+        bench.client.start_many("echo", [1, 2, 3], instance_ids=["a", "b", "c"])
+    assert (caught.value.existing, caught.value.started) == (["b"], ["a", "c"])
+    handles = bench.client.start_many("echo", [4, 5, 6], instance_ids=["b", "c", "d"], if_exists="return")
+    assert [h.result(SOON) for h in handles] == ["old", 3, 6]
+    for ids in (["x"], ["x", "x"]):
+        with pytest.raises(ValueError, match="instance_ids"):
+            bench.client.start_many("echo", [1, 2], instance_ids=ids)
+    assert bench.client.get_status("x") is None
+
+
+def test_misuse_of_a_start_is_refused_before_anything_is_stored(bench: Bench, app: durable.Registry) -> None:
+    @app.orchestrator
+    def typed(ctx: Ctx, a: int) -> int:
+        return a
+
+    attempts: list[tuple[type[Exception], Any]] = [
+        (TypeError, lambda: bench.client.start_orchestration(typed)),  # type: ignore[call-overload]
+        (TypeError, lambda: bench.client.start_orchestration(typed, 1, 2)),  # type: ignore[call-overload]
+        (TypeError, lambda: bench.client.start_orchestration(typed.fn, 1)),
+        (ValueError, lambda: bench.start("echo", 1, instance_id="")),
+        (ValueError, lambda: bench.start("echo", 1, if_exists="ignore")),
+        (durable.PayloadError, lambda: bench.start("echo", object())),
+        (TypeError, lambda: bench.start("echo", 1, tags={"a": 1})),
+    ]
+    for error, attempt in attempts:
+        with pytest.raises(error):
+            attempt()
+    assert bench.client.list_orchestrations().items == []
+
+
+# ---- reading
+
+
+def test_the_status_tells_the_whole_story(bench: Bench, app: durable.Registry) -> None:
+    before = datetime.now(timezone.utc) - timedelta(seconds=1)
+    handle = bench.start("wait", instance_id="story", tags={"a": "b"})
+    pending = handle.status()
+    assert (pending.runtime_status, pending.completed_at, pending.output) == ("PENDING", None, None)
+    bench.serve(app)
+    running = bench.client.wait("story", SOON, until="started")
+    assert (running.runtime_status, running.instance_id, running.execution_id) == (
+        durable.RuntimeStatus.RUNNING,
+        "story",
+        pending.execution_id,
+    )
+    handle.raise_event("go", {"deep": [1]})
+    done = bench.client.wait("story", SOON)
+    assert (done.runtime_status, done.output, done.input) == ("COMPLETED", {"deep": [1]}, None)
+    assert (done.failure, done.blocked_reason, done.parent_instance_id, done.version) == (None, None, None, None)
+    assert done.completed_at is not None
+    assert before < done.created_at <= running.last_updated_at <= done.last_updated_at
+    assert done.created_at <= done.completed_at <= datetime.now(timezone.utc) + timedelta(seconds=1)
+    assert done.history is None
+    full = bench.client.get_status("story", history=True)
+    assert full is not None
+    assert full.history == bench.client.history("story")
+    slim = bench.client.get_status("story", payloads=False)
+    assert slim is not None
+    assert (slim.input, slim.output, slim.runtime_status) == (None, None, "COMPLETED")
+
+
+def test_the_history_is_numbered_and_complete(bench: Bench, app: durable.Registry) -> None:
+    @app.activity
+    def step(n: int) -> int:
+        return n + 1
+
+    @app.orchestrator(version="3")
+    def flow(ctx: Ctx, n: int) -> Steps:
+        return (yield ctx.call_activity(step, n))
+
+    bench.serve(app)
+    handle = bench.start(flow, 4, tags={"t": "u"})
+    assert handle.result(SOON) == 5
+    events = bench.client.history(handle.instance_id)
+    assert [e.event_id for e in events] == list(range(len(events)))
+    assert [e.timestamp for e in events] == sorted(e.timestamp for e in events)
+    started, scheduled, completed, ended = bench.history(handle)
+    assert (started.type, started.name, started.input, started.version, started.tags) == (
+        "ExecutionStarted",
+        "flow",
+        4,
+        "3",
+        {"t": "u"},
+    )
+    assert (started.execution_id, started.parent_instance_id) == (handle.status().execution_id, None)
+    assert started.seed
+    assert (scheduled.type, scheduled.task_id, scheduled.name, scheduled.input, scheduled.attempt) == (
+        "TaskScheduled",
+        1,
+        "step",
+        4,
+        1,
+    )
+    assert (completed.type, completed.task_id, completed.result, completed.attempt) == ("TaskCompleted", 1, 5, 1)
+    assert (ended.type, ended.result, ended.status, ended.failure) == ("ExecutionCompleted", 5, "COMPLETED", None)
+
+
+def test_a_history_travels_as_cloudevents(bench: Bench, app: durable.Registry) -> None:
+    @app.activity
+    def step(n: int) -> int:
+        return n + 1
+
+    @app.orchestrator
+    def flow(ctx: Ctx, n: int) -> Steps:
+        yield ctx.wait_for_external_event("go")
+        return (yield ctx.call_activity(step, n))
+
+    bench.serve(app)
+    handle = bench.start(flow, 4, instance_id="über 1")
+    handle.raise_event("go")
+    handle.result(SOON)
+    events = bench.client.history("über 1")
+    wired = bench.client.history("über 1", as_cloudevents=True)
+    execution = handle.status().execution_id
+    assert len(wired) == len(events)
+    assert len({e.get_id() for e in wired}) == len(wired)
+    for event, cloud in zip(events, wired, strict=True):
+        assert isinstance(cloud, durable.CloudEvent)
+        assert cloud.get_specversion() == "1.0"
+        assert cloud.get_source() == "/workspaces/default/orchestrations/flow"
+        assert cloud.get_subject() == "über 1"
+        assert cloud.get_time() == event.timestamp
+        assert cloud.get_extension("partitionkey")
+        assert int(str(cloud.get_extension("sequence"))) == event.event_id
+        again = from_structured_event(to_structured_event(cloud))
+        assert again.get_attributes() == cloud.get_attributes()
+        assert again.get_data() == cloud.get_data()
+    types = [e.get_type() for e in wired]
+    assert types[0] == "durable.execution-started"
+    assert {"durable.task-scheduled", "durable.event-raised", "durable.execution-completed"} < set(types)
+    data: Any = wired[types.index("durable.task-scheduled")].get_data()
+    shared = {"instance_id": "über 1", "execution_id": execution, "task_id": 2, "attempt": 1}
+    assert data.items() >= (shared | {"name": "step", "input": 4}).items()
+    completed = wired[types.index("durable.task-completed")]
+    assert completed.get_id() == f"%C3%BCber%201/{execution}/2/1"
+    data = completed.get_data()
+    assert data.items() >= (shared | {"result": 5}).items()
+
+
+def test_listing_is_newest_first_in_pages_without_duplicates(bench: Bench, app: durable.Registry) -> None:
+    ids = [f"i-{number:02}" for number in range(25)]
+    for instance_id in ids:
+        bench.start("echo", instance_id, instance_id=instance_id)
+    found: list[str] = []
+    cursor = None
+    for expected in (10, 10, 5):
+        page = bench.client.list_orchestrations(limit=10, cursor=cursor)
+        assert [s.input for s in page] == [s.instance_id for s in page.items]
+        assert len(page.items) == expected
+        found += [s.instance_id for s in page]
+        cursor = page.cursor
+        bench.start("echo", "newer", instance_id=f"newer than page {expected} {len(found)}")
+    assert cursor is None
+    assert found == ids[::-1]
+
+
+def test_filters_are_exact_and_hold_together(bench: Bench, app: durable.Registry) -> None:
+    bench.serve(app)
+    bench.run("echo", 1, instance_id="a-1", tags={"team": "red", "size": "s"})
+    bench.run("echo", 1, instance_id="a-2", tags={"team": "redder"})
+    bench.fails("fail", instance_id="b-1", tags={"team": "red"})
+    bench.start("wait", instance_id="B-2")
+    bench.client.wait("B-2", SOON, until="started")
+    bench.start("nobody serves this", instance_id="b-3")
+
+    def found(**filters: Any) -> list[str]:
+        return sorted(s.instance_id for s in bench.client.list_orchestrations(**filters))
+
+    assert found() == ["B-2", "a-1", "a-2", "b-1", "b-3"]
+    assert found(status="FAILED") == ["b-1"]
+    assert found(status=durable.RuntimeStatus.PENDING) == ["b-3"]
+    assert found(status=["completed", durable.RuntimeStatus.RUNNING]) == ["B-2", "a-1", "a-2"]
+    assert found(status=[]) == []
+    assert found(name="echo") == ["a-1", "a-2"]
+    assert found(name="ech") == []
+    assert found(prefix="b-") == ["b-1", "b-3"]
+    assert found(prefix="%") == []
+    assert found(tags={"team": "red"}) == ["a-1", "b-1"]
+    assert found(tags={"team": "red", "size": "s"}) == ["a-1"]
+    assert found(tags={"team": "red"}, status="FAILED", prefix="b") == ["b-1"]
+    assert found(tags={"Team": "red"}) == []
+    middle = bench.client.handle("b-1").status().created_at
+    assert found(created_before=middle) == ["a-1", "a-2"]
+    assert found(created_after=middle + timedelta(microseconds=1)) == ["B-2", "b-3"]
+    for wrong in ({"status": "DONE"}, {"limit": 0}, {"created_after": datetime(2030, 1, 1)}, {"cursor": "nonsense"}):
+        with pytest.raises(ValueError, match=r"."):
+            found(**wrong)
+
+
+def test_nobody_knows_an_unknown_instance(bench: Bench) -> None:
+    client = bench.client
+    assert client.get_status("unknown") is None
+    handle = client.handle("unknown")
+    for call in (
+        lambda: client.raise_event("unknown", "go"),
+        lambda: client.terminate("unknown"),
+        lambda: client.history("unknown"),
+        lambda: client.wait("unknown", SOON),
+        lambda: client.wait("unknown", SOON, until="started"),
+        lambda: handle.result(SOON),
+        handle.status,
+        handle.terminate,
+        lambda: handle.raise_event("go"),
+    ):
+        with pytest.raises(durable.InstanceNotFoundError, match="unknown"):
+            call()
+    bench.start("echo", 1, instance_id="known")
+    bench.start("echo", 1, instance_id="other")
+    with pytest.raises(durable.InstanceNotFoundError):
+        client.history("known", execution_id="nonsense")
+
+
+# ---- waiting
+
+
+def test_wait_returns_when_it_has_started_or_ended(bench: Bench, app: durable.Registry) -> None:
+    handle = bench.start("wait")
+    for until in ("started", "finished"):
+        with pytest.raises(durable.TimeoutError) as caught:
+            bench.client.wait(handle.instance_id, 0.02, until=until)  # type: ignore[arg-type]
+        assert isinstance(caught.value, TimeoutError)
+        assert handle.instance_id in str(caught.value)
+    bench.serve(app)
+    assert bench.client.wait(handle.instance_id, SOON, until="started").runtime_status == "RUNNING"
+    with pytest.raises(TimeoutError):
+        handle.result(timedelta(milliseconds=20))
+    handle.raise_event("go", 1)
+    assert bench.client.wait(handle.instance_id, timedelta(seconds=SOON)).output == 1
+    assert bench.client.wait(handle.instance_id, 0).output == 1
+    assert handle.result(0) == 1
+
+
+def test_results_are_decoded_to_the_orchestrators_type(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @dataclass
+    class Box:
+        size: int
+
+    def flow(ctx: Ctx) -> Any:
+        return {"size": 3}
+
+    flow.__annotations__["return"] = Box
+    make: Any = app.orchestrator(flow)
+    bench.serve(app)
+    handle = bench.start(make, instance_id="box")
+    assert handle.result(SOON) == Box(3)
+    assert bench.client.handle("box").result(SOON) == {"size": 3}
+    assert bench.run(durable.orchestrator_ref("flow", returns=Box)) == Box(3)
+
+
+# ---- ending
+
+
+def test_terminate_ends_what_waits_and_its_reason_is_the_output(bench: Bench, app: durable.Registry) -> None:
+    bench.serve(app)
+    for reason in (None, "enough", {"by": ["me"]}):
+        handle = bench.start("wait")
+        bench.client.wait(handle.instance_id, SOON, until="started")
+        handle.terminate(reason)
+        with pytest.raises(durable.OrchestrationTerminatedError) as caught:
+            handle.result(SOON)
+        assert caught.value.reason == reason
+        status = handle.status()
+        assert (status.runtime_status, status.output) == (durable.RuntimeStatus.TERMINATED, reason)
+        assert status.completed_at is not None
+
+
+def test_terminate_beats_everything_that_no_turn_has_taken(bench: Bench, app: durable.Registry) -> None:
+    handle = bench.start("wait")
+    handle.raise_event("go", "too late")
+    handle.terminate("first")
+    handle.terminate("second")
+    bench.serve(app)
+    with pytest.raises(durable.OrchestrationTerminatedError) as caught:
+        handle.result(SOON)
+    assert caught.value.reason == "first"
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+def test_terminate_reaches_all_children_or_none(bench: Bench, app: durable.Registry, recursive: bool) -> None:
+    bench.serve(app)
+    handle = bench.start("family", 3, instance_id="level-3")
+    bench.until(lambda: status_of(bench, "level-0") == "RUNNING")
+    handle.terminate({"why": "all"}, recursive=recursive)
+    with pytest.raises(durable.OrchestrationTerminatedError):
+        handle.result(SOON)
+    below = [bench.client.handle(f"level-{level}") for level in (2, 1, 0)]
+    if recursive:
+        for child in below:
+            with pytest.raises(durable.OrchestrationTerminatedError) as caught:
+                child.result(SOON)
+            assert caught.value.reason == {"why": "all"}
+    else:
+        below[-1].raise_event("go", "still there")
+        assert [child.result(SOON) for child in below] == ["still there"] * 3
+
+
+def test_an_instance_that_has_ended_stays_as_it_is(bench: Bench, app: durable.Registry) -> None:
+    bench.serve(app)
+    done = bench.start("echo", 1)
+    assert done.result(SOON) == 1
+    failed = bench.start("fail")
+    with pytest.raises(durable.OrchestrationFailedError):
+        failed.result(SOON)
+    for handle in (done, failed):
+        before = handle.status()
+        handle.terminate("no effect")
+        with pytest.raises(durable.InstanceFinishedError, match=handle.instance_id):
+            handle.raise_event("go")
+        assert handle.status() == before
+
+
+# ---- workers come and go
+
+
+def test_the_next_worker_goes_on_where_the_last_one_stopped(bench: Bench) -> None:
+    app = durable.Registry()
+    calls: list[int] = []
+
+    @app.activity
+    def step(n: int) -> int:
+        calls.append(n)
+        return n
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        total = 0
+        for number in range(4):
+            total += yield ctx.call_activity(step, number)
+            yield ctx.wait_for_external_event("next")
+        return total
+
+    handle = bench.start(flow)
+    for number in range(4):
+        worker = bench.serve(app)
+        bench.until_recorded(handle, "EventAwaited", number + 1)
+        worker.stop()
+        handle.raise_event("next")
+    bench.serve(app)
+    assert handle.result(SOON) == 6
+    assert calls == [0, 1, 2, 3]
+
+
+def test_a_stopping_worker_lets_an_activity_finish_within_its_grace(bench: Bench) -> None:
+    app = durable.Registry()
+    started, gate = threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    @app.activity
+    def step() -> str:
+        calls.append(1)
+        started.set()
+        assert gate.wait(SOON)
+        return "finished"
+
+    @app.activity
+    def after() -> str:
+        return "after"
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        first = yield ctx.call_activity(step)
+        return [first, (yield ctx.call_activity(after))]
+
+    worker = bench.serve(app, shutdown_grace=SOON)
+    handle = bench.start(flow)
+    assert started.wait(SOON)
+    stopping = threading.Thread(target=worker.stop)
+    stopping.start()
+    gate.set()
+    stopping.join(SOON)
+    assert not stopping.is_alive()
+    assert "TaskCompleted" in bench.types(handle)
+    assert handle.status().runtime_status is durable.RuntimeStatus.RUNNING
+    bench.serve(app)
+    assert handle.result(SOON) == ["finished", "after"]
+    assert calls == [1]
+
+
+def test_what_does_not_finish_within_the_grace_is_handed_back(bench: Bench) -> None:
+    app = durable.Registry()
+    gate, told = threading.Event(), threading.Event()
+    started = threading.Semaphore(0)
+
+    @app.activity
+    def step(ctx: durable.ActivityContext, n: int) -> int:
+        started.release()
+        while not gate.is_set() and not ctx.cancelled:
+            threading.Event().wait(0.002)
+        if ctx.cancelled:
+            told.set()
+        return n
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        return (yield [ctx.call_activity(step, n) for n in range(5)])
+
+    worker = bench.serve(app, max_concurrent_activities=2, shutdown_grace=0.02)
+    handle = bench.start(flow)
+    assert started.acquire(timeout=SOON)
+    assert started.acquire(timeout=SOON)
+    worker.stop()
+    assert told.wait(SOON)
+    gate.set()
+    began = time.monotonic()
+    bench.serve(app)
+    assert handle.result(SOON) == [0, 1, 2, 3, 4]
+    assert time.monotonic() - began < 10, "handed back means that nobody waits for a lease to run out"
+
+
+def test_a_worker_is_used_once_and_stop_may_be_called_again(bench: Bench) -> None:
+    worker = bench.worker(durable.Registry())
+    with worker, pytest.raises(RuntimeError):
+        worker.start()
+    worker.stop()
+    worker.stop()
+    for wrong in ({"max_concurrent_activities": 0}, {"max_cached_orchestrations": -1}, {"shutdown_grace": -1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            bench.worker(durable.Registry(), **wrong)
+
+
+def test_a_second_worker_on_one_store_is_refused_until_the_first_has_stopped(bench: Bench) -> None:
+    app = durable.Registry()
+    first = bench.serve(app)
+    with pytest.raises(durable.StoreInUseError):
+        durable.Worker(bench.url, registry=app).start()
+    first.stop()
+    with durable.Worker(bench.url, registry=app):
+        pass
+
+
+def test_parked_orchestrations_need_no_thread_of_their_own(bench: Bench, app: durable.Registry) -> None:
+    bench.serve(app)
+    handles = [bench.start("wait")]
+    bench.client.wait(handles[0].instance_id, SOON, until="started")
+    before = threading.active_count()
+    handles += bench.client.start_many("wait", [None] * 200)
+    bench.until(lambda: not bench.client.list_orchestrations(status="PENDING", limit=1).items)
+    assert threading.active_count() <= before + 1
+    for number, handle in enumerate(handles):
+        handle.raise_event("go", number)
+    assert [handle.result(SOON) for handle in handles] == list(range(201))
+
+
+# ---- other processes, one file
+
+ELSEWHERE = """
+import sys, time, durable
+url, command, *args = sys.argv[1:]
+with durable.connect(url) as client:
+    if command == "start":
+        client.start_orchestration("wait", instance_id=args[0])
+    elif command == "raise":
+        for number in range(5):
+            client.raise_event(args[0], "go", number)
+    elif command == "read":
+        print(client.get_status(args[0]).runtime_status, len(client.history(args[0])) > 1)
+    elif command == "wait":
+        print("waiting", flush=True)
+        client.wait(args[0], 20)
+        print(time.time(), flush=True)
+    elif command == "latency":
+        client.start_orchestration("wait", instance_id="warm-up")
+        client.raise_event("warm-up", "go")
+        client.wait("warm-up", 20)
+        took = []
+        for number in range(20):
+            handle = client.start_orchestration("echo", number)
+            began = time.monotonic()
+            assert handle.result(20) == number
+            took.append(time.monotonic() - began)
+        print(sorted(took)[10])
+"""
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> str:
+    """The URL of a file that several processes use."""
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
+    return f"sqlite:///{tmp_path}/shared.db"
+
+
+def elsewhere(shared: str, *args: str) -> subprocess.Popen[str]:
+    script = Path(shared.removeprefix("sqlite:///")).parent / "elsewhere.py"
+    return subprocess.Popen([sys.executable, str(script), shared, *args], stdout=subprocess.PIPE, text=True)
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    return output
+
+
+def test_another_process_starts_raises_reads_and_waits(shared: str, app: durable.Registry) -> None:
+    @app.orchestrator(name="wait")
+    def five(ctx: Ctx) -> Steps:
+        got = []
+        for _ in range(5):
+            got.append((yield ctx.wait_for_external_event("go")))
+        yield ctx.wait_for_external_event("end")
+        return got
+
+    served = durable.Registry()
+    served.orchestrator(name="wait")(five.fn)
+    with durable.connect(shared) as client, durable.Worker(client, registry=served):
+        said(elsewhere(shared, "start", "x"))
+        assert client.wait("x", SOON, until="started").runtime_status == "RUNNING"
+        said(elsewhere(shared, "raise", "x"))
+        assert said(elsewhere(shared, "read", "x")).split() == ["RUNNING", "True"]
+        waiting = elsewhere(shared, "wait", "x")
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "waiting\n"
+        client.raise_event("x", "end")
+        assert client.handle("x").result(SOON) == [0, 1, 2, 3, 4]
+        ended = time.time()
+        assert float(said(waiting)) - ended < 5, "far less than the wait's own timeout"
+
+
+def test_other_processes_are_noticed_soon(shared: str, app: durable.Registry) -> None:
+    """At most 50 ms late, says the contract: there and back may take twice that, and a busy machine adds its own."""
+    with durable.Worker(shared, registry=app):
+        assert float(said(elsewhere(shared, "latency"))) < 0.25
+
+
+def test_a_worker_is_refused_while_another_process_has_one(shared: str, app: durable.Registry, tmp_path: Path) -> None:
+    script = "import sys, durable\nwith durable.Worker(sys.argv[1], registry=durable.Registry()):\n    pass\n"
+    with durable.Worker(shared, registry=app):
+        second = subprocess.run([sys.executable, "-c", script, shared], capture_output=True, text=True, timeout=60)
+        assert second.returncode == 1
+        assert "StoreInUseError" in second.stderr
+    again = subprocess.run([sys.executable, "-c", script, shared], capture_output=True, text=True, timeout=60)
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+KILLED = """
+import os, sys, durable
+app = durable.Registry()
+
+@app.activity
+def step(n: int) -> int:
+    with open(sys.argv[2], "a") as log:
+        log.write(f"{n}\\n")
+    if n == 2 and len(sys.argv) > 3:
+        os._exit(9)
+    return n
+
+@app.orchestrator
+def flow(ctx):
+    total = 0
+    for n in range(4):
+        total += yield ctx.call_activity(step, n)
+    return total
+
+with durable.connect(sys.argv[1]) as client, durable.Worker(client, registry=app):
+    print(client.start_orchestration(flow, instance_id="it", if_exists="return").result(20))
+"""
+
+
+def test_a_killed_process_loses_nothing_and_repeats_only_the_interrupted_step(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", KILLED, f"sqlite:///{tmp_path}/killed.db", str(log)]
+    first = subprocess.run([*command, "die"], capture_output=True, text=True, timeout=60)
+    assert first.returncode == 9
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (second.stdout, second.stderr) == ("6\n", "")
+    assert log.read_text().split() == ["0", "1", "2", "2", "3"]
