@@ -9,7 +9,6 @@ Laws.
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import heapq
 import logging
@@ -18,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..engine.instance import Invocation
 from ..model import history as h
@@ -30,6 +29,9 @@ from ..payload.signature import Signature
 from ..payload.values import encode
 from .activity_context import ActivityContext, Attempt
 from .requests import Done
+
+if TYPE_CHECKING:
+    from .event_loop import EventLoopThread
 
 
 class ActivityCode(NamedTuple):
@@ -69,8 +71,7 @@ class Activities:
         self._lock = threading.Lock()
         self._attempts: dict[str, _Attempt] = {}
         self._deadlines = Deadlines()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._slots: asyncio.Semaphore | None = None
+        self._event_loop: EventLoopThread | None = None
 
     def run(self, invocations: Sequence[Invocation]) -> None:
         """Queue these; each ends as one `Done`."""
@@ -79,7 +80,7 @@ class Activities:
             self._attempts[invocation.row_key] = _Attempt(invocation)
             code = self._find(invocation.name)
             if code is not None and code.is_async:
-                self._run_async(invocation, code)
+                self._run_async(invocation)
             else:
                 self._queue.put(invocation)
                 sync += 1
@@ -116,8 +117,8 @@ class Activities:
         for _ in self._threads:
             self._queue.put(None)
         self._deadlines.close()
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+        if self._event_loop is not None:
+            self._event_loop.close()
 
     # ---- sync activities
 
@@ -152,39 +153,24 @@ class Activities:
 
     # ---- async activities
 
-    def _run_async(self, invocation: Invocation, code: ActivityCode) -> None:
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-            self._slots = asyncio.Semaphore(self._size)
-            threading.Thread(target=self._serve_loop, name="durable-activity-loop", daemon=True).start()
-        attempt = self._attempts[invocation.row_key]
-        attempt.task = asyncio.run_coroutine_threadsafe(self._call_async(attempt), self._loop)
+    def _run_async(self, invocation: Invocation) -> None:
+        if self._event_loop is None:
+            from .event_loop import EventLoopThread  # most workers never need it
 
-    def _serve_loop(self) -> None:
-        loop = self._loop
-        assert loop is not None
-        asyncio.set_event_loop(loop)
-        try:
-            loop.run_forever()
-            tasks = asyncio.all_tasks(loop)
-            for task in tasks:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        finally:
-            loop.close()
+            self._event_loop = EventLoopThread(self._size)
+        attempt = self._attempts[invocation.row_key]
+        attempt.task = self._event_loop.submit(lambda: self._call_async(attempt))
 
     async def _call_async(self, attempt: _Attempt) -> None:
-        assert self._slots is not None
-        async with self._slots:
-            if attempt.row_key not in self._attempts:
-                return
-            try:
-                code, args = self._prepare(attempt)
-                made: Coroutine[Any, Any, Any] = code.fn(*args)
-                event = self._completed(attempt, await made)
-            except BaseException as error:  # law 4; a cancellation by our own timeout is ignored by `_finish`
-                event = self._failed(attempt, error)
-            self._finish(attempt, event)
+        if attempt.row_key not in self._attempts:
+            return
+        try:
+            code, args = self._prepare(attempt)
+            made: Coroutine[Any, Any, Any] = code.fn(*args)
+            event = self._completed(attempt, await made)
+        except BaseException as error:  # law 4; a cancellation by our own timeout is ignored by `_finish`
+            event = self._failed(attempt, error)
+        self._finish(attempt, event)
 
     # ---- one attempt
 

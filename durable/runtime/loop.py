@@ -144,6 +144,8 @@ class Loop:
     def _idle_seconds(self) -> float:
         if self.arrived or self.hinted or self.outbox.rows or self.work.orphans:
             return 0.0
+        if self.stopping is not None and not self.work.running:
+            return 0.0  # the last activity has ended within the grace: nothing is left to wait for
         now = self.clock().timestamp()
         until = self.next_sweep
         if self.timers:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from durable.engine.instance import Arrival, Env, Instance
+from durable.engine.instance import Arrival, Env, Instance, timer_key
 from durable.engine.step import step
 from durable.model import history as h
 from durable.model.failure import FailureDetails
@@ -610,6 +610,25 @@ def test_a_repeated_timer_does_not_let_later_events_in() -> None:
     assert [event.type for event in history].count(h.TIMER_FIRED) == 1
 
 
+# ---- the first of several
+
+
+@many
+@given(settled=st.permutations(range(1, 6)), listed=st.permutations(range(5)), seen=st.integers(1, 5))
+def test_task_any_takes_the_earliest_in_history_whatever_the_order_of_the_list(
+    settled: list[int], listed: list[int], seen: int
+) -> None:
+    def orchestration(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        tasks = [ctx.call_activity("a", number) for number in range(5)]
+        yield ctx.wait_for_external_event("go")
+        winner = yield ctx.task_any([tasks[number] for number in listed])
+        return tasks.index(winner)
+
+    facts = [done(number) for number in settled[:seen]]
+    assert output(drive(orchestration, *facts, raised("go", ""))) == settled[0] - 1
+    assert output(drive(orchestration, raised("go", ""), *facts)) == settled[0] - 1
+
+
 # ---- retries
 
 
@@ -679,6 +698,26 @@ def test_a_pending_retry_goes_on_although_the_policy_is_gone() -> None:
     cold = replayed(_retrying(None), execution.started, history)
     assert [event.type for event in cold.take([fired(1, 2)], NOW)][-1] == h.TASK_SCHEDULED
     assert cold.take([_failed(1, 2)], NOW)[-1].type == h.EXECUTION_COMPLETED  # from now on today's policy decides
+
+
+def test_a_late_repeat_of_one_retry_timer_does_not_end_the_next_one() -> None:
+    """Found by the simulator, with two owners: the timers of all attempts had one key, and the instance was stuck."""
+    code = _retrying(RetryPolicy(5, first_interval=1))
+    execution = begin(code)
+    history = execution.take([], NOW)
+    for fact in (_failed(1, 1), fired(1, 2)):
+        history = [*history, *execution.take([fact], NOW)]
+    rows = [stored([execution.started]), stored(history)]
+    summary = Summary("i", "x", "o", RuntimeStatus.RUNNING, NOW, NOW)
+    instance = Instance(summary, 2, execution.started, 1 + len(history), None, rows)
+    turn = step(instance, [Arrival(_failed(1, 2), "x")], code, "", NOW, ENV)
+    assert turn.commit is not None
+    (timer,) = [row for row in turn.commit.put if row.kind == "timer"]
+    repeat = Arrival(fired(1, 2), "x", timer_key("x", 1, 2))
+    after = step(turn.instance, [repeat], code, "", NOW, ENV)
+    assert after.commit is not None
+    assert after.commit.appends == ()
+    assert timer.key not in (*turn.commit.drop, *after.commit.drop)
 
 
 def test_the_outcome_of_a_superseded_attempt_is_ignored() -> None:

@@ -218,12 +218,13 @@ def test_what_is_no_activity_is_refused() -> None:
     def generator() -> Steps:
         yield 1
 
-    for wrong in (keyword_only, any_keywords, generator, int, 5):
+    wrong: list[Any] = [keyword_only, any_keywords, int, 5]
+    for what in [*wrong, generator]:
         with pytest.raises(TypeError):
-            app.activity(wrong)  # type: ignore[type-var,call-overload]
-    for orchestrator in (lambda: None, keyword_only, int):
+            app.activity(what)
+    for what in [*wrong, lambda: None]:
         with pytest.raises(TypeError):
-            app.orchestrator(orchestrator)  # type: ignore[type-var,call-overload,arg-type]
+            app.orchestrator(what)
 
 
 # ---- the registry
@@ -340,9 +341,7 @@ def test_the_client_of_an_activity_is_one_on_the_same_store(bench: Bench) -> Non
     assert bench.client.handle("started-inside").result(SOON) == 21
 
 
-def test_the_logger_of_an_activity_says_where_a_line_comes_from(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_logger_of_an_activity_says_where_a_line_comes_from(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     app = durable.Registry()
 
     @app.activity

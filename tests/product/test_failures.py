@@ -89,10 +89,10 @@ def test_a_failure_arrives_with_all_that_is_known_about_it(bench: Bench) -> None
         try:
             yield ctx.call_activity(charge, 3)
         except durable.TaskFailedError as error:
-            f = error.failure
+            text, f = str(error), error.failure
             assert isinstance(f, durable.FailureDetails)
-            assert "charge" in str(error)
-            assert "no funds" in str(error)
+            assert "charge" in text
+            assert "no funds" in text
             assert f.stack_trace is not None
             assert f.cause is not None
             assert [f.is_caused_by(e) for e in (Declined, PaymentError, ShopError, ValueError, Exception)] == [True] * 5
