@@ -1,0 +1,98 @@
+"""What the README shows is true: each snippet runs and prints what stands below it, each command exists.
+
+Conventions: a ```python block is a program of its own; a ```text block after it is its output. In ```console blocks,
+lines with `$` are commands, and what the README's own program printed is compared without times.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import durable
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+FIRST = next(text for kind, text in BLOCKS if kind == "python")
+PROGRAMS = [
+    pytest.param(text, BLOCKS[i + 1][1], id=str(i))
+    for i, (kind, text) in enumerate(BLOCKS)
+    if kind == "python" and text != FIRST
+]
+SHOWN = next(text for kind, text in BLOCKS if kind == "console" and "durable show" in text)
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DURABLE_")}
+    return kept | {"PYTHONUNBUFFERED": "1", "COLUMNS": "80"}
+
+
+def run(folder: Path, *command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment(), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("program", "output"), PROGRAMS)
+def test_each_snippet_prints_what_stands_below_it(program: str, output: str, tmp_path: Path) -> None:
+    (tmp_path / "snippet.py").write_text(program, encoding="utf-8")
+    assert run(tmp_path, "snippet.py") == output
+
+
+def test_each_snippet_has_its_output() -> None:
+    kinds = [kind for kind, text in BLOCKS if kind in ("python", "text") and text != FIRST]
+    assert kinds == ["python", "text"] * (len(kinds) // 2)
+    assert len(PROGRAMS) >= 7
+
+
+def test_the_durable_moment(tmp_path: Path) -> None:
+    """Killed in the second step and run again, the first program prints the remaining steps; `show` looks as shown."""
+    (tmp_path / "order.py").write_text(FIRST, encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, "order.py"], cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "charge book\n"
+        client = durable.connect(f"sqlite:///{tmp_path}/.durable/durable.db")
+        seen = 0
+        while seen < 2:  # until the second step is recorded as scheduled
+            seen = sum(event.type == "TaskScheduled" for event in client.history("order-42"))
+        client.close()
+        process.send_signal(signal.SIGKILL)
+    assert run(tmp_path, "order.py") == "pack book\nship book\nbook is on its way\n"
+    shown = run(tmp_path, "-m", "durable", "show", "order-42")
+    assert _shape(shown) == _shape(SHOWN.partition("\n")[2])
+
+
+def _shape(screen: str) -> list[str]:
+    """A screen without its times and bars."""
+    lines = [re.sub(r"[█─]+|\d[\d.:-]*(?:ms|s)?", "", line) for line in screen.strip().splitlines()]
+    return [" ".join(line.split()) for line in lines]
+
+
+def test_each_command_exists() -> None:
+    said = run(ROOT, "-m", "durable", "--help")
+    for command in set(re.findall(r"\bdurable (show|history|list|raise|worker|run|terminate)\b", README)):
+        assert f" {command} " in said
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"\bmake ([a-z]+)", README)) <= set(targets)
+
+
+def test_the_table_of_limits_is_the_real_one() -> None:
+    named = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
+    assert named == {field.name for field in dataclasses.fields(durable.Limits)}
+
+
+def test_the_samples_it_names_exist() -> None:
+    for name in set(re.findall(r"\b(?:samples|docs)/[\w.]+", README)):
+        assert (ROOT / name).is_file(), name
