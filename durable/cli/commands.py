@@ -89,7 +89,8 @@ def _worker(
     session: Session,
     modules: Annotated[list[str], typer.Argument(metavar="MODULE...", help="Modules (my.flows) or files (flows.py).")],
     grace: Annotated[
-        float, typer.Option("--grace", metavar="SECONDS", min=0, help="For running activities, when it stops [30].")
+        float,
+        typer.Option("--grace", metavar="SECONDS", show_default=False, help="For running activities, at the end [30]."),
     ] = 30.0,
 ) -> None:
     """Serve the orchestrators and activities of modules.
@@ -115,7 +116,9 @@ def _list(
         str | None, typer.Option("--created-after", metavar="TIME", help="ISO 8601; UTC unless it says otherwise.")
     ] = None,
     created_before: Annotated[str | None, typer.Option("--created-before", metavar="TIME", help="The same.")] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", help="Rows a page, 1 to 1000 [100].")] = 100,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", show_default=False, help="Rows a page, 1 to 1000 [100].")
+    ] = 100,
     cursor: Annotated[str | None, typer.Option("--cursor", metavar="CURSOR", help="Of the page before.")] = None,
 ) -> None:
     """List orchestrations, newest first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import Final
 
 from ..model import history as h
@@ -58,7 +58,8 @@ class EventRows:
             if self._day is not None:
                 self._write((f"      {at:%Y-%m-%d}", "dim"))
             self._day = at.date()
-        delta = "" if self._before is None else f"+{duration(at - self._before)}"
+        since = at - (self._before or at)
+        delta = f"+{duration(since)}" if since >= timedelta(milliseconds=0.5) else ""
         self._before = at
         number = "-" if event.event_id is None else str(event.event_id)
         kind = safe(self._short.get(event.type, event.type))

@@ -86,7 +86,7 @@ def _why(error: Exception, name: str, target: str) -> str:
     lines = traceback.format_list(frames[-1:]) if frames else []
     *where, last = traceback.format_exception_only(error)
     if isinstance(error, ModuleNotFoundError) and not frames:
-        last += f" (searched for {name!r} from {os.getcwd()})"
+        last = last.strip() + f" (searched for {name!r} from {os.getcwd()})"
     text = f"importing {target} failed: {last.strip()}"
     return "\n".join([text, *"".join([*lines, *where]).rstrip().split("\n")] if lines or where else [text])
 

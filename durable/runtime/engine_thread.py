@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -18,6 +19,7 @@ from .requests import (
     Deliver,
     Due,
     Halt,
+    Hint,
     Load,
     News,
     Notify,
@@ -29,6 +31,8 @@ from .watchdog import Watchdog
 
 log = logging.getLogger("durable.worker")
 _DRAINED_AT_ONCE = 2_000
+_FEW = 32
+_LINGER = 0.001  # seconds
 
 
 class EngineThread:
@@ -95,6 +99,7 @@ class EngineThread:
     def _wait(self, seconds: float) -> list[News]:
         inbox = self._inbox
         news: list[News] = []
+        crowded = not inbox.empty()
         try:
             if seconds <= 0:
                 news.append(inbox.get_nowait())
@@ -104,6 +109,9 @@ class EngineThread:
                     news.append(inbox.get(timeout=min(seconds, threading.TIMEOUT_MAX)))
                 finally:
                     self._watchdog.wake()
+            if crowded and isinstance(news[0], Hint) and inbox.qsize() < _FEW:
+                # Starts come faster than rounds: each commits by itself, so leave them the disk for a moment.
+                time.sleep(_LINGER)
             while len(news) < _DRAINED_AT_ONCE:
                 news.append(inbox.get_nowait())
         except Empty:

@@ -605,13 +605,11 @@ with durable.connect(url) as client:
 @pytest.fixture
 def shared(tmp_path: Path) -> str:
     """The URL of a file that several processes use."""
-    (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
     return f"sqlite:///{tmp_path}/shared.db"
 
 
-def elsewhere(shared: str, *args: str) -> subprocess.Popen[str]:
-    script = Path(shared.removeprefix("sqlite:///")).parent / "elsewhere.py"
-    return subprocess.Popen([sys.executable, str(script), shared, *args], stdout=subprocess.PIPE, text=True)
+def elsewhere(*args: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", ELSEWHERE, *args], stdout=subprocess.PIPE, text=True)
 
 
 def said(process: subprocess.Popen[str]) -> str:
