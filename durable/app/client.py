@@ -179,6 +179,7 @@ class Client:
             now,
             name=ref.name,
             input=payload,
+            instance_id=instance_id,
             execution_id=self._ids(),
             version=ref.version,
             tags=ref.tags or None,
@@ -332,7 +333,7 @@ class Client:
             raise InstanceNotFoundError(f"history: no orchestration has the id {instance_id!r}")
         execution = execution_id or record.summary.execution_id
         events = self._events(execution)
-        if execution_id is not None and not events:
+        if execution_id is not None and (not events or events[0].instance_id != instance_id):
             raise InstanceNotFoundError(f"history: {instance_id!r} has no execution {execution_id!r}")
         if pending and execution == record.summary.execution_id:
             events += [event_view(decode_event(row.body), None) for row in record.inbox if row.body]

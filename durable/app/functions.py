@@ -12,6 +12,7 @@ from ..model.retry import RetryPolicy
 from ..payload.signature import Signature
 from ..replay.callee import ActivityRef, OrchestratorRef
 from ..runtime.activity_context import ActivityContext, local_context
+from .client import default_client
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -48,7 +49,7 @@ class Activity(ActivityRef[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call it as an ordinary function; an ActivityContext is filled in with a local one unless it is given."""
         if self.wants_context and not (args and isinstance(args[0], ActivityContext)):
-            return self.fn(local_context(), *args, **kwargs)
+            return self.fn(local_context(default_client), *args, **kwargs)
         return self.fn(*args, **kwargs)
 
 

@@ -40,7 +40,8 @@ class Worker:
         durable.Worker().run()          # foreground, until SIGINT or SIGTERM
 
     client_or_url: a client, a URL, or None for the default client. registry: default is that of the module-level
-    decorators. max_concurrent_activities: at one time. max_cached_orchestrations: warm instances kept; 0 replays every
+    decorators. max_concurrent_activities: at one time, sync and `async def` ones
+    each. max_cached_orchestrations: warm instances kept; 0 replays every
     turn. shutdown_grace: seconds (or timedelta) that running activities get when it stops; the rest is handed back.
     Raises StoreInUseError on start when another worker serves the store.
     """

@@ -82,7 +82,8 @@ def only_drop(instance: Instance, arrivals: Sequence[Arrival], env: Env, ignored
     summary = instance.summary
     partition = partition_of(summary.instance_id, env.partitions)
     commit = Commit(env.mint(), summary.instance_id, partition, instance.version, summary, drop=tuple(drop))
-    return Turn(commit, instance._replace(version=instance.version + 1), ignored=ignored)
+    after = instance._replace(version=instance.version + 1)
+    return Turn(commit, after, ignored=ignored, late=summary.status.finished)
 
 
 def park(

@@ -78,6 +78,7 @@ class Turn(NamedTuple):
     undelivered: facts that were only in memory and must reach the inbox, since no turn could take them.
     again: there is more to do for this instance at once (it continued as new).
     ignored: facts that changed nothing (duplicates, late outcomes).
+    late: it has ended, and outcomes may still come: remembering that spares reading its history for each of them.
     """
 
     commit: Commit | None
@@ -88,6 +89,7 @@ class Turn(NamedTuple):
     undelivered: Sequence[Fact] = ()
     again: bool = False
     ignored: int = 0
+    late: bool = False
 
 
 def task_key(execution_id: str, task_id: int, attempt: int) -> str:

@@ -43,6 +43,7 @@ def child_start(created: Event, parent: Parent, execution_id: str, seed: str) ->
         created.timestamp,
         name=created.name,
         input=created.input,
+        instance_id=created.instance_id,
         execution_id=execution_id,
         version=created.version,
         tags=created.tags,

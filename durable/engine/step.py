@@ -185,7 +185,8 @@ def _commit(
     rows = (appends[-1].events,) if last.type == h.CONTINUE_AS_NEW else ()
     after = Instance(summary, instance.version + 1, started, length, live, rows)
     again = last.type == h.CONTINUE_AS_NEW
-    return Turn(commit, after, run.invocations, run.cancelled, again=again, ignored=ignored)
+    late = summary.status.finished and bool(execution.tasks)
+    return Turn(commit, after, run.invocations, run.cancelled, again=again, ignored=ignored, late=late)
 
 
 def _left_for_next(events: list[Event], arrivals: Sequence[Arrival]) -> set[str]:

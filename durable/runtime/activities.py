@@ -192,7 +192,7 @@ class Activities:
 
     def _context(self, attempt: _Attempt) -> ActivityContext:
         attempt.on_first_beat = lambda: self._watch_heartbeat(attempt)
-        return ActivityContext(attempt, self._client)
+        return ActivityContext(attempt, lambda: self._client)
 
     def _watch_heartbeat(self, attempt: _Attempt) -> None:
         if attempt.heartbeat_timeout:
@@ -221,6 +221,11 @@ class Activities:
 
     def _completed(self, attempt: _Attempt, value: Any) -> Event:
         invocation = attempt.invocation
+        if hasattr(value, "cr_await"):
+            value.close()
+            raise TypeError(
+                f"activity {invocation.name!r} returned a coroutine: make it, and what wraps it, `async def`"
+            )
         result = encode(value, f"the result of activity {invocation.name!r}", self._limits)
         return Event(
             h.TASK_COMPLETED,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ..replay.logs import InstanceLogger
@@ -33,7 +34,7 @@ class ActivityContext:
     Called directly, as an ordinary function, such an activity gets a local one (`instance_id` is "local").
     """
 
-    def __init__(self, attempt: Attempt, client: Any = None) -> None:
+    def __init__(self, attempt: Attempt, client: Callable[[], Any]) -> None:
         self._attempt = attempt
         self._client = client
 
@@ -69,9 +70,7 @@ class ActivityContext:
     @property
     def client(self) -> Any:
         """A `durable.Client` on the worker's store; the default client when called directly."""
-        if self._client is None:
-            raise RuntimeError("this activity was called directly and has no worker; use durable.connect()")
-        return self._client
+        return self._client()
 
     @property
     def logger(self) -> InstanceLogger:
@@ -80,6 +79,6 @@ class ActivityContext:
         return InstanceLogger("durable.activity", extra)
 
 
-def local_context() -> ActivityContext:
+def local_context(client: Callable[[], Any]) -> ActivityContext:
     """The context of an activity that is called as an ordinary function."""
-    return ActivityContext(Attempt("local", "local", 1, 1))
+    return ActivityContext(Attempt("local", "local", 1, 1), client)

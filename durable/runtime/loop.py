@@ -416,7 +416,7 @@ class Loop:
             if not turn.parked:
                 if self.parked.pop(instance_id, None) is not None:
                     self.next_sweep = 0.0  # its timers were left alone meanwhile
-                if instance.execution is not None:
+                if instance.execution is not None or turn.late:
                     self.warm[instance_id] = instance
             if turn.commit is None:
                 continue
