@@ -116,9 +116,7 @@ def _list(
         str | None, typer.Option("--created-after", metavar="TIME", help="ISO 8601; UTC unless it says otherwise.")
     ] = None,
     created_before: Annotated[str | None, typer.Option("--created-before", metavar="TIME", help="The same.")] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="N", show_default=False, help="Rows a page, 1 to 1000 [100].")
-    ] = 100,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", show_default=False, help="At most 1000 [100].")] = 100,
     cursor: Annotated[str | None, typer.Option("--cursor", metavar="CURSOR", help="Of the page before.")] = None,
 ) -> None:
     """List orchestrations, newest first."""

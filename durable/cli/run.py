@@ -141,17 +141,19 @@ class _Embedded:
         """Until it has ended or is blocked; prints its result."""
         rows = EventRows(self._screen, self._screen.width, self._screen.note)
         first = True
+        last: OrchestrationStatus | None = None
         for status, events in Following(self._session.client, self._instance_id).changes():
             if not status.runtime_status.finished:
                 self._serve()
             if not self._session.as_json:
                 _progress(rows, events, quiet=first and status.runtime_status is not RuntimeStatus.PENDING)
-            first = False
+            first, last = False, status
             if status.runtime_status is RuntimeStatus.BLOCKED and self._is_blocked_here():
                 raise CommandError(
                     Exit.BLOCKED, f"{self._instance_id!r} is blocked: {status.blocked_reason}\nThen: {self._again}"
                 )
-        return self._ended(status)
+        assert last is not None  # there is always a first change
+        return self._ended(last)
 
     def _ended(self, status: OrchestrationStatus) -> int:
         took = "" if status.completed_at is None else f", {duration(status.completed_at - status.created_at)}"

@@ -190,7 +190,7 @@ class _Walk:
         return str(msgspec.json.decode(b'"' + plain_encode(key).strip(b'"') + b'"'))
 
     def set(self, value: Any, path: Path, left: int) -> list[Any]:
-        base = set if isinstance(value, set) else frozenset
+        base: Any = set if isinstance(value, set) else frozenset
         elements = list(base.__iter__(value))
         pairs = [(element, self.visit(element, (path, _ANY_OF_SET), left)) for element in elements]
         pairs.sort(key=lambda pair: plain_encode(pair[1]))

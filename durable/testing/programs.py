@@ -335,7 +335,7 @@ def make_script(random: Random, size: int = 6) -> Script:
     """A random program of about `size` calls. The same random state gives the same program."""
     maker = _Maker(random, size)
     body = maker.body()
-    repeats = random.choice((1, 2)) if random.random() < 0.15 else 0
+    repeats = random.choice((1, 2, 3)) if random.random() < 0.2 else 0
     events = [
         Raised(random.choice((name, name.upper())), f"e:{name}") for name in maker.waits for _ in range(repeats + 1)
     ]

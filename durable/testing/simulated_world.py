@@ -82,7 +82,7 @@ def make_plan(random: Random, scripts: Sequence[Script], faults: bool) -> Plan:
         workers=random.choice((1, 2, 2, 3, 4)) if faults else random.choice((1, 2)),
         partitions=random.choice((1, 1, 2, 4)),
         settings=settings,
-        hold=random.choice((2.0, 3.0)),
+        hold=random.choice((3.0, 4.0)),  # renewed at half of it by a loop that looks every second
         scripts=scripts,
         heal=heal,
         store_rates=store_rates,

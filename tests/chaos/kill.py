@@ -4,8 +4,8 @@
 
 A worker in a process of its own runs eight kinds of programs. Each activity first writes a line to a ledger that knows
 nothing of the store. Once the ledger has grown by a random number of lines the process is killed, and another one goes
-on. In the end every output must be what plain Python says, every history must hold each outcome once, every attempt must
-have run at least once and at most once more than there were kills, and none after its outcome had been recorded.
+on. In the end every output must be what plain Python says, every history must hold each outcome once, every attempt
+must have run at least once and at most once more than there were kills, none after its outcome had been recorded.
 """
 
 from __future__ import annotations
@@ -221,9 +221,7 @@ class Chaos:
     def spawn(self) -> subprocess.Popen[str]:
         cached, slots = self.random.choice([10_000, 10_000, 2, 0]), self.random.choice([2, 8, 32])
         command = [sys.executable, os.path.abspath(__file__), "--work", str(cached), str(slots)]
-        worker = subprocess.Popen(
-            command, cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        worker = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert worker.stdout is not None
         if worker.stdout.readline() != "serving\n":
             raise AssertionError("the worker did not start; what it said is above")
@@ -257,9 +255,9 @@ class Chaos:
         for event in status.history or ():
             if event.type in ("TaskCompleted", "TaskFailed"):
                 found[f"{status.execution_id}/{event.task_id}/{event.attempt}"] += 1
-            if event.type == "SubOrchestrationInstanceCreated" and event.instance_id:
-                if self.client.get_status(event.instance_id) is not None:  # it may not have been started yet
-                    found += self.outcomes(event.instance_id)
+            child = event.instance_id if event.type == "SubOrchestrationInstanceCreated" else None
+            if child and self.client.get_status(child) is not None:  # it may not have been started yet
+                found += self.outcomes(child)
         return found
 
     # ---- the verdict
@@ -279,7 +277,9 @@ class Chaos:
         found += [f"attempt {key} has an outcome and never ran" for key in outcomes if not ran[key]]
         found += [f"attempt {key} ran {n} times" for key, n in ran.items() if n > 1 + self.kills]
         found += [
-            f"attempt {key} ran again after its outcome was recorded" for key, n in self.recorded.items() if ran[key] != n
+            f"attempt {key} ran again after its outcome was recorded"
+            for key, n in self.recorded.items()
+            if ran[key] != n
         ]
         if set(outcomes) - set(ran):
             found.append("outcomes of attempts that never ran")
@@ -304,8 +304,9 @@ class Chaos:
         again = {key: n - 1 for key, n in ran.items() if n > 1}
         return (
             f"{self.kills} kills, {len(self.expected)} instances of {len(ORACLE)} programs, {len(ran)} attempts of "
-            f"activities, {sum(again.values())} of them run again after a kill (one at most {max(again.values(), default=0)}"
-            f" times), {len(self.recorded)} recorded outcomes outlived a kill, {seconds:.0f} s"
+            f"activities, {sum(again.values())} of them run again after a kill (one at most "
+            f"{max(again.values(), default=0)} times), {len(self.recorded)} recorded outcomes outlived a kill, "
+            f"{seconds:.0f} s"
         )
 
 
@@ -335,7 +336,8 @@ def main() -> int:
     except (AssertionError, durable.DurableError) as error:
         wrong = [f"{type(error).__name__}: {error}"]
     chaos.client.close()
-    print(f"seed {options.seed}: {chaos.summary(time.monotonic() - began)}: {f'{len(wrong)} WRONG' if wrong else 'all right'}")
+    verdict = f"{len(wrong)} WRONG" if wrong else "all right"
+    print(f"seed {options.seed}: {chaos.summary(time.monotonic() - began)}: {verdict}")
     if wrong:
         print(*wrong[:20], f"what is left of it: {folder}", sep="\n")
         return 1

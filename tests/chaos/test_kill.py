@@ -13,7 +13,7 @@ KILL = Path(__file__).with_name("kill.py")
 
 
 def run(kills: str, *, cwd: Path, program: Path = KILL) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, program, "--kills", kills, "--seed", "3"]
+    command = [sys.executable, str(program), "--kills", kills, "--seed", "3"]
     return subprocess.run(command, cwd=cwd, env={"TMPDIR": str(cwd)}, capture_output=True, text=True, timeout=110)
 
 

@@ -109,27 +109,9 @@ def test_an_empty_file_becomes_a_store(tmp_path: Path) -> None:
     made(tmp_path / "empty.db")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-@pytest.mark.parametrize("what", ["file", "folder"])
-def test_a_read_only_store(world: World, tmp_path: Path, what: str) -> None:
-    path = tmp_path / "folder" / "store.db"
-    path.parent.mkdir()
-    made(path)
-    chosen = path if what == "file" else path.parent
-    mode = chosen.stat().st_mode
-    chosen.chmod(mode & ~0o222)
-    try:
-        with pytest.raises(durable.StoreError, match="must be writable") as caught:
-            durable.connect(f"sqlite:///{path}")
-        assert str(path) in str(caught.value)
-    finally:
-        chosen.chmod(mode)
-    world.work()
-
-
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that nobody can write to")
 def test_a_file_system_that_can_not_be_written(world: World) -> None:
-    with pytest.raises(durable.StoreError, match="/proc/durable/store.db"):
+    with pytest.raises(durable.StoreError, match=r"/proc/durable/store\.db"):
         durable.connect("sqlite:////proc/durable/store.db")
     world.work()
 
@@ -256,5 +238,5 @@ def test_wrong_options_of_a_worker(world: World) -> None:
         {"shutdown_grace": float("nan")},
     ):
         with pytest.raises(ValueError, match=next(iter(options))):
-            durable.Worker(world.client, registry=world.registry, **options)  # type: ignore[arg-type]
+            durable.Worker(world.client, registry=world.registry, **options)
     world.work()

@@ -107,7 +107,7 @@ def test_hash_folder_of_nothing_and_without_a_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     said = python(SAMPLES / "hash_folder.py", tmp_path / "empty", cwd=tmp_path)
     assert said == f"{sha256(b'').hexdigest()}  (all of them)\n"
-    command = [sys.executable, SAMPLES / "hash_folder.py"]
+    command = [sys.executable, str(SAMPLES / "hash_folder.py")]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "python samples/hash_folder.py FOLDER" in done.stderr
