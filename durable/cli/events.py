@@ -80,7 +80,7 @@ def detail(event: HistoryEvent, names: dict[int, str]) -> str:
     words = [name]
     if event.attempt is not None and event.attempt > 1:
         words.append(f"attempt {event.attempt}")
-    if event.instance_id is not None:
+    if event.instance_id is not None and event.type != h.EXECUTION_STARTED:
         words.append(f"as {safe(event.instance_id)}")
     if event.fire_at is not None:
         words.append(f"{'until' if event.type == h.EVENT_AWAITED else 'due'} {moment(event.fire_at)}")

@@ -106,7 +106,8 @@ class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     event_id: its number in the execution, from 0; None while no turn has taken it. type: Durable Functions' name.
     timestamp: aware UTC. task_id: the number of the command it belongs to, from 1; outcomes carry their command's.
     name: of the activity, orchestrator or event. attempt: from 1. input, result: plain JSON values.
-    failure: what was raised. fire_at: when a timer, or the timeout of a wait, is due. instance_id: of a child.
+    failure: what was raised. fire_at: when a timer, or the timeout of a wait, is due.
+    instance_id: of the child that is created, or of the instance that starts.
     execution_id: of the execution that started or follows. version, tags, parent_instance_id, seed: of a start.
     status: how the execution ended. timeout, heartbeat_timeout: seconds given to one attempt of an activity.
     """

@@ -590,9 +590,23 @@ def test_closing_folds_the_log_into_the_file(url: str, tmp_path: Path) -> None:
 
 
 def test_many_processes_can_make_a_file_at_once(url: str, others: ExitStack) -> None:
-    code = "print(store.commit([turn(sys.argv[2], 0)])[0].value, flush=True); input()"
+    # Started and imported first, so that all of them open the same new files in the same moments.
+    code = (
+        "print('ready', flush=True); input()\n"
+        "try:\n"
+        "    for n in range(30):\n"
+        "        new = open_sqlite(f'{sys.argv[1]}{n}')\n"
+        "        assert new.store.commit([turn(sys.argv[2], 0)]) == [COMMITTED]\n"
+        "    print('done', flush=True)\n"
+        "except Exception as error: print(error, flush=True)\n"
+        "input()\n"
+    )
     processes = [started(others, code, url, f"i{n}") for n in range(4)]
-    assert [line(process) for process in processes] == ["committed"] * 4
-    backend = open_here(url)
-    assert len(backend.store.find(Query()).items) == 4
-    backend.close()
+    assert [line(process) for process in processes] == ["ready"] * 4
+    for process in processes:
+        go_on(process)
+    assert [line(process) for process in processes] == ["done"] * 4
+    for n in range(30):
+        backend = open_here(f"{url}{n}")
+        assert len(backend.store.find(Query()).items) == 4
+        backend.close()
