@@ -138,8 +138,10 @@ def _together(transactions: Sequence[Transaction]) -> Transaction:
     """Several turns of different instances in one commit."""
     together = Transaction([], [], [], [])
     for transaction in transactions:
-        for rows, more in zip(together, transaction, strict=True):
-            rows.extend(more)
+        together.instances.extend(transaction.instances)
+        together.history.extend(transaction.history)
+        together.put.extend(transaction.put)
+        together.drop.extend(transaction.drop)
     return together
 
 

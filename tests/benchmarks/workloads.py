@@ -24,7 +24,7 @@ else:
     import raw_sqlite as raw
 
 EDGE: Final = 500  # steps at either end that are compared
-PATIENCE: Final = 300.0  # seconds until a run that hangs is given up
+PATIENCE: Final = 60.0  # seconds until a wait is given up, e.g. because the engine stopped
 
 Orchestration = Generator[durable.Task[Any], Any, Any]
 
