@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from ..model.errors import InstanceNotFoundError
+from ..model.history import HistoryEvent
 from .events import EventRows
 from .exits import CommandError, Exit
 from .following import Following
@@ -151,7 +152,10 @@ def _show(session: Session, id: Id) -> None:
     if session.as_json:
         session.screen.document(status)
     else:
-        show(session.screen, status, _now())
+        pending: list[HistoryEvent] = []
+        if not status.runtime_status.finished:
+            pending = [event for event in session.client.history(id, pending=True) if event.event_id is None]
+        show(session.screen, status, pending, _now())
 
 
 @command(app, "history", LOOK)

@@ -13,7 +13,7 @@ _ROOM_FOR_CUSTOM = 110
 
 def print_list(screen: Screen, items: Sequence[OrchestrationStatus], now: datetime) -> None:
     """One row an orchestration; ids are folded where they are too long, never cut."""
-    headers = ["ID", "NAME", "STATUS", "CREATED", "TOOK"]
+    headers = ["ID", "NAME", "STATUS", "CREATED", "DURATION"]
     rows = [[*_row(item, now)] for item in items]
     if screen.table_width >= _ROOM_FOR_CUSTOM and any(item.custom_status is not None for item in items):
         headers.append("CUSTOM STATUS")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from .terminal import safe
 
@@ -12,12 +13,13 @@ class _Safe(logging.Formatter):
         return "\n".join(safe(line) for line in super().format(record).split("\n"))
 
 
-def show_logs(level: int) -> None:
-    """Show records from `level` on."""
+def show_logs(level: int, wanted: Callable[[logging.LogRecord], bool] = lambda _: True) -> None:
+    """Show the records from `level` on that are wanted."""
     root = logging.getLogger()
     if root.handlers:
         return
     handler = logging.StreamHandler()
     handler.setFormatter(_Safe("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    handler.addFilter(wanted)
     root.addHandler(handler)
     root.setLevel(level)

@@ -66,7 +66,10 @@ def run(session: Session, target: str, given: str | None, instance_id: str | Non
     with _prints_elsewhere(session.as_json):
         orchestrator = choose(load(file), function, file)
         _check_served(orchestrator, file)
-        show_logs(logging.WARNING)
+        # What the worker says about this very orchestration, the command says itself.
+        show_logs(
+            logging.WARNING, lambda record: not isinstance(record.args, tuple) or instance_id not in record.args[:1]
+        )
         _start_or_find(session, orchestrator, value, given is not None, instance_id)
         again = f"durable run {shlex.quote(safe(target))} --id {shlex.quote(instance_id)}"
         embedded = _Embedded(session, instance_id, again)
@@ -150,7 +153,8 @@ class _Embedded:
             first, last = False, status
             if status.runtime_status is RuntimeStatus.BLOCKED and self._is_blocked_here():
                 raise CommandError(
-                    Exit.BLOCKED, f"{self._instance_id!r} is blocked: {status.blocked_reason}\nThen: {self._again}"
+                    Exit.BLOCKED,
+                    f"{self._instance_id!r} is blocked: {status.blocked_reason}\nWith code that fits: {self._again}",
                 )
         assert last is not None  # there is always a first change
         return self._ended(last)

@@ -10,7 +10,7 @@ from typing import Final
 from ..model.failure import FailureDetails
 from ..model.history import HistoryEvent
 from ..model.status import OrchestrationStatus, RuntimeStatus
-from .events import failure_line
+from .events import detail, failure_line
 from .tasks import Kind, State, Task, tasks_of
 from .terminal import Screen, cut, duration, json_text, moment, preview, safe, status_style, wrapped
 from .timeline import draw
@@ -23,11 +23,12 @@ _OURS: Final = re.compile(r"[/\\]durable[/\\](app|engine|replay|runtime|payload)
 _LIBRARY: Final = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3[^/\\]*)[/\\]")
 
 
-def show(screen: Screen, status: OrchestrationStatus, now: datetime) -> None:
-    """Print everything about one orchestration; `status` must have its history, `now` is the end of what is open."""
-    events = status.history or []
-    tasks = tasks_of(events)
-    _Page(screen, status, events, tasks, now).print()
+def show(screen: Screen, status: OrchestrationStatus, pending: list[HistoryEvent], now: datetime) -> None:
+    """Print everything about one orchestration.
+
+    status: with its history. pending: what has come and no turn has taken yet. now: the end of what is open.
+    """
+    _Page(screen, status, pending, now).print()
 
 
 class _Page:
@@ -35,14 +36,14 @@ class _Page:
         self,
         screen: Screen,
         status: OrchestrationStatus,
-        events: list[HistoryEvent],
-        tasks: list[Task],
+        pending: list[HistoryEvent],
         now: datetime,
     ) -> None:
         self.screen = screen
         self.status = status
-        self.events = events
-        self.tasks = tasks
+        self.events = status.history or []
+        self.tasks = tasks_of(self.events)
+        self.pending = pending
         self.now = now
         self.width = min(screen.width, 120)
 
@@ -56,6 +57,7 @@ class _Page:
             self._paragraph(safe(self.status.blocked_reason or "no reason was recorded"), "yellow")
         if not status.finished:
             self._waits()
+            self._has_come()
         self._next()
         if self.tasks:
             self._title("timeline")
@@ -144,6 +146,15 @@ class _Page:
         if len(waiting) > _MOST_OPEN:
             self.screen.say((f"  and {len(waiting) - _MOST_OPEN} more", "dim"))
 
+    def _has_come(self) -> None:
+        if not self.pending:
+            return
+        self._title("has come, and no turn has taken it yet")
+        for event in self.pending[:_MOST_OPEN]:
+            self._paragraph(f"{safe(event.type)} {detail(event, {})}".rstrip())
+        if len(self.pending) > _MOST_OPEN:
+            self.screen.say((f"  and {len(self.pending) - _MOST_OPEN} more", "dim"))
+
     def _open(self, task: Task) -> tuple[str, ...]:
         room = self.width - 12
         if task.kind is Kind.TIMER:
@@ -185,7 +196,7 @@ class _Page:
             return ["Repair the cause, then start it again under a new id.", f"Every step: durable history {instance}"]
         if status is RuntimeStatus.BLOCKED:
             return [
-                "It goes on by itself when a worker runs code that fits.",
+                "Run a worker with code that fits: durable worker MODULE",
                 f"To end it instead: durable terminate {instance}",
             ]
         if status is RuntimeStatus.PENDING:

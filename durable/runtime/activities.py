@@ -77,6 +77,8 @@ class Activities:
         """Queue these; each ends as one `Done`."""
         sync = 0
         for invocation in invocations:
+            if invocation.row_key in self._attempts:
+                continue  # it runs here already, under an older lease; a second run would cancel out both outcomes
             self._attempts[invocation.row_key] = _Attempt(invocation)
             code = self._find(invocation.name)
             if code is not None and code.is_async:

@@ -99,6 +99,7 @@ class Loop:
         self.horizon = 0.0
         self.next_sweep = 0.0
         self.swept_at = 0.0
+        self.places: dict[int, str] = {}  # where a sweep that was cut short goes on, per partition
         self.look = False
         self.stopping: float | None = None
         self.ignored = 0
@@ -195,7 +196,7 @@ class Loop:
         pages = 0
         more = False
         for partition in sorted(self.partitions):
-            after = ""
+            after = self.places.pop(partition, "")
             while True:
                 rows: Slice[Row] = yield Due(partition, until, self.settings.page, after)
                 pages += 1
@@ -204,8 +205,11 @@ class Loop:
                 if rows.next is None:
                     break
                 if pages >= 5:
+                    # The next sweep goes on from here: rows that can't be acted upon (timers of parked instances)
+                    # must not hide the ones behind them for ever.
                     more = True
                     until = min(until, rows.items[-1].due_at)
+                    self.places[partition] = rows.next
                     break
                 after = rows.next
         self.horizon = until

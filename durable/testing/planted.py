@@ -20,7 +20,7 @@ from ..model import history as h
 from ..model.history import Event
 from ..ports import Append, Commit, Delivered, Fact, Outcome
 from ..replay.execution import Execution
-from .simulated_world import Worker
+from .simulated_worker import Worker
 
 
 class AcknowledgesFirst(MemoryStore):

@@ -9,32 +9,20 @@ Laws.
 from __future__ import annotations
 
 import heapq
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta, timezone
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from zlib import crc32
 
-import msgspec
-
 from ..backends.memory import MemoryStore
-from ..engine.codeless import terminate_request
-from ..engine.instance import Env, Invocation
-from ..engine.step import create
-from ..model import history as h
-from ..model.errors import StoreError
-from ..model.history import Event, Raw, encode_event
-from ..model.limits import Limits
-from ..model.names import partition_of
-from ..ports import FACTS, Delivered, Fact, Outcome, Want
-from ..replay.execution import Code
-from ..replay.guard import Watch
 from ..runtime import requests as ask
-from ..runtime.loop import Loop, Settings
-from .programs import CODES, Script, attempt_activity
-from .simulated_store import STORE_FAULTS, FaultyStore, Wrong
+from ..runtime.loop import Settings
+from .programs import Script
+from .simulated_client import Client
+from .simulated_store import STORE_FAULTS, FaultyStore
+from .simulated_worker import Worker
 
 EPOCH: Final = datetime(2030, 1, 1, tzinfo=timezone.utc)
 
@@ -119,6 +107,10 @@ class World:
 
     # ---- time
 
+    def time(self, offset: float = 0.0) -> datetime:
+        """What a clock shows that is wrong by `offset` seconds."""
+        return EPOCH + timedelta(seconds=self.now + offset)
+
     def later(self, seconds: float, call: Callable[[], object]) -> None:
         self._planned += 1
         heapq.heappush(self._agenda, (self.now + seconds, self._planned, call))
@@ -196,11 +188,11 @@ class World:
         self.count(kind)
         if kind == "crash":
             worker.crash()
-            self.later(DETECTED, self.assign)
+            self.reassign()
             self.later(self.random.uniform(0.0, 3.0), worker.reboot)
         elif kind == "pause":
             worker.paused = True
-            self.later(DETECTED, self.assign)
+            self.reassign()
             self.later(self.random.uniform(0.1, 4.0), worker.resume)
         elif kind == "drain":
             worker.tell(ask.Stop(self.random.uniform(0.0, 1.0)))
@@ -210,6 +202,10 @@ class World:
             worker.offset -= self.random.uniform(0.1, 20.0)
         else:
             self.assign(kind)
+
+    def reassign(self) -> None:
+        """Somebody came or went: in a while the others know."""
+        self.later(DETECTED, self.assign)
 
     def assign(self, fault: str = "") -> None:
         """Partitions to the workers that are up; `fault`: wrongly so."""
@@ -236,298 +232,3 @@ class World:
             if worker.up and not self.chance("hint lost"):
                 ids = None if self.random.random() < 0.05 else tuple(instance_ids)
                 self.soon(lambda worker=worker, ids=ids: worker.tell(ask.Hint(ids)))  # type: ignore[misc]
-
-
-class Worker:
-    """A process: the real loop, its news, its running activities, its clock. A crash leaves nothing but the name."""
-
-    def __init__(self, world: World, number: int) -> None:
-        self.world = world
-        self.name = f"worker {number}"
-        self.holder = ""
-        self.offset = 0.0
-        self.epoch = 0
-        self.paused = False
-        self.codeless = False
-        self.requests: Any = None
-        self.pending: Any = None
-        self.inbox: list[ask.News] = []
-        self.running: dict[str, bool] = {}
-        self.sleeping = 0
-        self.naps = 0
-        self.missed: list[Callable[[], None]] = []
-        self.watch = Watch()
-        self._answers: dict[type, Callable[[Any], Any]] = {
-            ask.Load: lambda r: world.store.load(r.wants),
-            ask.Write: lambda r: world.store.commit(r.commits),
-            ask.Deliver: lambda r: world.store.deliver(r.facts),
-            ask.Claim: lambda r: world.store.lease(r.leases),
-            ask.Due: lambda r: world.store.due(r.partition, r.until, r.limit, r.after),
-            ask.Run: lambda r: self._start(r.invocations),
-            ask.Cancel: self._cancel,
-            ask.Halt: lambda r: [key for key, begun in [*self.running.items()] if not begun and not self._forget(key)],
-            ask.Notify: lambda r: world.notify(r.instance_ids) if r.topic == FACTS else None,
-        }
-
-    @property
-    def up(self) -> bool:
-        return self.requests is not None and not self.paused
-
-    def clock(self) -> datetime:
-        return EPOCH + timedelta(seconds=self.world.now + self.offset)
-
-    # ---- life
-
-    def boot(self) -> None:
-        world = self.world
-        self.epoch += 1
-        self.holder = f"{self.name}.{self.epoch}"
-        self.codeless = world.chance("code missing")
-        if self.codeless:
-            world.later(world.random.uniform(0.1, 3.0), self.learn)
-        self.inbox, self.running, self.missed, self.sleeping = [], {}, [], 0
-        env = Env(self.holder, world.plan.hold, world.mint, world.plan.partitions, Limits(), self.watch)
-        self.requests = Loop(env, self, self.clock, world.plan.settings).run()
-        world.note(self.name, f"boots as {self.holder}")
-        self.pending = next(self.requests)
-        self._schedule()
-
-    def crash(self) -> None:
-        """Everything in memory is gone; an activity that goes on reports to nobody."""
-        self.world.note(self.name, "crashes")
-        self.requests = None
-        self.epoch += 1
-
-    def reboot(self) -> None:
-        if self.requests is None:
-            self.boot()
-            self.world.assign()
-
-    def resume(self) -> None:
-        if self.paused:
-            self.paused = False
-            missed, self.missed = self.missed, []
-            for call in missed:
-                self.world.soon(call)
-            self.world.later(DETECTED, self.world.assign)
-
-    def learn(self) -> None:
-        """The code that was missing is there."""
-        if self.codeless:
-            self.codeless = False
-            self.tell(ask.CodeChanged())
-
-    # ---- the loop's requests
-
-    def tell(self, news: ask.News) -> None:
-        if self.requests is None:
-            return
-        self.inbox.append(news)
-        if self.sleeping:
-            self.sleeping = 0
-            self._schedule()
-
-    def _schedule(self) -> None:
-        epoch = self.epoch
-        self.world.soon(lambda: self._act(epoch))
-
-    def _act(self, epoch: int) -> None:
-        if epoch != self.epoch:
-            return
-        if self.paused:
-            self.missed.append(lambda: self._act(epoch))
-            return
-        request = self.pending
-        if type(request) is ask.Wait and not self.inbox and request.seconds > 0:
-            self.naps += 1
-            self.sleeping = nap = self.naps
-            self.world.later(request.seconds, lambda: self._wake(epoch, nap))
-            return
-        self._answer(request)
-
-    def _wake(self, epoch: int, nap: int) -> None:
-        if epoch == self.epoch and self.sleeping == nap:
-            self.sleeping = 0
-            if self.paused:
-                self.missed.append(lambda: self._act(epoch))
-                return
-            self._answer(self.pending)
-
-    def _answer(self, request: Any) -> None:
-        world = self.world
-        error: StoreError | None = None
-        answer: Any = None
-        kind = type(request)
-        if kind is ask.Wait:
-            answer, self.inbox = self.inbox, []
-        else:
-            try:
-                answer = self._answers[kind](request)
-            except StoreError as failed:
-                error = failed
-        world.note(self.holder, kind.__name__)
-        if world.tell_reader is not None:
-            world.tell_reader(f"{'':24} {_short(request)}")
-            world.tell_reader(f"{'':24} -> {_short(error if error is not None else answer)}")
-        try:
-            self.pending = self.requests.send(answer) if error is None else self.requests.throw(error)
-        except StopIteration:
-            self._drained()
-            return
-        except Wrong:
-            raise
-        except Exception as broken:
-            raise Wrong(f"the loop of {self.name} raised {broken!r}") from broken
-        self._schedule()
-
-    def _drained(self) -> None:
-        world = self.world
-        world.note(self.name, "has drained")
-        self.requests = None
-        self.epoch += 1
-        world.soon(world.assign)
-        world.later(world.random.uniform(0.0, 2.0), self.reboot)
-
-    # ---- activities
-
-    def _start(self, invocations: Sequence[Invocation]) -> None:
-        world, random = self.world, self.world.random
-        for invocation in invocations:
-            key = invocation.row_key
-            if key in self.running:
-                continue  # it runs here already, under an older lease
-            world.runs[key] += 1
-            chance = random.random()
-            self.running[key] = chance >= 0.1  # whether it has a thread at once; if not, a drain hands it back
-            lasts = random.random() * (0.02 if chance < 0.75 else 0.5 if chance < 0.92 else 8.0)
-            epoch = self.epoch
-            world.later(lasts, lambda i=invocation, e=epoch: self._finish(i, e))  # type: ignore[misc]
-
-    def _finish(self, invocation: Invocation, epoch: int) -> None:
-        if epoch != self.epoch or self._forget(invocation.row_key):
-            return
-        outcome = attempt_activity(invocation.input, invocation.attempt)
-        event = Event(
-            h.TASK_COMPLETED if outcome.failure is None else h.TASK_FAILED,
-            self.clock(),
-            invocation.task_id,
-            attempt=invocation.attempt,
-            result=outcome.result,
-            failure=outcome.failure,
-        )
-        done = ask.Done(invocation, event)
-        world = self.world
-        if world.chance("done late"):
-            world.later(world.random.uniform(0.0, 5.0), lambda: self._report(done, epoch))
-        else:
-            self._report(done, epoch)
-        if world.chance("done twice"):
-            world.later(world.random.uniform(0.0, 5.0), lambda: self._report(done, epoch))
-
-    def _report(self, done: ask.Done, epoch: int) -> None:
-        if epoch == self.epoch:
-            self.tell(done)
-
-    def _forget(self, key: str) -> bool:
-        """True when it was not running here."""
-        return self.running.pop(key, None) is None
-
-    def _cancel(self, request: ask.Cancel) -> None:
-        for key in request.row_keys:
-            self.running.pop(key, None)
-
-    # ---- the codebase
-
-    def orchestrator(self, name: str, version: str) -> Code | None:
-        return None if self.codeless else CODES.get(name)
-
-    def serves_activity(self, name: str) -> bool:
-        return not self.codeless
-
-    def known(self, kind: str) -> list[str]:
-        return []
-
-
-class Client:
-    """Starts one instance, raises its events in order, perhaps terminates it, and repeats itself now and then.
-
-    The same verbs as `durable.app.client`, and the same answer to an unclear outcome: look, and try again.
-    """
-
-    def __init__(self, world: World, number: int, script: Script, terminate: bool) -> None:
-        self.world = world
-        self.instance_id = f"i{number}"
-        self.script = script
-        random = world.random
-        acts: list[Callable[[], bool]] = [self._start]
-        if random.random() < 0.2:
-            acts.append(self._start)
-        for count, event in enumerate(script.events):
-            deliver = lambda name=event.name, data=event.data, n=count: self._raise(name, data, n)  # noqa: E731
-            acts.append(deliver)
-            if random.random() < 0.15:
-                acts.append(deliver)
-        if terminate:
-            acts.insert(random.randint(1, len(acts)), self._terminate)
-        self.acts = acts
-        self.busy = True
-        self.terminated = False
-        self._fact = f"terminate/{self.instance_id}"
-
-    def act(self) -> None:
-        random = self.world.random
-        try:
-            done = self.acts[0]()
-        except StoreError:
-            done = False
-        if done:
-            self.acts.pop(0)
-        self.busy = bool(self.acts)
-        if self.busy:
-            chance = random.random()
-            self.world.later(random.random() * (0.01 if chance < 0.5 else 0.3 if chance < 0.9 else 3.0), self.act)
-
-    def _now(self) -> datetime:
-        return EPOCH + timedelta(seconds=self.world.now)
-
-    def _start(self) -> bool:
-        world = self.world
-        started = Event(
-            h.EXECUTION_STARTED,
-            self._now(),
-            name=self.script.kind,
-            input=Raw(msgspec.json.encode(self.script.program)),
-            execution_id=world.mint(),
-            seed=world.mint(),
-        )
-        outcome = world.store.commit([create(self.instance_id, started, world.plan.partitions, world.mint())])[0]
-        if outcome is Outcome.UNKNOWN:
-            return world.store.load([Want(self.instance_id)])[0] is not None
-        world.note(self.instance_id, f"start: {outcome.value}")
-        world.notify([self.instance_id])
-        return True
-
-    def _raise(self, name: str, data: str, number: int) -> bool:
-        event = Event(h.EVENT_RAISED, self._now(), name=name, input=Raw(msgspec.json.encode(data)))
-        return self._deliver(f"event/{self.instance_id}-{number}", event)
-
-    def _terminate(self) -> bool:
-        self.terminated = True
-        return self._deliver(self._fact, terminate_request(Raw(b'"stop"'), self._now(), recursive=True))
-
-    def _deliver(self, fact_id: str, event: Event) -> bool:
-        world = self.world
-        partition = partition_of(self.instance_id, world.plan.partitions)
-        fact = Fact(self.instance_id, partition, fact_id, encode_event(event), event.timestamp.timestamp())
-        answer = world.store.deliver([fact])[0]
-        world.note(self.instance_id, f"{fact_id}: {answer.value}")
-        world.notify([self.instance_id])
-        return answer is not Delivered.ABSENT
-
-
-def _short(value: object) -> str:
-    text = _RAW.sub("…", repr(value))
-    return text if len(text) <= 600 else text[:599] + "…"
-
-
-_RAW: Final = re.compile(r"<msgspec.Raw object at \w+>")

@@ -28,8 +28,9 @@ from ..model.status import RuntimeStatus, Summary
 from ..ports import Want
 from ..replay.guard import Watch
 from ..replay.mismatch import Mismatch
+from .allowed_results import Outcome, fits_program
 from .planted import PLANTED, planted
-from .programs import CODES, Node, Outcome, fits_program, make_script, root_cause
+from .programs import CODES, Node, make_script, root_cause
 from .simulated_store import Wrong
 from .simulated_world import World, make_plan
 

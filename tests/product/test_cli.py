@@ -1,171 +1,924 @@
-"""The command line as a user types it: a real process, its output, its exit status."""
+"""The command `durable`, run as a user runs it: a process of its own, on a SQLite file, 80 columns wide.
+
+What it prints for people is checked by the words that matter; exit statuses and JSON are checked exactly.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import msgspec
 import pytest
 
 import durable
 
-PROGRAM = """
+SOON = 20  # seconds; nothing here takes that long
+# Colours, a cleared line, a title, the eight-bit CSI, DEL, right-to-left, a zero-width space, markup, and lines.
+HOSTILE = "a\x1b[31mb\rc\x1b]0;t\x07d\x9b2Je\x7ff\u202eg\u200bh\nFAKE [red]i[/red] \U000e0041"
+
+FLOWS = """
+import os
 import durable
 
 @durable.activity
-def greet(name: str) -> str:
-    return f"hello {name}"
+def step(name: str) -> str:
+    with open("steps", "a") as steps:
+        steps.write(name + "\\\\n")
+    if os.environ.get("GATE") == name:
+        open("gate").read()  # a FIFO: until the test opens and closes it
+    return f"{name} done"
 
 @durable.activity
-def refuse(name: str) -> None:
-    raise ValueError(f"no {name}")
+def breaks(what: str, code: int) -> None:
+    raise ConnectionError(what)
 
 @durable.orchestrator
-def welcome(ctx, name: str):
-    return (yield ctx.call_activity(greet, name))
+def order(ctx, item: str):
+    done = []
+    for name in ("charge", "pack", "ship"):
+        done.append((yield ctx.call_activity(step, name)))
+    return {"item": item, "done": done}
 
 @durable.orchestrator
-def failing(ctx, name: str):
-    yield ctx.call_activity(refuse.options(retry=durable.RetryPolicy(2, first_interval=0.01)), name)
+def refused(ctx):
+    retry = durable.RetryPolicy(max_attempts=3, first_interval=0.01)
+    yield ctx.call_activity(breaks.options(retry=retry), "card refused", 402)
 
 @durable.orchestrator
-def approval(ctx):
-    return (yield ctx.wait_for_external_event("decision"))
+def approval(ctx, what: str):
+    approved = yield ctx.wait_for_external_event("decision")
+    return [what, approved]
 
-@durable.orchestrator
-def hostile(ctx):
-    ctx.set_custom_status("\\x1b[31mred\\u202e")
-    return "\\x1b[2J\\rgone\\x07\\u202etxt"
-"""
+@durable.orchestrator(name="two.args")
+def two(ctx, a: int, b: int = 5):
+    return a * b
+
+if __name__ == "__main__":
+    raise SystemExit("this block must not run")
+""".replace("\\\\", "\\")
 
 
-class Shell:
-    """Runs `durable ...` in one folder."""
+class Command:
+    """`durable` in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "app.py").write_text(PROGRAM, encoding="utf-8")
+        self.url = f"sqlite:///{folder}/.durable/durable.db"
+        (folder / "flows.py").write_text(FLOWS)
 
-    @property
-    def environment(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("DURABLE_")}
-        return kept | {"COLUMNS": "80", "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
+    def environment(self, **more: str) -> dict[str, str]:
+        unwanted = ("DURABLE_", "NO_COLOR", "FORCE_COLOR", "PYTHON", "GITHUB_ACTIONS", "PY_COLORS")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
+        return kept | {"COLUMNS": "80", "LINES": "50", "PYTHONUTF8": "1", "TERM": "xterm-256color"} | more
 
-    def __call__(self, *arguments: str, status: int = 0) -> str:
-        """What it prints on stdout (on stderr, when it fails), checked to have ended with `status`."""
-        done = subprocess.run(
+    def __call__(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [sys.executable, "-m", "durable", *arguments],
-            cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        assert done.returncode == status, done.stderr
-        return done.stdout if not status else done.stderr
+            cwd=self.folder,
+            env=self.environment(**environment),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=60,
+        )
 
-    def client(self) -> durable.Client:
-        return durable.connect(f"sqlite:///{self.folder}/.durable/durable.db")
+    def says(self, *arguments: str, **environment: str) -> str:
+        """What a command that must succeed says on stdout."""
+        done = self(*arguments, **environment)
+        assert done.returncode == 0, (arguments, done)
+        return done.stdout
+
+    @contextmanager
+    def running(self, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "durable", *arguments],
+            cwd=self.folder,
+            env=self.environment(**environment),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            # Under a runner that ignores SIGINT, its children would too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    @contextmanager
+    def client(self) -> Iterator[durable.Client]:
+        with durable.connect(self.url) as client:
+            yield client
+
+    @contextmanager
+    def worker(self, registry: durable.Registry) -> Iterator[durable.Client]:
+        """A client, and a worker in this process."""
+        with self.client() as client, durable.Worker(client, registry=registry, shutdown_grace=0):
+            yield client
+
+    def steps(self) -> list[str]:
+        return (self.folder / "steps").read_text().split()
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
+def command(tmp_path: Path) -> Command:
+    return Command(tmp_path)
 
 
-def test_help_fits_one_screen_in_its_groups(shell: Shell) -> None:
-    lines = shell("--help").splitlines()
+def until(stream: IO[str] | None, part: str) -> list[str]:
+    """The lines up to the first that holds `part`."""
+    assert stream is not None
+    lines: list[str] = []
+    for line in stream:
+        lines.append(line)
+        if part in line:
+            return lines
+    raise AssertionError((part, lines))
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=SOON)
+    return process.returncode, out, err
+
+
+def unprintable(text: str) -> set[str]:
+    return {c for c in text if not c.isprintable() and c != "\n"}
+
+
+# ---- the first look
+
+
+def test_help_fits_one_screen_in_its_groups(command: Command) -> None:
+    said = command.says("--help")
+    lines = said.splitlines()
     assert len(lines) <= 50
     assert max(map(len, lines)) <= 80
-    for group in ("Run", "Look", "Steer"):
-        assert any(f"─ {group} ─" in line for line in lines)
+    places = [said.index(text) for text in ("─ Run ─", "run ", "worker ", "─ Look ─", "list ", "─ Steer ─", "raise ")]
+    assert places == sorted(places)
+    assert command().stdout == said
+    assert "\x1b" not in said
 
 
-def test_run_prints_the_result_and_finds_it_again(shell: Shell) -> None:
-    assert json.loads(shell("run", "app.py:welcome", "--input", '"ada"', "--id", "w")) == "hello ada"
-    assert json.loads(shell("run", "app.py:welcome", "--input", '"ada"', "--id", "w")) == "hello ada"
-    with shell.client() as client:
-        assert len([e for e in client.history("w") if e.type == "TaskScheduled"]) == 1
+@pytest.mark.parametrize("name", ["run", "worker", "list", "show", "history", "raise", "terminate"])
+def test_each_command_explains_itself_on_one_screen(command: Command, name: str) -> None:
+    lines = command.says(name, "--help").splitlines()
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 80
+    assert all(option in "\n".join(lines) for option in ("--url", "--json", "--no-color"))
 
 
-def test_a_failure_is_status_1_and_show_tells_the_chain(shell: Shell) -> None:
-    shell("run", "app.py:failing", "--input", '"stock"', "--id", "f", status=1)
-    shown = shell("show", "f")
-    for part in ("FAILED", "refuse", "ValueError", "no stock"):
-        assert part in shown
-    assert max(map(len, shown.splitlines())) <= 80
+def test_importing_loads_neither_typer_nor_rich(command: Command) -> None:
+    code = "import durable, durable.cli, sys; print({'typer', 'rich'} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "set()\n"
+
+
+# ---- run
+
+
+def test_run_prints_the_result_on_stdout_and_progress_on_stderr(command: Command) -> None:
+    done = command("run", "flows.py:order", "--input", '"book"', "--id", "order-42")
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == {"item": "book", "done": ["charge done", "pack done", "ship done"]}
+    assert [text for text in ("started", "charge", "pack", "ship", "COMPLETED") if text not in done.stderr] == []
+    assert max(map(len, done.stderr.splitlines())) <= 80
+    # Done is done: the same command again gives the same result, and no step runs.
+    again = command("run", "flows.py:order", "--id", "order-42")
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert command.steps() == ["charge", "pack", "ship"]
+
+
+def test_run_takes_one_input_and_spreads_a_list(command: Command) -> None:
+    assert command.says("run", "flows.py:two", "--input", "[6, 7]") == "42\n"
+    assert command.says("run", "flows.py:two.args", "--input", "6") == "30\n"
+
+
+def test_run_under_json_says_nothing_but_the_result(command: Command) -> None:
+    (command.folder / "loud.py").write_text(
+        "import durable\n@durable.activity\ndef shout():\n    print('!')\n"
+        "@durable.orchestrator\ndef loud(ctx):\n    yield ctx.call_activity(shout)\n"
+    )
+    done = command("--json", "run", "loud.py")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "null\n", "!\n")
+    failed = command("run", "flows.py:refused", "--json")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    error = json.loads(failed.stderr)["error"]
+    assert error["code"] == "failed"
+    assert "card refused" in error["message"]
+
+
+def test_an_order_killed_in_its_second_step_goes_on_there(command: Command) -> None:
+    os.mkfifo(command.folder / "gate")
+    start = ("run", "flows.py:order", "--input", '"book"', "--id", "order-42")
+    with command.running(*start, GATE="pack") as process:
+        with open(command.folder / "gate", "w"):  # opens once `pack` reads
+            process.send_signal(signal.SIGKILL)
+            assert process.wait(SOON) == -signal.SIGKILL
+    done = command(*start)
+    assert done.returncode == 0
+    assert "found, RUNNING" in done.stderr
+    assert "charge" not in done.stderr.split("\n", 1)[1]  # what had happened before is no news
+    assert command.steps() == ["charge", "pack", "pack", "ship"]
+
+
+def test_ctrl_c_says_how_it_goes_on(command: Command) -> None:
+    with command.running("run", "flows.py:approval", "--input", '"desk"', "--id", "a b") as process:
+        until(process.stderr, "EventAwaited")
+        process.send_signal(signal.SIGINT)
+        code, out, err = ended(process)
+    assert (code, out) == (130, "")
+    assert "durable run flows.py:approval --id 'a b'" in err
+    assert command("raise", "a b", "decision", "--data", "true").returncode == 0
+    assert command.says("run", "flows.py:approval", "--id", "a b") == '["desk",true]\n'
+
+
+def test_run_is_blocked_by_code_that_does_not_fit_and_goes_on_with_code_that_does(command: Command) -> None:
+    start = ("run", "flows.py:approval", "--id", "a")
+    with command.running(*start, "--input", '"desk"') as process:
+        until(process.stderr, "EventAwaited")
+    command.says("raise", "a", "decision", "--data", "1")
+    (command.folder / "flows.py").write_text(FLOWS.replace('"decision"', '"verdict"'))
+    for _ in range(2):  # blocked in this run, and blocked by the run before
+        done = command(*start)
+        assert (done.returncode, done.stdout) == (6, "")
+        assert "'decision'" in done.stderr
+        assert "Traceback" not in done.stderr
+    shown = command.says("show", "a")
+    assert [text for text in ("BLOCKED", "blocked\n", "'verdict'", "EventRaised decision 1") if text not in shown] == []
+    (command.folder / "flows.py").write_text(FLOWS)
+    assert command.says(*start) == '["desk",1]\n'
+
+
+def test_run_waits_for_another_worker_and_steps_in_when_it_has_gone(command: Command) -> None:
+    with command.client() as client:
+        other = durable.Worker(client, registry=durable.Registry())
+        other.start()
+        with command.running("run", "flows.py:two", "--input", "[6, 7]") as process:
+            (_, line) = until(process.stderr, "waiting for the other worker")
+            assert str(os.getpid()) in line
+            other.stop()
+            code, out, err = ended(process)
+    assert (code, out) == (0, "42\n")
+    assert "going on here" in err
+
+
+def test_run_refuses_an_id_of_another_orchestration(command: Command) -> None:
+    command.says("run", "flows.py:two", "--input", "[6, 7]", "--id", "x")
+    done = command("run", "flows.py:order", "--input", '"book"', "--id", "x")
+    assert done.returncode == 2
+    assert "two.args" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "part"),
     [
-        (("show", "nobody"), 3, "nobody"),
-        (("history", "nobody"), 3, "nobody"),
-        (("raise", "nobody", "go"), 3, "nobody"),
-        (("terminate", "nobody"), 3, "nobody"),
-        (("raise", "x", "go", "--data", "{no json"), 2, "JSON"),
-        (("run", "app.py"), 2, "welcome"),
-        (("run", "app.py:nothing"), 2, "nothing"),
-        (("run", "missing.py"), 2, "missing.py"),
-        (("nonsense",), 2, "nonsense"),
-        (("--url", "sqlite:////dev/zero", "list"), 4, "/dev/zero"),
-        (("--url", "nope://u:hunter2@h/", "list"), 2, "nope"),
-        (("worker", "no_such_module"), 2, "no_such_module"),
+        (["nosuch.py"], "no file 'nosuch.py'"),
+        (["flows.py"], "several orchestrators: order, refused, approval, two"),
+        (["flows.py:nosuch"], "it has: order, refused, approval, two.args"),
+        (["flows.py:step"], "no orchestrator 'step'"),
+        (["flows.py:order"], "order(item: str) needs an input"),
+        (["flows.py:order", "--input", "book"], "at character 1"),
+        (["flows.py:order", "--input", "[1]"], "Expected `str`"),
+        (["flows.py:order", "--input", "NaN"], "NaN"),
+        (["flows.py:order", "--input", "[" * 100_000], "no JSON"),
+        (["flows.py:order", "--input", '"x"', "--id", "a/b"], "'/'"),
+        (["flows.py:order", "--input", '"x"', "--id", "a\x1bb"], "'\\x1b'"),
+        (["broken.py"], "line 3, in <module>\n    boom = 1 / 0"),
+        (["syntax.py"], "SyntaxError"),
+        (["nothing.py"], "no orchestrator"),
+        (["json.py"], "rename the file"),
+        (["leaves.py"], "sys.exit"),
     ],
 )
-def test_a_mistake_has_its_status_and_one_clear_message(
-    shell: Shell, arguments: tuple[str, ...], status: int, said: str
+def test_run_tells_what_is_wrong_with_the_command_line(command: Command, arguments: list[str], part: str) -> None:
+    for name, text in {
+        "broken.py": "import durable\n\nboom = 1 / 0\n",
+        "syntax.py": "def (\n",
+        "nothing.py": "import durable\n",
+        "json.py": "",
+        "leaves.py": "import sys; sys.exit('no')\n",
+    }.items():
+        (command.folder / name).write_text(text)
+    done = command("run", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert part in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr) < 1_000
+    assert unprintable(done.stderr) == set()
+
+
+# ---- worker
+
+
+def test_a_worker_drains_within_its_grace_and_exits_0(command: Command) -> None:
+    os.mkfifo(command.folder / "gate")
+    with command.client() as client:
+        client.start_orchestration("order", "book", instance_id="w")
+        with command.running("worker", "flows", "--grace", "20", GATE="pack") as process:
+            with open(command.folder / "gate", "w"):  # opens once `pack` reads
+                (first,) = until(process.stderr, "worker")
+                assert f"pid {process.pid}" in first
+                assert command.url in first
+                until(process.stderr, "orchestrators: approval, order")
+                process.send_signal(signal.SIGTERM)
+                until(process.stderr, "stopping")
+            code, out, err = ended(process)
+        assert (code, out) == (0, "")
+        assert "stopped" in err
+        results = [event.result for event in client.history("w") if event.type == "TaskCompleted"]
+    assert results == ["charge done", "pack done"]
+
+
+def test_a_worker_takes_files_and_dotted_modules(command: Command) -> None:
+    package = command.folder / "shop" / "orders"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    (package / "names.py").write_text("NAME = 'by.file'\n")
+    text = "import durable\nfrom .names import NAME\n@durable.orchestrator(name=NAME)\ndef flow(ctx): return 1\n"
+    (package / "file.py").write_text(text)
+    (package / "dotted.py").write_text(text.replace("NAME)", "'by.module')"))
+    with command.running("worker", "shop/orders/file.py", "shop.orders.dotted") as process:
+        until(process.stderr, "by.file, by.module")
+        process.send_signal(signal.SIGINT)
+        assert ended(process)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "part"),
+    [
+        ("nosuch", "No module named 'nosuch'"),
+        ("needs", "line 2, in <module>\n    import nosuch"),
+        ("empty", "nothing to serve"),
+    ],
+)
+def test_a_worker_tells_why_it_can_not_begin(command: Command, module: str, part: str) -> None:
+    (command.folder / "needs.py").write_text("import durable\nimport nosuch\n")
+    (command.folder / "empty.py").touch()
+    done = command("worker", module)
+    assert done.returncode == 2
+    assert part in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_worker_is_refused_with_the_pid_of_the_first(command: Command) -> None:
+    with command.worker(durable.Registry()):
+        done = command("worker", "flows")
+    assert done.returncode == 4
+    assert str(os.getpid()) in done.stderr
+
+
+# ---- look
+
+
+def registry() -> durable.Registry:
+    """What the screens below are about; served by a worker in this process."""
+    functions = durable.Registry()
+
+    @functions.activity
+    def echo(value: Any) -> Any:
+        return value
+
+    @functions.activity(retry=durable.RetryPolicy(max_attempts=3, first_interval=0.01))
+    def charge(card: str, amount: int) -> None:
+        raise ConnectionError(f"card service is down: {card}")
+
+    @functions.orchestrator
+    def plain(ctx: durable.OrchestrationContext, value: Any) -> Generator[Any, Any, Any]:
+        ctx.set_custom_status(value)
+        return (yield ctx.call_activity(echo, value))
+
+    @functions.orchestrator
+    def fails(ctx: durable.OrchestrationContext, value: Any) -> Generator[Any, Any, Any]:
+        yield ctx.call_activity(echo, value)
+        yield ctx.call_activity(charge, value, 12)
+
+    @functions.orchestrator
+    def parent(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        yield ctx.call_sub_orchestrator(fails, "visa")
+
+    @functions.orchestrator
+    def waits(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        timer = ctx.create_timer(timedelta(days=3))
+        child = ctx.call_sub_orchestrator(quiet, instance_id="the-child")
+        decision = ctx.wait_for_external_event("decision", timeout=timedelta(hours=2))
+        nobody = ctx.call_activity("nobody.serves.this", 7)
+        yield ctx.task_any([timer, child, decision, nobody])
+        return "woken"
+
+    @functions.orchestrator
+    def quiet(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        yield ctx.wait_for_external_event("never")
+
+    return functions
+
+
+def test_list_shows_a_table_and_filters_it(command: Command) -> None:
+    long = "order-" + "x" * 150 + "-end"
+    with command.worker(registry()) as client:
+        client.start_orchestration("plain", 1, instance_id="first", tags={"shop": "b=c"}).result(SOON)
+        handle = client.start_orchestration("fails", "visa", instance_id=long)
+        pytest.raises(durable.OrchestrationFailedError, handle.result, SOON)
+    said = command.says("list")
+    header, *rows = said.splitlines()
+    assert header.split() == ["ID", "NAME", "STATUS", "CREATED", "DURATION"]
+    assert max(map(len, said.splitlines())) <= 80
+    folded = "".join(row.split()[0] for row in rows[:-1])
+    assert folded == long  # folded, never cut
+    assert rows[-1].split()[:3] == ["first", "plain", "COMPLETED"]
+    for option in (
+        ["--status", "completed", "--status", "RUNNING"],
+        ["--name", "plain"],
+        ["--prefix", "fi"],
+        ["--tag", "shop=b=c"],
+        ["--created-before", "2999-01-01T00:00:00Z", "--prefix", "first"],
+    ):
+        assert [row.split()[0] for row in command.says("list", *option).splitlines()] == ["ID", "first"], option
+    none = command("list", "--created-after", "2999-01-01")
+    assert (none.returncode, none.stdout) == (0, "")
+    assert "no orchestrations" in none.stderr
+
+
+def test_list_goes_on_with_the_cursor_it_gave(command: Command) -> None:
+    with command.client() as client:
+        client.start_many("plain", [1, 2, 3], instance_ids=["a", "b", "c"])
+    first = command("--json", "list", "--limit", "2")
+    items = [msgspec.json.decode(row, type=durable.OrchestrationStatus) for row in first.stdout.splitlines()]
+    cursor = json.loads(first.stderr)["cursor"]
+    rest = command("list", "--json", "--cursor", cursor)
+    items += [msgspec.json.decode(row, type=durable.OrchestrationStatus) for row in rest.stdout.splitlines()]
+    with command.client() as client:
+        assert items == list(client.list_orchestrations())
+    assert rest.stderr == ""
+    assert cursor in command("list", "--limit", "2").stderr
+
+
+def test_show_of_a_finished_one_has_a_row_for_each_task(command: Command) -> None:
+    command.says("run", "flows.py:order", "--input", '"book"', "--id", "o")
+    said = command.says("show", "o")
+    assert said.splitlines()[0] == "o  COMPLETED"
+    rows = said[said.index("timeline") :].splitlines()[2:]
+    assert [row.split()[1:3] + row.split()[-1:] for row in rows] == [
+        ["step", f'"{name}"', "done"] for name in ("charge", "pack", "ship")
+    ]
+    assert all("█" in row for row in rows)
+    assert '"pack done"' in said
+    assert "what to do" not in said
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_show_of_a_failed_one_tells_the_causes_where_and_with_what(command: Command) -> None:
+    with command.worker(registry()) as client:
+        client.wait(client.start_orchestration("parent", instance_id="p").instance_id, SOON)
+    child = next(item for item in json.loads(command.says("show", "p", "--json"))["history"] if "Sub" in item["type"])
+    said = command.says("show", child["instance_id"])
+    for text in (
+        "FAILED",
+        "durable.TaskFailedError: activity 'charge' (task 2) failed",
+        "caused by ConnectionError: card service is down: visa",
+        f"{Path(__file__).name}:",
+        "in charge: raise ConnectionError(",
+        'arguments of charge (task 2, 3 attempts): ["visa",12]',
+        "what to do",
+        "failed ×3",
+        "parent      p",
+    ):
+        assert text in said.replace("\n      ", ""), (text, said)
+    assert "runtime/activities.py" not in said
+    assert f"the child: durable show {child['instance_id']}" in command.says("show", "p")
+
+
+def test_show_of_a_waiting_one_tells_what_it_waits_for(command: Command) -> None:
+    with command.worker(registry()) as client:
+        client.start_orchestration("waits", instance_id="w")
+        client.wait("w", SOON, until="started")
+        said = command.says("show", "w")
+    waits = said[said.index("waits for") : said.index("what to do")]
+    for text in (
+        "timer     due 2",
+        "(in 2d 23h)",
+        "the-child",
+        "decision, times out 2",
+        "nobody.serves.this, attempt 1",
+    ):
+        assert text in waits, (text, said)
+    assert "durable raise w decision --data JSON" in said
+    assert "waiting" in said
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_show_of_one_that_nobody_serves(command: Command) -> None:
+    with command.client() as client:
+        client.start_orchestration("plain", 1, instance_id="w")
+    assert "durable worker MODULE" in command.says("show", "w")
+
+
+def test_show_under_json_is_the_status_with_its_history(command: Command) -> None:
+    command.says("run", "flows.py:order", "--input", '"book"', "--id", "o")
+    (line,) = command.says("show", "o", "--json").splitlines()
+    with command.client() as client:
+        assert msgspec.json.decode(line, type=durable.OrchestrationStatus) == client.get_status("o", history=True)
+
+
+def test_history_has_a_row_for_each_event(command: Command) -> None:
+    with command.worker(registry()) as client:
+        client.wait(client.start_orchestration("fails", "visa", instance_id="f").instance_id, SOON)
+        events = client.history("f")
+    said = command.says("history", "f")
+    header, *rows = said.splitlines()
+    assert header.split() == ["#", "TIME", "(UTC)", "+DELTA", "EVENT", "TASK", "DETAIL"]
+    assert [row[:4].strip() for row in rows if row[:4].strip()] == [str(event.event_id) for event in events]
+    assert [event.type for event in events if event.type not in said] == []
+    assert "attempt 3" in said
+    assert max(map(len, said.splitlines())) <= 80
+    lines = command.says("history", "f", "--json").splitlines()
+    assert [msgspec.json.decode(line, type=durable.HistoryEvent) for line in lines] == events
+    assert command.says("history", "f", "--json", "--execution", str(events[0].execution_id)).splitlines() == lines
+
+
+def test_history_shows_what_no_turn_has_taken_yet(command: Command) -> None:
+    with command.client() as client:
+        client.start_orchestration("plain", 1, instance_id="w")
+        client.raise_event("w", "early", "bird")
+    last = command.says("history", "w").splitlines()[-1]
+    assert last.split()[0] == "-"
+    assert 'early "bird"' in last
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_history_follows_until_the_end(command: Command, form: list[str]) -> None:
+    with command.worker(registry()) as client:
+        client.start_orchestration("waits", instance_id="w")
+        client.wait("w", SOON, until="started")
+        with command.running("history", "w", "--follow", *form) as process:
+            before = until(process.stdout, "EventAwaited")
+            assert "ExecutionCompleted" not in "".join(before)
+            client.raise_event("w", "decision")
+            code, out, err = ended(process)
+    assert (code, err) == (0, "")
+    said = [line for line in [*before, *out.splitlines()] if '"type"' in line or line[:4].strip().isdigit()]
+    with command.client() as client:
+        assert len(said) >= len(client.history("w")) - 1  # the last rows of `before` may be read with it
+    assert "woken" in said[-1]
+
+
+def test_history_follows_continue_as_new(command: Command) -> None:
+    functions = durable.Registry()
+
+    @functions.orchestrator
+    def counts(ctx: durable.OrchestrationContext, number: int) -> Generator[Any, Any, Any]:
+        yield ctx.wait_for_external_event("go")
+        if number:
+            ctx.continue_as_new(number - 1)
+        return "counted"
+
+    with command.worker(functions) as client:
+        client.start_orchestration("counts", 1, instance_id="c")
+        with command.running("history", "c", "--follow", "--json") as process:
+            until(process.stdout, "EventAwaited")
+            client.raise_event("c", "go")
+            second = until(process.stdout, "EventAwaited")
+            client.raise_event("c", "go")
+            code, out, _ = ended(process)
+    assert code == 0
+    events = [json.loads(line) for line in [*second, *out.splitlines()]]
+    assert [e["type"] for e in events if e["type"] in ("ContinueAsNew", "ExecutionStarted")] == [
+        "ContinueAsNew",
+        "ExecutionStarted",
+    ]
+    assert events[-1]["result"] == "counted"
+
+
+# ---- steer
+
+
+def test_raise_and_terminate_say_what_they_did(command: Command) -> None:
+    with command.worker(registry()) as client:
+        client.start_orchestration("waits", instance_id="w")
+        client.wait("w", SOON, until="started")
+        for _ in range(2):
+            said = command.says("raise", "w", "other", "--data", '{"a": [1]}', "--event-id", "once")
+            assert said == "event other is recorded for w\n"
+        said = command.says("raise", "w", "second", "--json")
+        assert json.loads(said) == {"raised": "second", "instance_id": "w"}
+        assert command.says("terminate", "w", "--reason", '"enough"').startswith("w ends with its next turn")
+        assert client.wait("w", SOON).output == "enough"
+        assert client.wait("the-child", SOON).runtime_status is durable.RuntimeStatus.TERMINATED
+        raised = [(e.name, e.input) for e in client.history("w") if e.type == "EventRaised"]
+    assert raised == [("other", {"a": [1]}), ("second", None)]
+    assert command.says("terminate", "w") == "w had ended already: TERMINATED\n"
+    assert json.loads(command.says("--json", "terminate", "w")) == {"terminated": False, "instance_id": "w"}
+    assert "magenta" not in command.says("show", "w")
+    late = command("raise", "w", "other")
+    assert late.returncode == 2
+    assert "has ended" in late.stderr
+
+
+# ---- how it ends
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "code", "part"),
+    [
+        (["nosuch"], 2, "usage", "nosuch"),
+        (["show"], 2, "usage", "ID"),
+        (["list", "--nosuch"], 2, "usage", "--nosuch"),
+        (["list", "--limit", "0"], 2, "usage", "limit=0"),
+        (["list", "--limit", "many"], 2, "usage", "many"),
+        (["list", "--status", "DREAMING"], 2, "usage", "RUNNING"),
+        (["list", "--tag", "x"], 2, "usage", "KEY=VALUE"),
+        (["list", "--created-after", "yesterday"], 2, "usage", "2026-11-24"),
+        (["list", "--cursor", "forged"], 2, "usage", "cursor"),
+        (["show", "a#b"], 2, "usage", "'#'"),
+        (["show", "nosuch"], 3, "not_found", "durable list"),
+        (["history", "nosuch"], 3, "not_found", "nosuch"),
+        (["history", "nosuch", "--follow"], 3, "not_found", "nosuch"),
+        (["history", "x", "--follow", "--execution", "y"], 2, "usage", "--execution"),
+        (["raise", "nosuch", "e"], 3, "not_found", "nosuch"),
+        (["raise", "nosuch", "e", "--data", "{'a': 1}"], 2, "usage", "character 2"),
+        (["terminate", "nosuch"], 3, "not_found", "nosuch"),
+        (["terminate", "nosuch", "--reason", "because"], 2, "usage", "quotes"),
+        (["--url", "carrier-pigeon://x", "list"], 2, "usage", "sqlite://"),
+        (["--url", "sqlite:////dev/null", "list"], 4, "store", "/dev/null"),
+        (["list", "--url", "sqlite:///flows.py"], 4, "store", "flows.py"),
+    ],
+)
+def test_each_error_has_its_status_and_one_message(
+    command: Command, arguments: list[str], status: int, code: str, part: str
 ) -> None:
-    error = shell(*arguments, status=status)
-    assert said in error
-    assert "Traceback" not in error
-    assert "hunter2" not in error
+    plain, form = command(*arguments), command("--json", *arguments)
+    assert (plain.returncode, plain.stdout) == (status, ""), plain
+    assert (form.returncode, form.stdout) == (status, ""), form
+    assert plain.stderr.startswith("error: ")
+    assert part in plain.stderr
+    assert "Traceback" not in plain.stderr
+    (line,) = form.stderr.splitlines()
+    error = json.loads(line)["error"]
+    assert error.keys() == {"code", "message"}
+    assert error["code"] == code
+    assert part in error["message"]
 
 
-def test_json_is_lines_of_statuses_and_events(shell: Shell) -> None:
-    shell("run", "app.py:welcome", "--input", '"ada"', "--id", "w")
-    (status,) = [json.loads(line) for line in shell("--json", "list").splitlines()]
-    assert (status["instance_id"], status["runtime_status"], status["output"]) == ("w", "COMPLETED", "hello ada")
-    events = [json.loads(line) for line in shell("--json", "history", "w").splitlines()]
-    assert [e["event_id"] for e in events] == list(range(len(events)))
-    assert json.loads(shell("--json", "show", "w"))["history"][0]["type"] == "ExecutionStarted"
+@pytest.mark.parametrize("url", ["sqlite://u:S3CRET@host/x.db", "pigeon://u:S3CRET@h/x", "sqlite:///x.db?key=S3CRET"])
+def test_no_error_shows_a_secret(command: Command, url: str) -> None:
+    for arguments in (["--url", url, "list"], ["show", "x", "--url", url], ["--json", "list", "--url", url]):
+        done = command(*arguments)
+        assert done.returncode in (2, 4)
+        assert "S3CRET" not in done.stderr
+    assert "S3CRET" not in command("list", DURABLE_URL=url).stderr
 
 
-def test_a_worker_takes_events_and_drains_on_sigterm(shell: Shell) -> None:
+def test_options_of_every_command_may_stand_on_either_side(command: Command) -> None:
+    command.says("run", "flows.py:two", "--input", "[1, 2]", "--id", "x", "--url", "sqlite:///other.db")
+    assert json.loads(command.says("--url", "sqlite:///other.db", "list", "--json"))["instance_id"] == "x"
+    assert json.loads(command.says("--json", "list", DURABLE_URL="sqlite:///other.db"))["instance_id"] == "x"
+    assert command.says("list") == ""
+
+
+def test_a_closed_pipe_ends_quietly(command: Command) -> None:
+    command.says("run", "flows.py:two", "--input", "[1, 2]", "--id", "x")
+    for arguments in (["list"], ["show", "x"], ["history", "x"], ["--json", "list"]):
+        with command.running(*arguments) as process:
+            assert process.stdout is not None
+            process.stdout.close()
+            assert process.stderr is not None
+            assert process.stderr.read() == ""
+            assert process.wait(SOON) == 141
+
+
+# ---- nothing printed can harm a terminal
+
+
+def test_nothing_stored_can_inject_terminal_codes(command: Command) -> None:
+    functions = registry()
+
+    @functions.orchestrator
+    def hostile(ctx: durable.OrchestrationContext, value: str) -> Generator[Any, Any, Any]:
+        ctx.set_custom_status(value)
+        yield ctx.wait_for_external_event("go")
+        raise RuntimeError(value)
+
+    with command.worker(functions) as client:
+        client.start_orchestration("plain", HOSTILE, instance_id="plain", tags={"t": HOSTILE}).result(SOON)
+        client.wait(client.start_orchestration("fails", HOSTILE, instance_id="fails").instance_id, SOON)
+        client.start_orchestration("hostile", HOSTILE, instance_id="[bold]h[/bold]")
+        client.wait("[bold]h[/bold]", SOON, until="started")
+        for arguments in (
+            ["list"],
+            ["show", "plain"],
+            ["show", "fails"],
+            ["show", "[bold]h[/bold]"],
+            ["history", "plain"],
+            ["history", "fails"],
+            ["history", "[bold]h[/bold]"],
+        ):
+            for width in ("80", "160"):
+                said = command.says(*arguments, COLUMNS=width)
+                assert unprintable(said) == set(), arguments
+                assert not [row for row in said.splitlines() if row.lstrip().startswith("FAKE")]
+            form = command.says(*arguments, "--json")
+            assert unprintable(form) == set()
+            assert HOSTILE in str([list(walk(json.loads(line))) for line in form.splitlines()]) or any(
+                HOSTILE in text for line in form.splitlines() for text in walk(json.loads(line))
+            )
+        assert "[bold]h[/bold]" in command.says("list")
+        assert "[red]i[/red]" in command.says("show", "plain")
+
+
+def walk(value: Any) -> Iterator[str]:
+    """All texts in a JSON value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from walk(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from walk(item)
+
+
+def test_nothing_given_can_inject_terminal_codes(command: Command) -> None:
+    bad = HOSTILE.replace("/", "")
+    for arguments in (
+        ["show", bad],
+        ["history", bad],
+        ["raise", "x", bad],
+        ["raise", "x", "e", "--data", bad],
+        ["terminate", bad],
+        ["run", bad],
+        ["run", f"flows.py:{bad}"],
+        ["worker", bad],
+        ["list", "--status", bad],
+        ["list", "--tag", bad],
+        ["list", "--cursor", bad],
+        ["list", "--name", bad],
+        ["list", "--url", f"sqlite:///{bad}"],
+        [bad],
+        [f"--{bad}"],
+    ):
+        done = command(*arguments)
+        assert unprintable(done.stdout + done.stderr) == set(), arguments
+        assert not [row for row in done.stderr.splitlines() if row.lstrip().startswith("FAKE")]
+
+
+def test_what_user_code_raises_at_import_and_logs_is_shown_safely(command: Command) -> None:
+    (command.folder / "bad.py").write_text(f"raise ValueError({HOSTILE!r})\n")
+    done = command("run", "bad.py")
+    assert done.returncode == 2
+    assert unprintable(done.stderr) == set()
+    (command.folder / "log.py").write_text(
+        "import durable, logging\n@durable.orchestrator\ndef flow(ctx):\n"
+        f"    logging.getLogger('x').warning({HOSTILE!r})\n    return 1\n"
+    )
+    done = command("run", "log.py")
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert "WARNING x: a\\x1b[31m" in done.stderr
+    assert unprintable(done.stderr) == set()
+
+
+def test_an_encoding_that_can_not_print_it_does_not_matter(command: Command) -> None:
+    value = "Ærøskøbing 東京 🚢"
+    with command.worker(registry()) as client:
+        client.start_orchestration("plain", value, instance_id="ø").result(SOON)
+    for arguments in (["list"], ["show", "ø"], ["history", "ø"], ["--help"]):
+        said = command.says(*arguments, PYTHONIOENCODING="ascii")
+        assert said.isascii()
+    (line,) = command.says("show", "ø", "--json", PYTHONIOENCODING="ascii").splitlines()
+    assert json.loads(line)["output"] == value
+    assert value in command.says("show", "ø")
+
+
+def on_terminal(command: Command, *arguments: str, **environment: str) -> str:
+    """What a command writes to a terminal."""
+    master, slave = pty.openpty()
     with subprocess.Popen(
-        [sys.executable, "-m", "durable", "worker", "app"],
-        cwd=shell.folder, env=shell.environment, stderr=subprocess.PIPE, text=True,
-    ) as worker:  # fmt: skip
-        first_line(worker.stderr)
-        with shell.client() as client:
-            handle = client.start_orchestration("approval", instance_id="a")
-            client.wait("a", 20, until="started")
-            assert "decision" in shell("show", "a")
-            shell("raise", "a", "Decision", "--data", '{"by": "ada"}')
-            assert handle.result(20) == {"by": "ada"}
-            client.start_orchestration("approval", instance_id="b")
-            shell("terminate", "b", "--reason", '"late"')
-            assert client.wait("b", 20).output == "late"
-        refused = shell("worker", "app", status=4)
-        assert str(worker.pid) in refused
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(20) == 0
+        [sys.executable, "-m", "durable", *arguments],
+        cwd=command.folder,
+        env=command.environment(**environment),
+        stdin=subprocess.DEVNULL,
+        stdout=slave,
+        stderr=slave,
+    ) as process:
+        os.close(slave)
+        written = bytearray()
+        try:
+            while chunk := os.read(master, 65536):
+                written += chunk
+        except OSError:  # how Linux says that the other side is closed
+            pass
+        finally:
+            os.close(master)
+        process.wait(SOON)
+    return written.decode()
 
 
-def first_line(stream: IO[str] | None) -> str:
-    assert stream is not None
-    return stream.readline()
+def test_colour_only_on_a_terminal_and_only_if_wanted(command: Command) -> None:
+    command.says("run", "flows.py:two", "--input", "[1, 2]", "--id", "x")
+    for arguments in (["list"], ["show", "x"], ["history", "x"], ["show", "nosuch"], ["--help"], ["list", "--help"]):
+        assert "\x1b[" in on_terminal(command, *arguments), arguments
+        assert "\x1b" not in on_terminal(command, "--no-color", *arguments), arguments
+        assert "\x1b" not in on_terminal(command, *arguments, NO_COLOR="1"), arguments
+        done = command(*arguments, FORCE_COLOR="1")
+        assert "\x1b" not in done.stdout + done.stderr, arguments
 
 
-def test_follow_ends_with_the_orchestration(shell: Shell) -> None:
-    shell("run", "app.py:welcome", "--input", '"ada"', "--id", "w")
-    followed = shell("history", "w", "--follow")
-    assert "ExecutionCompleted" in followed.splitlines()[-1]
+# ---- the pieces, where a process would be too slow to try them all
 
 
-def test_nothing_printed_can_inject_terminal_codes(shell: Shell) -> None:
-    shell("run", "app.py:hostile", "--id", "h")
-    for command in (("list",), ("show", "h"), ("history", "h")):
-        printed = shell(*command)
-        assert not {c for c in printed if c in "\x1b\r\x07\u202e"}
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0ms"),
+        (0.0004, "0ms"),
+        (0.34, "340ms"),
+        (0.9996, "1.0s"),
+        (59.94, "59.9s"),
+        (59.96, "1m 00s"),
+        (3599.6, "1h 00m"),
+        (86_399.9, "1d 00h"),
+        (277_200, "3d 05h"),
+        (-5, "0ms"),
+    ],
+)
+def test_a_duration_reads_well(seconds: float, text: str) -> None:
+    from durable.cli.terminal import duration
+
+    assert duration(timedelta(seconds=seconds)) == text
+
+
+def test_folding_and_wrapping_lose_nothing() -> None:
+    from durable.cli.terminal import cell_len, folded, wrapped
+
+    fold: Callable[[str, int], list[str]]
+    for text in ("a b", "x" * 200, "東京" * 40, "word " * 30, "", " lead", "a  b"):
+        for width in (7, 20, 80):
+            for fold in (folded, wrapped):
+                lines = fold(text, width)
+                assert max(map(cell_len, lines)) <= width
+                assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_history_without_code_tells_how_each_task_stands() -> None:
+    from durable.cli.tasks import tasks_of
+
+    moments = iter(range(100))
+
+    def event(type: str, task_id: int | None = None, **fields: Any) -> durable.HistoryEvent:
+        at = f"2026-11-24T00:00:{next(moments):02}Z"
+        return msgspec.convert({"type": type, "timestamp": at, "task_id": task_id, **fields}, durable.HistoryEvent)
+
+    history = [
+        event("ExecutionStarted", name="o"),
+        event("TaskScheduled", 1, name="a", attempt=1),
+        event("EventRaised", name="EARLY"),
+        event("EventAwaited", 2, name="early"),
+        event("EventAwaited", 3, name="x"),
+        event("EventAwaited", 4, name="X"),
+        event("EventRaised", name="x"),
+        event("EventAwaited", 5, name="late", fire_at="2026-11-24T01:00:00Z"),
+        event("TimerFired", 5),
+        event("TimerCreated", 6, fire_at="2026-11-24T01:00:00Z"),
+        event("TimerCanceled", 6),
+        event("TaskFailed", 1, attempt=1, failure={"type": "E"}),
+        event("TimerCreated", 1, attempt=2, fire_at="2026-11-24T01:00:00Z"),
+    ]
+    states = {task.id: task.state.value for task in tasks_of(history)}
+    assert states == {1: "retrying", 2: "done", 3: "done", 4: "waiting", 5: "timed out", 6: "cancelled"}
+    more = [event("TimerFired", 1, attempt=2), event("TaskScheduled", 1, name="a", attempt=2)]
+    (first, *_) = tasks_of(history + more)
+    assert (first.state.value, len(first.attempts), first.due) == ("running", 2, None)
+    ended = tasks_of([*history, *more, event("ExecutionCompleted", status="COMPLETED")])
+    assert [task.id for task in ended if task.state.value == "left"] == [1, 4]
+    assert not any(task.open for task in ended)
+
+
+def test_very_many_tasks_leave_the_ones_that_matter(command: Command) -> None:
+    functions = durable.Registry()
+
+    @functions.activity
+    def work(number: int) -> None:
+        if number == 150:
+            raise ValueError("the odd one")
+
+    @functions.orchestrator
+    def many(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        yield ctx.task_all([ctx.call_activity(work, number) for number in range(200)], return_exceptions=True)
+
+    with command.worker(functions) as client:
+        client.wait(client.start_orchestration("many", instance_id="m").instance_id, SOON)
+    said = command.says("show", "m")
+    assert "work 150" in said
+    assert "140 more" in said
+    assert len(said.splitlines()) < 80

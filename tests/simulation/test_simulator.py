@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from durable.testing.allowed_results import Outcome, fits, fits_program
 from durable.testing.planted import PLANTED
-from durable.testing.programs import Outcome, fits, fits_program
 from durable.testing.simulated_store import STORE_FAULTS
 from durable.testing.simulated_world import MESSAGE_FAULTS, PROCESS_FAULTS
 from durable.testing.simulator import Total, command, main, run_seed, run_seeds
