@@ -67,8 +67,8 @@ def event_view(event: Event, number: int | None) -> HistoryEvent:
         parent_instance_id=parent.instance_id if parent else None,
         seed=event.seed or None,
         status=event.status or None,
-        timeout=event.timeout or None,
-        heartbeat_timeout=event.heartbeat_timeout or None,
+        timeout=event.timeout,
+        heartbeat_timeout=event.heartbeat_timeout,
     )
 
 

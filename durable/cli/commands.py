@@ -49,7 +49,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
         status = app(list(arguments) or ["--help"], prog_name="durable", standalone_mode=False)
     except _UsageError as error:
         where = getattr(error.ctx, "command_path", "durable")
-        screen.error("usage", f"{error.format_message()}\nSee: {where} --help")
+        screen.error("usage", error.format_message(), [f"See: {where} --help"])
         return Exit.USAGE
     return int(status or 0)
 

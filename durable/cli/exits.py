@@ -28,11 +28,15 @@ class Exit(IntEnum):
 
 
 class CommandError(Exception):
-    """A command can't go on: how it exits, and one message that says what to do."""
+    """A command can't go on: how it exits, one message that says what to do, and lines that belong below it.
 
-    def __init__(self, exit_status: Exit, message: str) -> None:
+    The message is printed on one line whatever is in it, so that nobody's text can pass for a line of ours.
+    """
+
+    def __init__(self, exit_status: Exit, message: str, *below: str) -> None:
         super().__init__(message)
         self.exit_status = exit_status
+        self.below = below
 
 
 # The first fit counts. ValueError and TypeError are what the client raises for ids, names, filters and inputs.

@@ -75,20 +75,21 @@ def _import(name: str, target: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except Exception as error:
-        raise CommandError(Exit.USAGE, _why(error, name, target)) from error
+        raise _why(error, target) from error
     except SystemExit as error:
         raise CommandError(Exit.USAGE, f"importing {target} ended with sys.exit({error.code!r})") from error
 
 
-def _why(error: Exception, name: str, target: str) -> str:
+def _why(error: Exception, target: str) -> CommandError:
     """What went wrong, and the user's line it went wrong at."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
-    lines = traceback.format_list(frames[-1:]) if frames else []
-    *where, last = traceback.format_exception_only(error)
-    if isinstance(error, ModuleNotFoundError) and not frames:
-        last = last.strip() + f" (searched for {name!r} from {os.getcwd()})"
-    text = f"importing {target} failed: {last.strip()}"
-    return "\n".join([text, *"".join([*lines, *where]).rstrip().split("\n")] if lines or where else [text])
+    *place, said = traceback.format_exception_only(error)  # a SyntaxError has its place here, others in their frames
+    if not place and frames:
+        last = frames[-1]
+        place = [f'  File "{last.filename}", line {last.lineno}, in {last.name}', f"    {last.line}"]
+    searched = f" (searched from {os.getcwd()})" if isinstance(error, ModuleNotFoundError) and not frames else ""
+    below = "\n".join(line.rstrip("\n") for line in place).split("\n") if place else []
+    return CommandError(Exit.USAGE, f"importing {target} failed: {said.strip()}{searched}", *below)
 
 
 def _is_machinery(filename: str) -> bool:

@@ -154,7 +154,8 @@ class _Embedded:
             if status.runtime_status is RuntimeStatus.BLOCKED and self._is_blocked_here():
                 raise CommandError(
                     Exit.BLOCKED,
-                    f"{self._instance_id!r} is blocked: {status.blocked_reason}\nWith code that fits: {self._again}",
+                    f"{self._instance_id!r} is blocked: {status.blocked_reason}",
+                    f"With code that fits: {self._again}",
                 )
         assert last is not None  # there is always a first change
         return self._ended(last)
@@ -170,7 +171,7 @@ class _Embedded:
         why = f": {status.failure.summary}" if status.failure is not None else ""
         raise CommandError(
             Exit.FAILED,
-            f"{self._instance_id!r} ended {status.runtime_status}{why}\n"
+            f"{self._instance_id!r} ended {status.runtime_status}{why}",
             f"Details: durable show {shlex.quote(self._instance_id)}",
         )
 

@@ -113,11 +113,11 @@ def _ended(options: Everywhere, body: Callable[[Session], int | None]) -> int:
         clean = session.without_secrets if session is not None else str
         try:
             if known is not None:
-                screen.error(known.exit_status.name.lower(), clean(str(known)))
+                screen.error(known.exit_status.name.lower(), clean(str(known)), [clean(line) for line in known.below])
                 return known.exit_status
-            trace = "" if options.as_json else "\n" + "".join(traceback.format_exception(error)).rstrip()
             said = f"{type(error).__name__}: {error}. This is a bug in durable; please report it."
-            screen.error("bug", clean(said + trace))
+            trace = [] if options.as_json else "".join(traceback.format_exception(error)).rstrip().split("\n")
+            screen.error("bug", clean(said), [clean(line) for line in trace])
         except BrokenPipeError:
             return _closed_pipe()
         return Exit.BUG

@@ -224,15 +224,15 @@ class Screen:
                 parts += [(cell, style or status_style(cell)), " " * (width - cell_len(cell) + 2)]
             self.say(*parts)
 
-    def error(self, code: str, message: str) -> None:
-        """Why the command ends, on stderr."""
+    def error(self, code: str, message: str, below: Sequence[str] = ()) -> None:
+        """Why the command ends, on stderr: one line, and those below it."""
         if self.as_json:
-            sys.stderr.write(json_text({"error": {"code": code, "message": message}}, ascii_only=True) + "\n")
+            whole = "\n".join([message, *below])
+            sys.stderr.write(json_text({"error": {"code": code, "message": whole}}, ascii_only=True) + "\n")
             sys.stderr.flush()
             return
-        first, *rest = message.split("\n")
-        self.note(("error: ", "bold red"), safe(first))
-        for line in rest:
+        self.note(("error: ", "bold red"), safe(message))
+        for line in below:
             self.note(safe(line))
 
 

@@ -108,8 +108,8 @@ def invocation_of(instance_id: str, execution_id: str, scheduled: Event) -> Invo
         scheduled.name,
         scheduled.input,
         task_key(execution_id, scheduled.task_id, scheduled.attempt),
-        scheduled.timeout,
-        scheduled.heartbeat_timeout,
+        scheduled.timeout or 0.0,
+        scheduled.heartbeat_timeout or 0.0,
     )
 
 

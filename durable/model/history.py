@@ -96,8 +96,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     depth: int = 0
     seed: str = ""
     status: str = ""
-    timeout: float = 0.0
-    heartbeat_timeout: float = 0.0
+    timeout: float | None = None
+    heartbeat_timeout: float | None = None
 
 
 class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
