@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from .terminal import safe
 
 
 class _Safe(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(safe(line) for line in super().format(record).split("\n"))
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return safe(super().formatMessage(record))
+
+    def formatException(self, exc_info: Any) -> str:
+        return "\n".join(f"  {safe(line)}" for line in super().formatException(exc_info).split("\n"))
 
 
 def show_logs(level: int, wanted: Callable[[logging.LogRecord], bool] = lambda _: True) -> None:

@@ -66,10 +66,7 @@ def run(session: Session, target: str, given: str | None, instance_id: str | Non
     with _prints_elsewhere(session.as_json):
         orchestrator = choose(load(file), function, file)
         _check_served(orchestrator, file)
-        # What the worker says about this very orchestration, the command says itself.
-        show_logs(
-            logging.WARNING, lambda record: not isinstance(record.args, tuple) or instance_id not in record.args[:1]
-        )
+        show_logs(logging.WARNING, lambda record: not _is_about(record, instance_id))
         _start_or_find(session, orchestrator, value, given is not None, instance_id)
         again = f"durable run {shlex.quote(safe(target))} --id {shlex.quote(instance_id)}"
         embedded = _Embedded(session, instance_id, again)
@@ -82,6 +79,11 @@ def run(session: Session, target: str, given: str | None, instance_id: str | Non
             return Exit.INTERRUPTED
         finally:
             embedded.stop()
+
+
+def _is_about(record: logging.LogRecord, instance_id: str) -> bool:
+    """Whether the worker says something of this very orchestration: the command says it itself."""
+    return isinstance(record.args, tuple) and instance_id in record.args[:1]
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ def terminate(instance: Instance, request: Event, arrivals: Sequence[Arrival], n
     """End it, whatever its code would do. Open children are told when the request is recursive."""
     summary = instance.summary
     run = Effects(instance, env, now.timestamp())
-    ledger = Ledger.of_rows(instance.history)
+    ledger = Ledger(instance.history)
     reason = request.input
     ended = Event(h.EXECUTION_COMPLETED, now, result=reason, status=RuntimeStatus.TERMINATED.value)
     events = [Event(h.ORCHESTRATOR_STARTED, now), request, ended]

@@ -14,7 +14,6 @@ from ..model.status import Summary
 from ..ports import Commit, Fact, Record
 from ..replay.execution import Execution
 from ..replay.guard import Watch
-from .ledger import Ledger
 
 
 class Env(NamedTuple):
@@ -44,15 +43,14 @@ class Instance(NamedTuple):
     started: Event
     length: int
     execution: Execution | None = None
-    history: Sequence[bytes] = ()
+    history: Sequence[Event] = ()
 
     @classmethod
     def of_record(cls, record: Record) -> Instance:
         """A cold instance. Raises UnreadableHistory."""
         assert record.history is not None
-        ledger = Ledger.of_rows(record.history)
-        assert ledger.started is not None
-        return cls(record.summary, record.version, ledger.started, ledger.length, None, record.history)
+        events = [event for row in record.history for event in h.decode_events(row)]
+        return cls(record.summary, record.version, events[0], len(events), None, events)
 
 
 class Invocation(msgspec.Struct, frozen=True, gc=False):

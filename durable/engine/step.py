@@ -17,7 +17,7 @@ from datetime import datetime
 import msgspec
 
 from ..model import history as h
-from ..model.history import Event, Raw, UnreadableHistory, decode_events, encode_events
+from ..model.history import Event, Raw, UnreadableHistory, encode_events
 from ..model.limits import Limits
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus, Summary
@@ -93,7 +93,6 @@ def step(
 
 def revive(instance: Instance, code: Code, env: Env) -> Execution:
     """A live execution at the end of the instance's history. Raises Mismatch, UnreadableHistory, TurnTooLong."""
-    events = [event for row in instance.history for event in decode_events(row)]
     execution = Execution(code, instance.started, instance.summary.instance_id, env.limits, env.watch)
     context = OrchestrationContext(execution)
     raw = instance.started.input
@@ -103,7 +102,7 @@ def revive(instance: Instance, code: Code, env: Env) -> Execution:
         return code.fn(context, *code.signature.decode_input(raw or _NULL, where))
 
     execution.begin_with(begin)
-    execution.replay(events)
+    execution.replay(instance.history)
     return execution
 
 
@@ -137,11 +136,12 @@ def _commit(
     length = instance.length + len(events)
     started = instance.started
     live: Execution | None = execution
+    opened: list[Event] = []
     if last.type == h.CONTINUE_AS_NEW:
         run.drop.extend(_timers_left(execution))
         started = _next_execution(started, last, now, env)
-        first = [started, *execution.carried_events()]
-        appends.append(Append(started.execution_id, 0, encode_events(first)))
+        opened = [started, *execution.carried_events()]
+        appends.append(Append(started.execution_id, 0, encode_events(opened)))
         run.put.append(wake_row(started.execution_id, summary.instance_id, run.partition, run.now, env.holder))
         summary = msgspec.structs.replace(
             summary,
@@ -151,7 +151,7 @@ def _commit(
             custom_status=custom,
             blocked_reason="",
         )
-        live, length = None, len(first)
+        live, length = None, len(opened)
     elif last.type == h.EXECUTION_COMPLETED:
         run.drop.extend(_timers_left(execution))
         summary = ended_summary(summary, last, custom, now)
@@ -182,8 +182,7 @@ def _commit(
         tuple(run.put),
         tuple(run.drop),
     )
-    rows = (appends[-1].events,) if last.type == h.CONTINUE_AS_NEW else ()
-    after = Instance(summary, instance.version + 1, started, length, live, rows)
+    after = Instance(summary, instance.version + 1, started, length, live, opened)
     again = last.type == h.CONTINUE_AS_NEW
     late = summary.status.finished and bool(execution.tasks)
     return Turn(commit, after, run.invocations, run.cancelled, again=again, ignored=ignored, late=late)

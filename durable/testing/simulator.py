@@ -146,17 +146,22 @@ def _events(world: World, execution_id: str) -> list[Event]:
 
 def _check_replay(world: World, instance_id: str, execution_id: str) -> None:
     """A fresh execution, fed with the stored history, asks for the very commands that are stored."""
-    rows = [row for _, row in world.store.inner._history[execution_id]]
-    events = [event for row in rows for event in decode_events(row)]
+    turns = [decode_events(row) for _, row in world.store.inner._history[execution_id]]
+    events = [event for turn in turns for event in turn]
     if len(events) > 1 and events[-2].type == h.EXECUTION_TERMINATED:
-        rows = rows[:-1]
+        turns = turns[:-1]
     started = events[0]
     summary = msgspec.structs.replace(
         _summary(world, instance_id), execution_id=execution_id, status=RuntimeStatus.RUNNING
     )
+    stored = [event for turn in turns for event in turn]
     env = Env("replay", 1.0, str, world.plan.partitions, Limits(), Watch())
     try:
-        execution = revive(Instance(summary, 1, started, len(events), None, rows), CODES[started.name], env)
+        execution = revive(
+            Instance(summary, 1, started, len(events), None, stored),
+            CODES[started.name],
+            env,
+        )
     except Mismatch as mismatch:
         raise Wrong(f"{instance_id}: its own history does not replay: {mismatch.reason}") from mismatch
     ended = events[-1].type in (h.EXECUTION_COMPLETED, h.CONTINUE_AS_NEW) and events[-2].type != h.EXECUTION_TERMINATED

@@ -422,8 +422,7 @@ def test_every_single_change_of_a_recorded_command_is_found_and_named(
 def _records_nothing(edited: Code, execution: Execution, history: list[Event], reason: str) -> None:
     """The same through a whole step: blocked, visible, nothing added, nothing sent, the new fact kept."""
     summary = Summary("i", "x", "o", RuntimeStatus.RUNNING, NOW, NOW)
-    rows = [stored([execution.started]), stored(history)]
-    instance = Instance(summary, 2, execution.started, 1 + len(history), None, rows)
+    instance = Instance(summary, 2, execution.started, 1 + len(history), None, [execution.started, *history])
     fact = Event(h.TASK_COMPLETED, NOW, task_id=1, attempt=1, result=Raw(b"1"))
     turn = step(instance, [Arrival(fact, "x")], edited, "", NOW, ENV)
     assert turn.parked
@@ -707,9 +706,8 @@ def test_a_late_repeat_of_one_retry_timer_does_not_end_the_next_one() -> None:
     history = execution.take([], NOW)
     for fact in (_failed(1, 1), fired(1, 2)):
         history = [*history, *execution.take([fact], NOW)]
-    rows = [stored([execution.started]), stored(history)]
     summary = Summary("i", "x", "o", RuntimeStatus.RUNNING, NOW, NOW)
-    instance = Instance(summary, 2, execution.started, 1 + len(history), None, rows)
+    instance = Instance(summary, 2, execution.started, 1 + len(history), None, [execution.started, *history])
     turn = step(instance, [Arrival(_failed(1, 2), "x")], code, "", NOW, ENV)
     assert turn.commit is not None
     (timer,) = [row for row in turn.commit.put if row.kind == "timer"]

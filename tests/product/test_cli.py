@@ -222,14 +222,13 @@ def test_run_under_json_says_nothing_but_the_result(command: Command) -> None:
 def test_an_order_killed_in_its_second_step_goes_on_there(command: Command) -> None:
     os.mkfifo(command.folder / "gate")
     start = ("run", "flows.py:order", "--input", '"book"', "--id", "order-42")
-    with command.running(*start, GATE="pack") as process:
-        with open(command.folder / "gate", "w"):  # opens once `pack` reads
-            process.send_signal(signal.SIGKILL)
-            assert process.wait(SOON) == -signal.SIGKILL
+    with command.running(*start, GATE="pack") as process, open(command.folder / "gate", "w"):  # opened by `pack`
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(SOON) == -signal.SIGKILL
     done = command(*start)
     assert done.returncode == 0
     assert "found, RUNNING" in done.stderr
-    assert "charge" not in done.stderr.split("\n", 1)[1]  # what had happened before is no news
+    assert '"charge"' not in done.stderr  # what had happened before is no news
     assert command.steps() == ["charge", "pack", "pack", "ship"]
 
 
@@ -298,16 +297,17 @@ def test_run_refuses_an_id_of_another_orchestration(command: Command) -> None:
         (["broken.py"], "line 3, in <module>\n    boom = 1 / 0"),
         (["syntax.py"], "SyntaxError"),
         (["nothing.py"], "no orchestrator"),
-        (["json.py"], "rename the file"),
+        (["sub/json.py"], "rename the file"),
         (["leaves.py"], "sys.exit"),
     ],
 )
 def test_run_tells_what_is_wrong_with_the_command_line(command: Command, arguments: list[str], part: str) -> None:
+    (command.folder / "sub").mkdir()
     for name, text in {
         "broken.py": "import durable\n\nboom = 1 / 0\n",
         "syntax.py": "def (\n",
         "nothing.py": "import durable\n",
-        "json.py": "",
+        "sub/json.py": "",
         "leaves.py": "import sys; sys.exit('no')\n",
     }.items():
         (command.folder / name).write_text(text)
@@ -330,7 +330,7 @@ def test_a_worker_drains_within_its_grace_and_exits_0(command: Command) -> None:
             with open(command.folder / "gate", "w"):  # opens once `pack` reads
                 (first,) = until(process.stderr, "worker")
                 assert f"pid {process.pid}" in first
-                assert command.url in first
+                assert "store sqlite:///.durable/durable.db" in first
                 until(process.stderr, "orchestrators: approval, order")
                 process.send_signal(signal.SIGTERM)
                 until(process.stderr, "stopping")
@@ -430,7 +430,8 @@ def test_list_shows_a_table_and_filters_it(command: Command) -> None:
     with command.worker(registry()) as client:
         client.start_orchestration("plain", 1, instance_id="first", tags={"shop": "b=c"}).result(SOON)
         handle = client.start_orchestration("fails", "visa", instance_id=long)
-        pytest.raises(durable.OrchestrationFailedError, handle.result, SOON)
+        with pytest.raises(durable.OrchestrationFailedError):
+            handle.result(SOON)
     said = command.says("list")
     header, *rows = said.splitlines()
     assert header.split() == ["ID", "NAME", "STATUS", "CREATED", "DURATION"]
@@ -492,10 +493,10 @@ def test_show_of_a_failed_one_tells_the_causes_where_and_with_what(command: Comm
         "in charge: raise ConnectionError(",
         'arguments of charge (task 2, 3 attempts): ["visa",12]',
         "what to do",
-        "failed ×3",
-        "parent      p",
+        "failed \u00d73",
+        "parent p",
     ):
-        assert text in said.replace("\n      ", ""), (text, said)
+        assert text in " ".join(said.split()), (text, said)
     assert "runtime/activities.py" not in said
     assert f"the child: durable show {child['instance_id']}" in command.says("show", "p")
 
@@ -508,7 +509,7 @@ def test_show_of_a_waiting_one_tells_what_it_waits_for(command: Command) -> None
     waits = said[said.index("waits for") : said.index("what to do")]
     for text in (
         "timer     due 2",
-        "(in 2d 23h)",
+        "UTC (in ",
         "the-child",
         "decision, times out 2",
         "nobody.serves.this, attempt 1",
@@ -636,7 +637,7 @@ def test_raise_and_terminate_say_what_they_did(command: Command) -> None:
         (["show"], 2, "usage", "ID"),
         (["list", "--nosuch"], 2, "usage", "--nosuch"),
         (["list", "--limit", "0"], 2, "usage", "limit=0"),
-        (["list", "--limit", "many"], 2, "usage", "many"),
+        (["list", "--limit", "many"], 2, "usage", "--limit"),
         (["list", "--status", "DREAMING"], 2, "usage", "RUNNING"),
         (["list", "--tag", "x"], 2, "usage", "KEY=VALUE"),
         (["list", "--created-after", "yesterday"], 2, "usage", "2026-11-24"),
@@ -713,16 +714,16 @@ def test_nothing_stored_can_inject_terminal_codes(command: Command) -> None:
     with command.worker(functions) as client:
         client.start_orchestration("plain", HOSTILE, instance_id="plain", tags={"t": HOSTILE}).result(SOON)
         client.wait(client.start_orchestration("fails", HOSTILE, instance_id="fails").instance_id, SOON)
-        client.start_orchestration("hostile", HOSTILE, instance_id="[bold]h[/bold]")
-        client.wait("[bold]h[/bold]", SOON, until="started")
+        client.start_orchestration("hostile", HOSTILE, instance_id="[bold]h[!bold]")
+        client.wait("[bold]h[!bold]", SOON, until="started")
         for arguments in (
             ["list"],
             ["show", "plain"],
             ["show", "fails"],
-            ["show", "[bold]h[/bold]"],
+            ["show", "[bold]h[!bold]"],
             ["history", "plain"],
             ["history", "fails"],
-            ["history", "[bold]h[/bold]"],
+            ["history", "[bold]h[!bold]"],
         ):
             for width in ("80", "160"):
                 said = command.says(*arguments, COLUMNS=width)
@@ -733,7 +734,7 @@ def test_nothing_stored_can_inject_terminal_codes(command: Command) -> None:
             assert HOSTILE in str([list(walk(json.loads(line))) for line in form.splitlines()]) or any(
                 HOSTILE in text for line in form.splitlines() for text in walk(json.loads(line))
             )
-        assert "[bold]h[/bold]" in command.says("list")
+        assert "[bold]h[!bold]" in command.says("list")
         assert "[red]i[/red]" in command.says("show", "plain")
 
 
@@ -780,11 +781,14 @@ def test_what_user_code_raises_at_import_and_logs_is_shown_safely(command: Comma
     assert unprintable(done.stderr) == set()
     (command.folder / "log.py").write_text(
         "import durable, logging\n@durable.orchestrator\ndef flow(ctx):\n"
-        f"    logging.getLogger('x').warning({HOSTILE!r})\n    return 1\n"
+        f"    logging.getLogger('x').warning({HOSTILE!r})\n"
+        f"    try: raise ValueError({HOSTILE!r})\n    except ValueError: logging.exception('why')\n    return 1\n"
     )
     done = command("run", "log.py")
     assert (done.returncode, done.stdout) == (0, "1\n")
     assert "WARNING x: a\\x1b[31m" in done.stderr
+    assert "  ValueError: a\\x1b[31m" in done.stderr
+    assert not [row for row in done.stderr.splitlines() if row.startswith("FAKE")]
     assert unprintable(done.stderr) == set()
 
 
@@ -859,7 +863,9 @@ def test_a_duration_reads_well(seconds: float, text: str) -> None:
 
 
 def test_folding_and_wrapping_lose_nothing() -> None:
-    from durable.cli.terminal import cell_len, folded, wrapped
+    from rich.cells import cell_len
+
+    from durable.cli.terminal import folded, wrapped
 
     fold: Callable[[str, int], list[str]]
     for text in ("a b", "x" * 200, "東京" * 40, "word " * 30, "", " lead", "a  b"):
