@@ -13,8 +13,8 @@ class _Safe(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         return safe(super().formatMessage(record))
 
-    def formatException(self, exc_info: Any) -> str:
-        return "\n".join(f"  {safe(line)}" for line in super().formatException(exc_info).split("\n"))
+    def formatException(self, ei: Any) -> str:
+        return "\n".join(f"  {safe(line)}" for line in super().formatException(ei).split("\n"))
 
 
 def show_logs(level: int, wanted: Callable[[logging.LogRecord], bool] = lambda _: True) -> None:

@@ -198,8 +198,10 @@ class _Embedded:
         return self._worker is None or time.monotonic() >= self._serving_since + _STILL_BLOCKED_SECONDS
 
     def stop(self) -> None:
-        if self._worker is not None:
-            self._worker.stop()
+        """Drain, once: interrupted, it leaves what runs to the end of the process."""
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.stop()
 
 
 def _progress(rows: EventRows, events: list[HistoryEvent], *, quiet: bool) -> None:

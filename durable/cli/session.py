@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import typer
@@ -84,7 +84,7 @@ def command(app: typer.Typer, name: str, panel: str) -> Callable[[Body], Body]:
             options = Everywhere(url or before.url, json or before.as_json, no_color or before.no_color)
             return _ended(options, lambda session: body(session, **given))
 
-        hints = get_type_hints(body, include_extras=True)
+        hints = inspect.get_annotations(body, eval_str=True)  # get_type_hints makes Optional of defaults in 3.10
         own = [p.replace(annotation=hints[p.name], kind=_KEYWORD) for p in inspect.signature(body).parameters.values()]
         call.__doc__ = body.__doc__
         # typer reads a command's options from its signature.
