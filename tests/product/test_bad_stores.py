@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,28 +32,28 @@ def text(path: Path) -> None:
 
 
 def foreign(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TABLE instances (name TEXT)")
     connection.close()
 
 
 def newer(path: Path) -> None:
     made(path)
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA user_version = 1000000")
     connection.close()
 
 
 def trapped(path: Path) -> None:
     made(path)
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("CREATE TRIGGER trap AFTER INSERT ON rows BEGIN DELETE FROM instances; END")
     connection.close()
 
 
 def damaged(path: Path) -> None:
     made(path)
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     data = bytearray(path.read_bytes())
@@ -89,7 +90,7 @@ def test_a_file_that_is_no_store_is_refused_and_left_alone(
 def test_a_store_damaged_by_the_byte_never_hangs(tmp_path: Path) -> None:
     path = tmp_path / "good.db"
     made(path)
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
     good = path.read_bytes()
