@@ -73,9 +73,7 @@ def run(session: Session, target: str, given: str | None, instance_id: str | Non
         try:
             return embedded.watch()
         except KeyboardInterrupt:
-            session.screen.note(f"stopping; what runs now gets {GRACE_SECONDS:g} s (Ctrl-C again: none)")
-            embedded.stop()
-            session.screen.note(f"stopped. It goes on where it was with: {again}")
+            embedded.interrupted()
             return Exit.INTERRUPTED
         finally:
             embedded.stop()
@@ -198,10 +196,19 @@ class _Embedded:
         return self._worker is None or time.monotonic() >= self._serving_since + _STILL_BLOCKED_SECONDS
 
     def stop(self) -> None:
-        """Drain, once: interrupted, it leaves what runs to the end of the process."""
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.stop()
+        """Drain."""
+        if self._worker is not None:
+            self._worker.stop()
+        self._worker = None
+
+    def interrupted(self) -> None:
+        """Drain too; interrupted again, wherever that is, leave what runs to the end of the process."""
+        try:
+            self._screen.note(f"stopping; what runs now gets {GRACE_SECONDS:g} s (Ctrl-C again: none)")
+            self.stop()
+        except KeyboardInterrupt:
+            self._worker = None
+        self._screen.note(f"stopped. It goes on where it was with: {self._again}")
 
 
 def _progress(rows: EventRows, events: list[HistoryEvent], *, quiet: bool) -> None:

@@ -250,6 +250,7 @@ def test_ctrl_c_twice_waits_for_nothing(command: Command) -> None:
         process.send_signal(signal.SIGINT)
         until(process.stderr, "Ctrl-C again")
         process.send_signal(signal.SIGINT)
+        until(process.stderr, "goes on where it was")
         assert process.wait(5) == 130  # the grace would be 10 s
     assert command.says(*start)
 
