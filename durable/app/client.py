@@ -13,7 +13,7 @@ from uuid import uuid4
 from ..engine.codeless import terminate_request
 from ..engine.step import create
 from ..model import history as h
-from ..model.errors import InstanceExistsError, InstanceFinishedError, InstanceNotFoundError, TimeoutError
+from ..model.errors import DurableError, InstanceExistsError, InstanceFinishedError, InstanceNotFoundError, TimeoutError
 from ..model.history import Event, HistoryEvent, Raw, decode_event, decode_events, encode_event
 from ..model.limits import Limits
 from ..model.moments import to_timedelta, to_utc
@@ -59,6 +59,8 @@ class Client:
         self._limits = limits
         self._ids = Ids()
         self._closed = False
+        self._dead: BaseException | None = None
+        self._waiting: set[threading.Event] = set()
 
     @property
     def backend(self) -> Backend:
@@ -88,6 +90,12 @@ class Client:
         if not self._closed:
             self._closed = True
             self._backend.close()
+
+    def worker_died(self, error: BaseException | None) -> None:
+        """Told by the worker on this client: its engine ended by `error`, or (None) one has just started."""
+        self._dead = error
+        for changed in list(self._waiting):
+            changed.set()
 
     # ---- starting
 
@@ -368,7 +376,8 @@ class Client:
     ) -> OrchestrationStatus:
         """Wait until an orchestration has ended, or ("started") its first turn is committed; return its status.
 
-        timeout: timedelta or seconds, None waits for ever. Raises durable.TimeoutError, InstanceNotFoundError.
+        timeout: timedelta or seconds, None waits for ever. Raises durable.TimeoutError, InstanceNotFoundError, and
+        DurableError when the worker on this client has died of an error of its own.
         """
         check_name(instance_id, "instance_id")
         if until not in ("finished", "started"):
@@ -395,6 +404,7 @@ class Client:
             changed.set()
 
         stop = self._signals.listen(STATUS, wake, instance_id)
+        self._waiting.add(changed)
         try:
             while True:
                 changed.clear()
@@ -403,6 +413,11 @@ class Client:
                     raise InstanceNotFoundError(f"wait: no orchestration has the id {instance_id!r}")
                 if _reached(summary, until, blocked_ends):
                     return summary
+                if self._dead is not None:
+                    raise DurableError(
+                        f"orchestration {instance_id!r} is {summary.status}, and the worker in this process has "
+                        "stopped by an error of its own (see the log). Nothing is lost: start a worker, and it goes on"
+                    ) from self._dead
                 left = _REREAD if deadline is None else min(_REREAD, deadline - time.monotonic())
                 if left <= 0:
                     raise TimeoutError(
@@ -411,6 +426,7 @@ class Client:
                     )
                 changed.wait(left)
         finally:
+            self._waiting.discard(changed)
             stop()
 
     def _refuse_inside(self, method: str, instead: str) -> None:

@@ -97,8 +97,9 @@ class Worker:
             clock=_now,
             client=client,
         )
-        engine = EngineThread(loop, backend.store, backend.signals, activities, watchdog)
+        engine = EngineThread(loop, backend.store, backend.signals, activities, watchdog, client.worker_died)
         self._engine = engine
+        client.worker_died(None)
         self._undo.append(_relax_collector())
         self._undo.append(activities.close)
         self._undo.append(backend.signals.listen(FACTS, lambda ids: engine.tell(Hint(ids))))

@@ -38,11 +38,19 @@ _LINGER = 0.001  # seconds
 class EngineThread:
     """One loop on one thread. `tell` may be called from any thread; `join` waits for the drain."""
 
-    def __init__(self, loop: Loop, store: Store, signals: Signals, activities: Activities, watchdog: Watchdog) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        store: Store,
+        signals: Signals,
+        activities: Activities,
+        watchdog: Watchdog,
+        died: Callable[[BaseException], None],
+    ) -> None:
         self._loop = loop
+        self._died = died
         self._inbox: SimpleQueue[News] = SimpleQueue()
         self._watchdog = watchdog
-        self.error: BaseException | None = None
         self._answers: dict[type, Callable[[Any], Any]] = {
             Load: lambda r: store.load(r.wants),
             Write: lambda r: store.commit(r.commits),
@@ -77,8 +85,8 @@ class EngineThread:
         try:
             self._drive()
         except BaseException as error:  # a bug of ours; the worker must say so instead of standing still in silence
-            self.error = error
             log.exception("the engine stopped; nothing is lost, restart the worker")
+            self._died(error)
         finally:
             self._watchdog.close()
 

@@ -356,6 +356,27 @@ def test_wait_returns_when_it_has_started_or_ended(bench: Bench, app: durable.Re
     assert handle.result(0) == 1
 
 
+def test_who_waits_is_told_when_the_worker_dies_of_its_own_error(
+    bench: Bench, app: durable.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(wants: Any) -> Any:
+        raise ZeroDivisionError("a bug of ours")
+
+    worker = bench.worker(app)
+    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool, worker:
+        handle = bench.start("wait")
+        bench.client.wait(handle.instance_id, SOON, until="started")
+        waiting = pool.submit(handle.result, SOON)
+        patch.setattr(bench.client.backend.store, "load", broken)
+        handle.raise_event("go")
+        with pytest.raises(durable.DurableError, match="Nothing is lost") as caught:
+            waiting.result()
+        assert not isinstance(caught.value, durable.TimeoutError)
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    bench.serve(app)
+    assert handle.result(SOON) is None
+
+
 def test_results_are_decoded_to_the_orchestrators_type(bench: Bench) -> None:
     app = durable.Registry()
 
