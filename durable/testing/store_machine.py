@@ -200,7 +200,8 @@ def _continued(query: Query, cursor: str) -> Query:
 def check_store(open_store: Callable[[], Store], examples: int = 60) -> None:
     """Run the comparison; `open_store` gives a store over an empty place each time. Raises AssertionError."""
     machine = type("StoreMachine", (_StoreMachine,), {"open_store": staticmethod(open_store)})
-    run_state_machine_as_test(
+    run: Callable[..., None] = run_state_machine_as_test  # untyped in the last version for Python 3.10
+    run(
         machine,
         settings=settings(
             max_examples=examples,
