@@ -9,28 +9,31 @@ no clock, it never forgets the id of a fact, which the ports allow: a fact is re
 
 from __future__ import annotations
 
-import os
 import threading
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
-from durable.model.errors import StoreError, StoreInUseError
+from durable.model.errors import StoreError
 from durable.model.status import Summary
 from durable.ports import (
     Append,
     Backend,
+    Beat,
     Commit,
     Delivered,
+    ExecutionKey,
     Fact,
     Lease,
+    Membership,
     Outcome,
     Query,
     Record,
     Row,
+    RowKey,
     Signals,
     Slice,
     Store,
@@ -57,7 +60,7 @@ class MemoryStore:
         self._instances: dict[str, _Instance] = {}
         self._history: dict[str, list[tuple[int, bytes]]] = {}
         self._rows: dict[str, Row] = {}
-        self._due: dict[int, list[tuple[float, str]]] = {}
+        self._due: dict[tuple[int, str], list[tuple[float, str]]] = {}
         self._inbox: dict[str, set[str]] = {}
         self._seen: dict[str, set[str]] = {}
         self._delivered = 0
@@ -77,17 +80,17 @@ class MemoryStore:
         keys = sorted(self._inbox.get(want.instance_id, ()), key=lambda key: (key.startswith("in/"), key))
         return Record(found.version, found.commit_id, found.summary, history, tuple(self._rows[key] for key in keys))
 
-    def history(self, execution_id: str, start: int = 0, limit: int = 1_000) -> Slice[tuple[int, bytes]]:
+    def history(self, execution: ExecutionKey, start: int = 0, limit: int = 1_000) -> Slice[tuple[int, bytes]]:
         with self._lock:
-            rows = self._history.get(execution_id, [])
+            rows = self._history.get(execution.execution_id, [])
             first = bisect_left(rows, start, key=lambda row: row[0])
             items = rows[first : first + limit]
             following = rows[first + limit : first + limit + 1]
         return Slice(items, str(following[0][0]) if following else None)
 
-    def input_of(self, execution_ids: Sequence[str]) -> list[bytes | None]:
+    def input_of(self, executions: Sequence[ExecutionKey]) -> list[bytes | None]:
         with self._lock:
-            rows = [self._history.get(execution_id) for execution_id in execution_ids]
+            rows = [self._history.get(execution_id) for _, execution_id in executions]
             return [found[0][1] if found and found[0][0] == 0 else None for found in rows]
 
     def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
@@ -117,7 +120,7 @@ class MemoryStore:
     def _put(self, row: Row) -> None:
         self._drop(row.key)
         self._rows[row.key] = row
-        insort(self._due.setdefault(row.partition, []), (row.due_at, row.key))
+        insort(self._due.setdefault((row.partition, row.group), []), (row.due_at, row.key))
         if row.kind == "inbox":
             self._inbox.setdefault(row.instance_id, set()).add(row.key)
 
@@ -125,7 +128,7 @@ class MemoryStore:
         row = self._rows.pop(key, None)
         if row is None:
             return
-        due = self._due[row.partition]
+        due = self._due[row.partition, row.group]
         del due[bisect_left(due, (row.due_at, key))]
         if row.kind == "inbox":
             keys = self._inbox[row.instance_id]
@@ -149,17 +152,22 @@ class MemoryStore:
         self._seen.setdefault(fact.instance_id, seen).add(fact.id)
         self._delivered += 1
         key = f"in/{self._delivered:016}"
-        self._put(Row(key, "inbox", fact.instance_id, fact.partition, fact.due_at, body=fact.body))
+        group = found.summary.group
+        self._put(Row(key, "inbox", fact.instance_id, fact.partition, fact.due_at, body=fact.body, group=group))
         return Delivered.NEW
 
-    def due(self, partition: int, until: float, limit: int, after: str = "") -> Slice[Row]:
+    def due(self, partition: int, group: str, until: float, limit: int, after: str = "") -> Slice[Row]:
         place = due_place(after)
         with self._lock:
-            due = self._due.get(partition, [])
+            due = self._due.get((partition, group), [])
             first = bisect_right(due, place) if place else 0
             items = [item for item in due[first : first + limit + 1] if item[0] <= until]
             rows = [self._rows[key] for _, key in items[:limit]]
         return Slice(rows, encode_due(*items[limit - 1]) if len(items) > limit else None)
+
+    def rows(self, keys: Sequence[RowKey]) -> list[Row | None]:
+        with self._lock:
+            return [self._rows.get(key) for _, key in keys]
 
     def lease(self, leases: Sequence[Lease]) -> list[bool]:
         with self._lock:
@@ -210,41 +218,49 @@ def _matches(query: Query, created_at: float, summary: Summary) -> bool:
     )
 
 
-class MemoryBackend:
-    """A `MemoryStore`, in-process signals and the right to be its worker."""
+class OneWorker:
+    """`durable.ports.Membership` where one worker serves the store at a time; the others stand by."""
 
-    def __init__(self, name: str = "", partitions: int = 1) -> None:
-        self.name = name
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._worker: Beat | None = None
+
+    def beat(self, me: Beat) -> list[Beat]:
+        with self._lock:
+            if self._worker is None or self._worker.incarnation == me.incarnation:
+                self._worker = me
+            return [self._worker]
+
+    def members(self) -> list[Beat]:
+        with self._lock:
+            return [] if self._worker is None else [self._worker]
+
+    def leave(self, incarnation: str) -> None:
+        with self._lock:
+            if self._worker is not None and self._worker.incarnation == incarnation:
+                self._worker = None
+
+
+class MemoryBackend:
+    """A `MemoryStore`, in-process signals and the seat of its one worker."""
+
+    def __init__(self, partitions: int = 1) -> None:
         self.store: Store = MemoryStore(partitions)
         self.signals: Signals = LocalSignals()
-        self._worker = threading.Lock()
-
-    def claim_worker(self) -> Callable[[], None]:
-        if not self._worker.acquire(blocking=False):
-            raise StoreInUseError(
-                f"memory://{self.name} already has a worker, in this process (pid {os.getpid()}); "
-                "stop that one, or connect as a client only"
-            )
-        released = threading.Lock()
-
-        def release() -> None:
-            if released.acquire(blocking=False):
-                self._worker.release()
-
-        return release
+        self.membership: Membership = OneWorker()
 
     def close(self) -> None:
         self.store.close()
 
 
-_opened: dict[str, MemoryBackend] = {}
+_opened: dict[tuple[str, str], MemoryBackend] = {}
 _opening = threading.Lock()
 
 
-def open_memory(url: str) -> Backend:
+def open_memory(url: str, workspace: str = "default") -> Backend:
     """The memory store of this name, new or as it was left. Raises StoreError for anything but `memory://name`."""
     parts = urlsplit(url)
     if parts.scheme != "memory" or parts.path.strip("/") or parts.query or parts.fragment:
         raise StoreError(f"{url!a} is not the URL of a memory store; write memory://name, without parameters")
     with _opening:
-        return _opened.setdefault(parts.netloc, MemoryBackend(parts.netloc))
+        return _opened.setdefault((parts.netloc, workspace), MemoryBackend())

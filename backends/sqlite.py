@@ -17,19 +17,26 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import quote
 
-from durable.model.errors import StoreError, StoreInUseError
+import msgspec
+
+from durable.model.errors import StoreError
 from durable.model.status import Summary
 from durable.ports import (
     Backend,
+    Beat,
     Commit,
     Delivered,
+    ExecutionKey,
     Fact,
     Lease,
+    Membership,
     Outcome,
     Query,
     Record,
     Row,
+    RowKey,
     Signals,
     Slice,
     Store,
@@ -76,13 +83,14 @@ class SqliteStore:
                     found.update(reads.load(connection, some, known))
         return [found.get(want.instance_id) for want in wants]
 
-    def history(self, execution_id: str, start: int = 0, limit: int = 1_000) -> Slice[tuple[int, bytes]]:
+    def history(self, execution: ExecutionKey, start: int = 0, limit: int = 1_000) -> Slice[tuple[int, bytes]]:
         sql = "SELECT start, events FROM history WHERE execution_id = ? AND start >= ? ORDER BY start LIMIT ?"
         with self._core.reading(statements=1) as connection:
-            rows = connection.execute(sql, (execution_id, start, limit + 1)).fetchall()
+            rows = connection.execute(sql, (execution.execution_id, start, limit + 1)).fetchall()
         return Slice(rows[:limit], str(rows[limit][0]) if len(rows) > limit else None)
 
-    def input_of(self, execution_ids: Sequence[str]) -> list[bytes | None]:
+    def input_of(self, executions: Sequence[ExecutionKey]) -> list[bytes | None]:
+        execution_ids = [execution.execution_id for execution in executions]
         found: dict[str, bytes] = {}
         with self._core.reading() as connection:
             for some in chunks(execution_ids):
@@ -92,9 +100,9 @@ class SqliteStore:
                 found.update(connection.execute(sql, some).fetchall())
         return [found.get(execution_id) for execution_id in execution_ids]
 
-    def due(self, partition: int, until: float, limit: int, after: str = "") -> Slice[Row]:
-        source = "FROM rows WHERE partition = ? AND due_at <= ?"
-        values: list[Any] = [partition, until]
+    def due(self, partition: int, group: str, until: float, limit: int, after: str = "") -> Slice[Row]:
+        source = "FROM rows WHERE partition = ? AND group_name = ? AND due_at <= ?"
+        values: list[Any] = [partition, group, until]
         place = due_place(after)
         if place is not None:
             source += " AND (due_at, key) > (?, ?)"
@@ -109,6 +117,14 @@ class SqliteStore:
             # Read once more, as the number it is: a place that is off by one bit would repeat or skip a row.
             (due_at,) = connection.execute("SELECT due_at FROM rows WHERE key = ?", (last,)).fetchone()
         return Slice(rows[:limit], encode_due(due_at, last))
+
+    def rows(self, keys: Sequence[RowKey]) -> list[Row | None]:
+        found: dict[str, Row] = {}
+        with self._core.reading() as connection:
+            for some in chunks([key.key for key in keys]):
+                stored = reads.rows_of(connection, f"FROM rows WHERE key IN ({marks(len(some))})", some)
+                found.update({row.key: row for row in stored})
+        return [found.get(key.key) for key in keys]
 
     def find(self, query: Query) -> Slice[Summary]:
         sql, values = _listing(query)
@@ -161,55 +177,105 @@ def _listing(query: Query) -> tuple[str, list[Any]]:
     return sql + " ORDER BY created_at DESC, instance_id DESC LIMIT ?", [*values, query.limit + 1]
 
 
-class SqliteBackend:
-    """A `SqliteStore`, signals between the processes that share its file, and the right to be its worker."""
+class WorkerLock:
+    """`durable.ports.Membership` by a lock on `<file>-worker`: who holds it is the worker, the others stand by.
 
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self._claims: list[Callable[[], None]] = []
-        self._closed = threading.Lock()
-        self.store: Store = SqliteStore(core)
-        self.signals: Signals = core.signals
+    The system lets go of the lock when its process dies, so whoever stands by has it with its next beat. The file
+    holds the worker's beat, for those who only look.
+    """
 
-    def claim_worker(self) -> Callable[[], None]:
-        """Lock `<file>-worker` until released, closed or dead. Raises StoreInUseError with the pid of who has it."""
-        path = self._core.path + "-worker"
+    def __init__(self, path: str) -> None:
+        self._path = path + "-worker"
+        self._mutex = threading.Lock()
+        self._held: tuple[int, str] | None = None  # file descriptor, incarnation
+
+    def beat(self, me: Beat) -> list[Beat]:
+        with self._mutex:
+            if self._held is not None and self._held[1] == me.incarnation:
+                return [me]
+            descriptor = self._open()
+            if not _locked(descriptor, fcntl.LOCK_EX):
+                try:
+                    return _beats(descriptor)
+                finally:
+                    os.close(descriptor)
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, _beat_encoder.encode(me), 0)
+            self._held = descriptor, me.incarnation
+            return [me]
+
+    def members(self) -> list[Beat]:
+        descriptor = self._open()
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise StoreError(f"worker lock {path}: {error}; check the owner and mode of the file and folder") from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            pid = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+            return [] if _locked(descriptor, fcntl.LOCK_SH) else _beats(descriptor)
+        finally:
             os.close(descriptor)
-            raise StoreInUseError(
-                f"SQLite store {self._core.path} already has a worker (pid {pid}); "
-                "stop that one, or connect as a client only"
-            ) from error
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        released = threading.Lock()
 
-        def release_claim() -> None:
-            if released.acquire(blocking=False):
+    def leave(self, incarnation: str) -> None:
+        with self._mutex:
+            if self._held is not None and self._held[1] == incarnation:
                 # The file stays: removing it would let two workers lock two files of the same name.
+                descriptor, self._held = self._held[0], None
                 os.ftruncate(descriptor, 0)
                 os.close(descriptor)
 
-        self._claims.append(release_claim)
-        return release_claim
+    def close(self) -> None:
+        if self._held is not None:
+            self.leave(self._held[1])
+
+    def _open(self) -> int:
+        try:
+            return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StoreError(
+                f"worker lock {self._path}: {error}; check the owner and mode of the file and folder"
+            ) from error
+
+
+_beat_encoder = msgspec.json.Encoder()
+_beat_decoder = msgspec.json.Decoder(Beat)
+
+
+def _locked(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _beats(descriptor: int) -> list[Beat]:
+    try:
+        return [_beat_decoder.decode(os.pread(descriptor, 1_000_000, 0))]
+    except msgspec.MsgspecError:
+        return []  # its holder is about to write it
+
+
+class SqliteBackend:
+    """A `SqliteStore`, signals between the processes that share its file, and the seat of its one worker."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._lock = WorkerLock(core.path)
+        self._closed = threading.Lock()
+        self.store: Store = SqliteStore(core)
+        self.signals: Signals = core.signals
+        self.membership: Membership = self._lock
 
     def close(self) -> None:
         if self._closed.acquire(blocking=False):
-            for release_claim in self._claims:
-                release_claim()
+            self._lock.close()
             release(self._core)
 
 
-def open_sqlite(url: str) -> Backend:
-    """Open or create the store of a `sqlite:///` URL. Raises StoreError with the path and the remedy."""
+def open_sqlite(url: str, workspace: str = "default") -> Backend:
+    """Open or create the store of a `sqlite:///` URL; any workspace but the default has a file of its own beside it.
+
+    Raises StoreError with the path and the remedy.
+    """
     target = parse_url(url)
+    if workspace != "default":
+        target = target._replace(path=f"{target.path}@{quote(workspace, safe='')}")
     if target.synchronous == "NORMAL":
         log.warning("SQLite store %s: synchronous=normal may lose the last commits in a power cut", target.path)
     return SqliteBackend(acquire(target))

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from durable.model.errors import StoreError
 
 APPLICATION_ID: Final = 0x44555242  # "DURB"
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_SECONDS: Final = 30.0
 CACHE_KIB: Final = 65_536
 
@@ -33,14 +33,15 @@ SCHEMA: Final = (
     """CREATE TABLE instances (
         instance_id TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, commit_id TEXT NOT NULL,
         execution_id TEXT NOT NULL, status TEXT NOT NULL, name TEXT NOT NULL, created_at REAL NOT NULL,
-        tags TEXT, summary BLOB NOT NULL)""",
+        tags TEXT, summary BLOB NOT NULL, group_name TEXT NOT NULL DEFAULT 'default')""",
     "CREATE INDEX instances_listed ON instances (created_at, instance_id)",
     """CREATE TABLE history (
         execution_id TEXT NOT NULL, start INTEGER NOT NULL, events BLOB NOT NULL, UNIQUE (execution_id, start))""",
     """CREATE TABLE rows (
         key TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, instance_id TEXT NOT NULL, partition INTEGER NOT NULL,
-        due_at REAL NOT NULL, holder TEXT NOT NULL, attempt INTEGER NOT NULL, body BLOB NOT NULL)""",
-    "CREATE INDEX rows_due ON rows (partition, due_at, key)",
+        due_at REAL NOT NULL, holder TEXT NOT NULL, attempt INTEGER NOT NULL, body BLOB NOT NULL,
+        group_name TEXT NOT NULL DEFAULT 'default')""",
+    "CREATE INDEX rows_due ON rows (partition, group_name, due_at, key)",
     "CREATE INDEX rows_inbox ON rows (instance_id, key) WHERE kind = 'inbox'",
     """CREATE TABLE seen (
         number INTEGER PRIMARY KEY, instance_id TEXT NOT NULL, fact_id TEXT NOT NULL, at REAL NOT NULL,
@@ -48,6 +49,15 @@ SCHEMA: Final = (
     "CREATE TABLE deliveries (number INTEGER NOT NULL)",
     "INSERT INTO deliveries VALUES (0)",
 )
+# What turns a file of the version before into one of this version.
+MIGRATIONS: Final = {
+    1: (
+        "ALTER TABLE instances ADD COLUMN group_name TEXT NOT NULL DEFAULT 'default'",
+        "ALTER TABLE rows ADD COLUMN group_name TEXT NOT NULL DEFAULT 'default'",
+        "DROP INDEX rows_due",
+        "CREATE INDEX rows_due ON rows (partition, group_name, due_at, key)",
+    ),
+}
 TABLES: Final = frozenset({"instances", "history", "rows", "seen", "deliveries"})
 
 _REMEDIES: Final = (
@@ -130,6 +140,8 @@ def open_writer(target: Target) -> sqlite3.Connection:
             return connection
     except (sqlite3.Error, OSError) as error:
         raise store_error(path, error) from error
+    except UnicodeDecodeError as error:  # SQLite quotes the damaged schema in what it says, byte by byte
+        raise store_error(path, sqlite3.DatabaseError("malformed schema")) from error
 
 
 def _make_file(path: str) -> None:
@@ -173,9 +185,10 @@ def _prepare(connection: sqlite3.Connection, target: Target) -> None:
     if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise StoreError(f"SQLite store {path}: its file system does not support WAL; put it on a local disk")
     connection.execute(f"PRAGMA synchronous = {target.synchronous}")
-    if empty:
+    if empty or marks[1] < SCHEMA_VERSION:
         connection.execute("BEGIN IMMEDIATE")
-        for statement in SCHEMA:
+        older = [MIGRATIONS[version] for version in range(marks[1], SCHEMA_VERSION)] if not empty else [SCHEMA]
+        for statement in (statement for some in older for statement in some):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -195,5 +208,5 @@ def _check_ours(path: str, application_id: int, version: int, names: set[tuple[s
         )
     # Nobody but us makes tables here; a trigger or a view would run somebody else's SQL within our commits.
     expected = {("table", name) for name in TABLES}
-    if version < SCHEMA_VERSION or not expected <= names or any(kind != "table" for kind, _ in names):
+    if version < min(MIGRATIONS) or not expected <= names or any(kind != "table" for kind, _ in names):
         raise StoreError(f"SQLite store {path}: its tables are not those of a store; restore it from a backup")

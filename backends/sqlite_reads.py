@@ -28,7 +28,7 @@ _summary: Final = msgspec.json.Decoder(Summary)
 _PARTS: Final = 4503599627370496.0
 _ROW: Final = (
     "key, kind, instance_id, partition, CAST(due_at AS INTEGER), "
-    f"CAST((due_at - CAST(due_at AS INTEGER)) * {_PARTS} AS INTEGER), holder, attempt"
+    f"CAST((due_at - CAST(due_at AS INTEGER)) * {_PARTS} AS INTEGER), holder, attempt, group_name"
 )
 
 
@@ -106,8 +106,8 @@ def summaries(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, S
 def rows_of(connection: sqlite3.Connection, source: str, values: Sequence[Any]) -> list[Row]:
     """The work rows of `source`, in any order."""
     return [
-        Row(key, kind, instance_id, partition, seconds + parts / _PARTS, holder, attempt, body)
-        for key, kind, instance_id, partition, seconds, parts, holder, attempt, body in gather(
+        Row(key, kind, instance_id, partition, seconds + parts / _PARTS, holder, attempt, body, group)
+        for key, kind, instance_id, partition, seconds, parts, holder, attempt, group, body in gather(
             connection, _ROW, "body", source, values
         )
     ]

@@ -29,7 +29,7 @@ _FORGET_EVERY: Final = 512
 _FINISHED: Final = frozenset(status.value for status in RuntimeStatus if status.finished)
 _encoder = msgspec.json.Encoder()
 _versions = msgspec.json.Decoder(dict[str, int])
-_statuses = msgspec.json.Decoder(dict[str, str])
+_standing = msgspec.json.Decoder(dict[str, tuple[str, str]])
 _pairs = msgspec.json.Decoder(list[tuple[str, str]])
 _held = msgspec.json.Decoder(list[tuple[str, str, int]])
 
@@ -78,6 +78,7 @@ def commit(connection: sqlite3.Connection, commits: Sequence[Commit]) -> list[Ou
             summary.created_at.timestamp(),
             _encoder.encode(summary.tags).decode() if summary.tags else None,
             _encoder.encode(summary),
+            summary.group,
         )
         history += item.appends
         for key in item.drop:
@@ -92,7 +93,7 @@ def commit(connection: sqlite3.Connection, commits: Sequence[Commit]) -> list[Ou
         # created_at stays what it was at first: an instance never changes its place in listings.
         "ON CONFLICT (instance_id) DO UPDATE SET version = excluded.version, commit_id = excluded.commit_id, "
         "execution_id = excluded.execution_id, status = excluded.status, name = excluded.name, tags = excluded.tags, "
-        "summary = excluded.summary",
+        "summary = excluded.summary, group_name = excluded.group_name",
     )
     _insert(connection, "INSERT INTO history VALUES", history)
     _drop_rows(connection, list(drop))
@@ -102,12 +103,15 @@ def commit(connection: sqlite3.Connection, commits: Sequence[Commit]) -> list[Ou
 
 def deliver(connection: sqlite3.Connection, facts: Sequence[Fact], now: float) -> list[Delivered]:
     """Put the facts that are new into inboxes; `now` is the time at which they are remembered."""
-    statuses: dict[str, str] = {}
+    standing: dict[str, tuple[str, str]] = {}
     seen: set[tuple[str, str]] = set()
     for some in chunks(facts):
         ids = [fact.instance_id for fact in some]
-        sql = f"SELECT json_group_object(instance_id, status) FROM instances WHERE instance_id IN ({marks(len(some))})"
-        statuses.update(_statuses.decode(connection.execute(sql, ids).fetchone()[0]))
+        sql = (
+            "SELECT json_group_object(instance_id, json_array(status, group_name)) FROM instances "
+            f"WHERE instance_id IN ({marks(len(some))})"
+        )
+        standing.update(_standing.decode(connection.execute(sql, ids).fetchone()[0]))
         sql = (
             "SELECT json_group_array(json_array(instance_id, fact_id)) FROM seen "
             f"WHERE (instance_id, fact_id) IN (VALUES {marks(len(some), 2)})"
@@ -117,10 +121,10 @@ def deliver(connection: sqlite3.Connection, facts: Sequence[Fact], now: float) -
     answers: list[Delivered] = []
     new: list[Fact] = []
     for fact in facts:
-        status = statuses.get(fact.instance_id)
+        status, _ = standing.get(fact.instance_id, ("", ""))
         if (fact.instance_id, fact.id) in seen:
             answers.append(Delivered.DUPLICATE)
-        elif status is None:
+        elif not status:
             answers.append(Delivered.ABSENT)
         elif status in _FINISHED:
             answers.append(Delivered.FINISHED)
@@ -136,7 +140,15 @@ def deliver(connection: sqlite3.Connection, facts: Sequence[Fact], now: float) -
         _put_rows(
             connection,
             [
-                Row(f"in/{n:016}", "inbox", fact.instance_id, fact.partition, fact.due_at, body=fact.body)
+                Row(
+                    f"in/{n:016}",
+                    "inbox",
+                    fact.instance_id,
+                    fact.partition,
+                    fact.due_at,
+                    body=fact.body,
+                    group=standing[fact.instance_id][1],
+                )
                 for n, fact in numbered
             ],
         )
@@ -189,7 +201,7 @@ def lease(connection: sqlite3.Connection, leases: Sequence[Lease]) -> list[bool]
 
 def _put_rows(connection: sqlite3.Connection, rows: Sequence[Row]) -> None:
     values = [
-        (row.key, row.kind, row.instance_id, row.partition, row.due_at, row.holder, row.attempt, row.body)
+        (row.key, row.kind, row.instance_id, row.partition, row.due_at, row.holder, row.attempt, row.body, row.group)
         for row in rows
     ]
     _insert(connection, "INSERT OR REPLACE INTO rows VALUES", values)

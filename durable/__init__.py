@@ -26,7 +26,7 @@ _HOMES = {
         "OrchestrationTerminatedError",
         "PayloadError",
         "StoreError",
-        "StoreInUseError",
+        "TransportError",
         "TaskCancelledError",
         "TaskFailedError",
         "TimeoutError",
@@ -63,10 +63,10 @@ if TYPE_CHECKING:
         OrchestrationTerminatedError,
         PayloadError,
         StoreError,
-        StoreInUseError,
         TaskCancelledError,
         TaskFailedError,
         TimeoutError,
+        TransportError,
     )
     from .model.failure import FailureDetails
     from .model.history import HistoryEvent
@@ -105,11 +105,11 @@ __all__ = [
     "RetryPolicy",
     "RuntimeStatus",
     "StoreError",
-    "StoreInUseError",
     "Task",
     "TaskCancelledError",
     "TaskFailedError",
     "TimeoutError",
+    "TransportError",
     "Worker",
     "activity",
     "activity_ref",

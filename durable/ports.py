@@ -1,4 +1,4 @@
-"""What the engine asks of the outside: two small ports. A new backend is a module, an entry point, a green contract.
+"""What the engine asks of the outside: small ports. A new backend is a module, an entry point, a green contract.
 
 Laws of a store (the contract suite in `durable.testing` holds every backend to them).
 1. `commit` is atomic per instance and checks the version: all of one `Commit` happens, or none. A conflict skips only
@@ -7,6 +7,13 @@ Laws of a store (the contract suite in `durable.testing` holds every backend to 
 3. A row lives until its outcome is recorded. There are no row states: `due_at` says when somebody must look again if
    nothing happens, `holder` who may act before.
 4. Verbs are synchronous, batched, safe to call from several threads, and durable when they return.
+
+Laws of a transport (`durable.testing.transport_contract`).
+1. A message is a hint: whatever is lost here is found again in the store. So nothing is ever published that is not
+   committed, and nothing is acknowledged before what it brought is committed.
+2. `publish` says of each message what became of it; an exception is no answer. UNKNOWN may have arrived.
+3. A delivery that is not acknowledged comes again, marked `redelivered`, after the connection or its consumer is gone.
+4. It reconnects by itself, makes its queues again and goes on receiving; whoever watches is told what may be lost.
 """
 
 from __future__ import annotations
@@ -27,6 +34,7 @@ RowKind = Literal["task", "timer", "message", "inbox"]
 class Row(msgspec.Struct, frozen=True, gc=False):
     """Work that is not done yet. `key` is unique in the workspace; times are POSIX seconds.
 
+    `group` is that of its instance: the workers of that group look after it.
     task: an activity to run; deleted by the turn that records its outcome. timer: wakes its instance at `due_at`.
     message: something for another instance; deleted once its target has it. inbox: a fact for this instance.
     `attempt` counts the leases of the row and fences them; `body` is opaque to the store.
@@ -40,6 +48,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     holder: str = ""
     attempt: int = 0
     body: bytes = b""
+    group: str = "default"
 
 
 class Append(NamedTuple):
@@ -51,7 +60,10 @@ class Append(NamedTuple):
 
 
 class Commit(msgspec.Struct, frozen=True, gc=False):
-    """One turn of one instance, all or nothing. `expect`: the version it was computed from; 0 creates the instance."""
+    """One turn of one instance, all or nothing. `expect`: the version it was computed from; 0 creates the instance.
+
+    Rows put and dropped are of this instance's partition, as everything else here is.
+    """
 
     id: str
     instance_id: str
@@ -90,7 +102,10 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Fact(NamedTuple):
-    """Something for an instance's inbox. The same `id` twice for one instance is one fact."""
+    """Something for an instance's inbox. The same `id` twice for one instance is one fact.
+
+    The row it becomes has the group of its instance, which the sender need not know.
+    """
 
     instance_id: str
     partition: int
@@ -109,11 +124,26 @@ class Delivered(Enum):
 class Lease(NamedTuple):
     """Take, renew, release (`due_at` now, no holder) or end (`due_at` None) a row, if it is still held as expected."""
 
+    partition: int
     key: str
     expect_holder: str
     expect_attempt: int
     due_at: float | None
     holder: str = ""
+
+
+class RowKey(NamedTuple):
+    """Where a row is."""
+
+    partition: int
+    key: str
+
+
+class ExecutionKey(NamedTuple):
+    """Where a history is."""
+
+    instance_id: str
+    execution_id: str
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -145,7 +175,7 @@ class Store(Protocol):
         """The instances wanted, in order; None for an unknown one."""
         ...
 
-    def history(self, execution_id: str, start: int = 0, limit: int = 1_000) -> Slice[tuple[int, bytes]]:
+    def history(self, execution: ExecutionKey, start: int = 0, limit: int = 1_000) -> Slice[tuple[int, bytes]]:
         """Stored rows of one execution whose first event is numbered `start` or higher; `next` is the next start."""
         ...
 
@@ -157,8 +187,12 @@ class Store(Protocol):
         """Put facts into inboxes, in order; one answer each."""
         ...
 
-    def due(self, partition: int, until: float, limit: int, after: str = "") -> Slice[Row]:
-        """Rows of every kind with `due_at <= until`, soonest first."""
+    def due(self, partition: int, group: str, until: float, limit: int, after: str = "") -> Slice[Row]:
+        """Rows of every kind of one group with `due_at <= until`, soonest first."""
+        ...
+
+    def rows(self, keys: Sequence[RowKey]) -> list[Row | None]:
+        """These rows as they are now, bodies included; None for one that has ended."""
         ...
 
     def lease(self, leases: Sequence[Lease]) -> list[bool]:
@@ -173,7 +207,7 @@ class Store(Protocol):
         """How these instances stand; None for an unknown one."""
         ...
 
-    def input_of(self, execution_ids: Sequence[str]) -> list[bytes | None]:
+    def input_of(self, executions: Sequence[ExecutionKey]) -> list[bytes | None]:
         """The first stored row of each execution: event 0 carries its input."""
         ...
 
@@ -202,14 +236,127 @@ class Signals(Protocol):
         ...
 
 
+class Beat(msgspec.Struct, frozen=True):
+    """One sign of life of a worker. `counter` moves with each; nobody compares clocks.
+
+    incarnation: fresh for each start of a worker, the `holder` of its rows. groups, queues: what it serves;
+    activities: the names it has code for. repairs: how often it found a queue missing and made it again.
+    """
+
+    incarnation: str
+    counter: int = 0
+    groups: tuple[str, ...] = ("default",)
+    queues: tuple[str, ...] = ("default",)
+    activities: tuple[str, ...] = ()
+    pid: int = 0
+    host: str = ""
+    repairs: int = 0
+
+
+class Membership(Protocol):
+    """Who works on this store. Lossy and late by nature: the version check of a commit is what fences."""
+
+    def beat(self, me: Beat) -> list[Beat]:
+        """Show that I am alive; everybody's last beat. Without mine among them I am not admitted (yet): standing by."""
+        ...
+
+    def members(self) -> list[Beat]:
+        """Everybody's last beat, for those who only look."""
+        ...
+
+    def leave(self, incarnation: str) -> None:
+        """This one is gone: on its own farewell, or when others have seen it still for long. Idempotent."""
+        ...
+
+
 class Backend(Protocol):
-    """What a URL opens: a store, its signals, and the right to be its worker."""
+    """What a store's URL opens."""
 
     store: Store
     signals: Signals
+    membership: Membership
 
-    def claim_worker(self) -> Callable[[], None]:
-        """Become the worker of this store; returns how to give it back. Raises `durable.StoreInUseError`."""
+    def close(self) -> None: ...
+
+
+class Message(NamedTuple):
+    """One CloudEvent (structured mode, JSON) for a queue. `id` and `type` repeat two of its attributes."""
+
+    to: str
+    id: str
+    type: str
+    body: bytes
+
+
+class Published(Enum):
+    """CONFIRMED: it is safe in its queue. RETURNED: there is no such queue. UNKNOWN: it may be there or not."""
+
+    CONFIRMED = "confirmed"
+    RETURNED = "returned"
+    UNKNOWN = "unknown"
+
+
+class Delivery(NamedTuple):
+    """One message received: a CloudEvent in structured mode (a binary one has been rewritten). `tag` is opaque."""
+
+    queue: str
+    body: bytes
+    tag: object
+    redelivered: bool = False
+
+
+class Trouble(NamedTuple):
+    """Deliveries not acknowledged come again. `queue`: the one that was missing and was made again; '' for all."""
+
+    queue: str = ""
+
+
+class Transport(Protocol):
+    """Where CloudEvents travel between workers. Raises `durable.TransportError` when it can't be used."""
+
+    def declare(self, queues: Sequence[str]) -> list[bool]:
+        """Make these durable queues where they are missing; whether each was missing."""
+        ...
+
+    def publish(self, messages: Sequence[Message]) -> list[Published]:
+        """Send, wait for the broker's word on each (at most some seconds), one answer each."""
+        ...
+
+    def announce(self, messages: Sequence[Message]) -> None:
+        """Send to the topic of lifecycle events, `to` being the routing key, and to reply queues (`to` as
+        `replies` gave it): without waiting, and without caring whether anybody listens."""
+        ...
+
+    def subscribe(self, queue: str, prefetch: int, sink: Callable[[Sequence[Delivery]], None]) -> None:
+        """Receive from a queue, at most `prefetch` unacknowledged. `sink` runs on a thread of the transport's."""
+        ...
+
+    def unsubscribe(self, queue: str) -> None:
+        """Receive no more from it. What was delivered may still be acknowledged."""
+        ...
+
+    def ack(self, tags: Sequence[object]) -> None:
+        """Done with these. Tags of an older connection are ignored: those deliveries come again."""
+        ...
+
+    def requeue(self, tags: Sequence[object]) -> None:
+        """Somebody else shall have these."""
+        ...
+
+    def park(self, tags: Sequence[object]) -> None:
+        """These can't be understood: to the dead-letter queue with them."""
+        ...
+
+    def watch(self, call: Callable[[Trouble], None]) -> Callable[[], None]:
+        """Be told when deliveries or queues were lost, until the returned function is called. `call` must be quick."""
+        ...
+
+    def replies(self, wake: Callable[[Collection[str]], None]) -> str:
+        """Receive lifecycle events addressed to this process (`wake` gets their subjects); returns the address."""
+        ...
+
+    def depth(self, queue: str) -> int | None:
+        """How many messages wait in it; None when there is no such queue."""
         ...
 
     def close(self) -> None: ...

@@ -20,12 +20,32 @@ from ..model.moments import to_timedelta, to_utc
 from ..model.names import check_name, partition_of
 from ..model.status import OrchestrationStatus, Page, RuntimeStatus, Summary
 from ..payload.values import encode
-from ..ports import FACTS, STATUS, Backend, Commit, Delivered, Fact, Outcome, Query, Record, Want
+from ..ports import (
+    FACTS,
+    STATUS,
+    Backend,
+    Commit,
+    Delivered,
+    ExecutionKey,
+    Fact,
+    Outcome,
+    Query,
+    Record,
+    Transport,
+    Want,
+)
 from ..replay.callee import OrchestratorRef, as_orchestrator, checked_tags
 from ..replay.guard import running
 from .handle import OrchestrationHandle
 from .identity import Ids, random_ids
-from .plugins import open_backend, url_or_default
+from .plugins import (
+    DEFAULT_WORKSPACE,
+    events_url_or_default,
+    open_backend,
+    open_transport,
+    url_or_default,
+    workspace_or_default,
+)
 from .starting import IfExists, ManyOptions, starts_orchestration
 from .views import cloud_events, event_view, input_of, status_view
 
@@ -40,32 +60,63 @@ _COMMITTED_TOGETHER: Final = 500
 _LARGEST_PAGE: Final = 1_000
 
 
-def connect(url: str | None = None, *, limits: Limits | None = None) -> Client:
+def connect(
+    url: str | None = None,
+    *,
+    events: str | None = None,
+    workspace: str | None = None,
+    limits: Limits | None = None,
+) -> Client:
     """A client of the store behind `url` (default: DURABLE_URL, else `sqlite:///.durable/durable.db`).
 
-    URLs: `sqlite:///relative.db`, `sqlite:////absolute.db`, `memory://name`. Raises ValueError for a URL that nobody
-    serves, `durable.StoreError` for a store that can't be used.
+    url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://host:port/db`, `rediss://`, `memory://name`.
+    events: the broker between many workers, `amqp://user:password@host:port/vhost` or `amqps://` (default:
+    DURABLE_EVENTS_URL, else none). workspace: what has another name is never seen (default: DURABLE_WORKSPACE, else
+    "default"). Raises ValueError for a URL that nobody serves, StoreError or TransportError for one that can't be used.
     """
-    return Client(open_backend(url_or_default(url)), limits or Limits())
+    name = workspace_or_default(workspace)
+    events_url = events_url_or_default(events)
+    backend = open_backend(url_or_default(url), name)
+    try:
+        return Client(backend, limits or Limits(), name, events_url)
+    except BaseException:
+        backend.close()
+        raise
 
 
 class Client:
     """Made by `durable.connect`. Safe to use from several threads; a context manager that closes it."""
 
-    def __init__(self, backend: Backend, limits: Limits) -> None:
+    def __init__(
+        self, backend: Backend, limits: Limits, workspace: str = DEFAULT_WORKSPACE, events_url: str | None = None
+    ) -> None:
         self._backend = backend
+        self._workspace = workspace
+        self._events_url = events_url
+        self._transport = self.open_transport()
+        self._reply_to = "" if self._transport is None else self._transport.replies(self._replied)
         self._store = backend.store
         self._signals = backend.signals
         self._limits = limits
         self._ids = Ids()
         self._closed = False
         self._dead: BaseException | None = None
-        self._waiting: set[threading.Event] = set()
+        self._waiting: dict[str, list[threading.Event]] = {}
+        self._waiting_lock = threading.Lock()
 
     @property
     def backend(self) -> Backend:
         """The opened store, for a worker in the same process."""
         return self._backend
+
+    @property
+    def workspace(self) -> str:
+        """The name of the workspace; other workspaces on the same servers are never seen."""
+        return self._workspace
+
+    def open_transport(self) -> Transport | None:
+        """A connection of its own to the broker, for a worker; None where there is no broker. Raises TransportError."""
+        return None if self._events_url is None else open_transport(self._events_url, self._workspace)
 
     @property
     def limits(self) -> Limits:
@@ -89,13 +140,20 @@ class Client:
         """Give the store back; calling it again does nothing."""
         if not self._closed:
             self._closed = True
+            if self._transport is not None:
+                self._transport.close()
             self._backend.close()
 
     def worker_died(self, error: BaseException | None) -> None:
         """Told by the worker on this client: its engine ended by `error`, or (None) one has just started."""
         self._dead = error
-        for changed in list(self._waiting):
-            changed.set()
+        self._replied(list(self._waiting))
+
+    def _replied(self, instance_ids: Collection[str]) -> None:
+        with self._waiting_lock:
+            for instance_id in instance_ids:
+                for changed in self._waiting.get(instance_id, ()):
+                    changed.set()
 
     # ---- starting
 
@@ -192,6 +250,8 @@ class Client:
             version=ref.version,
             tags=ref.tags or None,
             seed=self._ids(),
+            group=ref.group,
+            reply_to=self._reply_to,
         )
         return create(instance_id, started, self._store.partitions, self._ids())
 
@@ -266,8 +326,8 @@ class Client:
         summary = self._summary(instance_id)
         if summary is None:
             return None
-        events = self._events(summary.execution_id) if history else None
-        payload = input_of(self._store.input_of([summary.execution_id])[0]) if payloads else h.NO_PAYLOAD
+        events = self._events(_execution(summary)) if history else None
+        payload = input_of(self._store.input_of([_execution(summary)])[0]) if payloads else h.NO_PAYLOAD
         return status_view(summary, payload, events, payloads)
 
     def list_orchestrations(
@@ -300,7 +360,7 @@ class Client:
             cursor=cursor,
         )
         found = self._store.find(query)
-        rows = self._store.input_of([summary.execution_id for summary in found.items])
+        rows = self._store.input_of([_execution(summary) for summary in found.items])
         items = [status_view(s, input_of(row), None, True) for s, row in zip(found.items, rows, strict=True)]
         return Page(items, found.next)
 
@@ -340,20 +400,20 @@ class Client:
         if record is None:
             raise InstanceNotFoundError(f"history: no orchestration has the id {instance_id!r}")
         execution = execution_id or record.summary.execution_id
-        events = self._events(execution)
+        events = self._events(ExecutionKey(instance_id, execution))
         if execution_id is not None and (not events or events[0].instance_id != instance_id):
             raise InstanceNotFoundError(f"history: {instance_id!r} has no execution {execution_id!r}")
         if pending and execution == record.summary.execution_id:
             events += [event_view(decode_event(row.body), None) for row in record.inbox if row.body]
         if as_cloudevents:
-            return cloud_events(events, record.summary, execution)
+            return cloud_events(events, record.summary, execution, self._workspace)
         return events
 
-    def _events(self, execution_id: str) -> list[HistoryEvent]:
+    def _events(self, execution: ExecutionKey) -> list[HistoryEvent]:
         events: list[HistoryEvent] = []
         start: str | None = "0"
         while start is not None:
-            rows = self._store.history(execution_id, int(start))
+            rows = self._store.history(execution, int(start))
             for first, row in rows.items:
                 events += (event_view(event, first + i) for i, event in enumerate(decode_events(row)))
             start = rows.next
@@ -404,7 +464,7 @@ class Client:
             changed.set()
 
         stop = self._signals.listen(STATUS, wake, instance_id)
-        self._waiting.add(changed)
+        self._enter(instance_id, changed)
         try:
             while True:
                 changed.clear()
@@ -426,8 +486,18 @@ class Client:
                     )
                 changed.wait(left)
         finally:
-            self._waiting.discard(changed)
+            self._leave(instance_id, changed)
             stop()
+
+    def _enter(self, instance_id: str, changed: threading.Event) -> None:
+        with self._waiting_lock:
+            self._waiting.setdefault(instance_id, []).append(changed)
+
+    def _leave(self, instance_id: str, changed: threading.Event) -> None:
+        with self._waiting_lock:
+            self._waiting[instance_id].remove(changed)
+            if not self._waiting[instance_id]:
+                del self._waiting[instance_id]
 
     def _refuse_inside(self, method: str, instead: str) -> None:
         inside = running.get()
@@ -435,6 +505,10 @@ class Client:
             raise RuntimeError(
                 f"client.{method} inside orchestrator {inside!r} would run again on every replay: use {instead}"
             )
+
+
+def _execution(summary: Summary) -> ExecutionKey:
+    return ExecutionKey(summary.instance_id, summary.execution_id)
 
 
 def _reached(summary: Summary, until: str, blocked_ends: bool) -> bool:
@@ -523,7 +597,7 @@ def start_orchestration(
     version: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> OrchestrationHandle[Any]:
-    """`Client.start_orchestration` on the default client (DURABLE_URL, else `sqlite:///.durable/durable.db`)."""
+    """`Client.start_orchestration` on the default client (DURABLE_URL and DURABLE_EVENTS_URL, else `sqlite:///.durable/durable.db`)."""
     return default_client().start_orchestration(
         orchestrator, *args, instance_id=instance_id, if_exists=if_exists, version=version, tags=tags
     )

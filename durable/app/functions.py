@@ -28,6 +28,7 @@ class Activity(ActivityRef[P, R]):
         retry: RetryPolicy | None,
         timeout: timedelta | float | None,
         heartbeat_timeout: timedelta | float | None,
+        queue: str | None,
     ) -> None:
         shown = _require_function(fn, "@durable.activity")
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
@@ -35,7 +36,9 @@ class Activity(ActivityRef[P, R]):
         self.wants_context = _wants_context(fn)
         signature = Signature.of(fn, leading=1 if self.wants_context else 0)
         name = shown if name is None else name  # an empty name is a mistake, not the default
-        super().__init__(name, signature, retry=retry, timeout=timeout, heartbeat_timeout=heartbeat_timeout)
+        super().__init__(
+            name, signature, retry=retry, timeout=timeout, heartbeat_timeout=heartbeat_timeout, queue=queue
+        )
         self.fn = fn
         self.__doc__ = fn.__doc__
         self.__name__ = shown
@@ -61,6 +64,7 @@ class Orchestrator(OrchestratorRef[P, R]):
         fn: Callable[..., Any],
         name: str | None,
         version: str | None,
+        group: str | None,
         retry: RetryPolicy | None,
         tags: Mapping[str, str] | None,
     ) -> None:
@@ -70,7 +74,7 @@ class Orchestrator(OrchestratorRef[P, R]):
                 f"@durable.orchestrator: {shown} is an async generator; use `def` with yield, or `async def` with await"
             )
         name = shown if name is None else name
-        super().__init__(name, Signature.of(fn, leading=1), version=version, retry=retry, tags=tags)
+        super().__init__(name, Signature.of(fn, leading=1), version=version, group=group, retry=retry, tags=tags)
         self.fn = fn
         self.__doc__ = fn.__doc__
         self.__name__ = shown

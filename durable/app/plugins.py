@@ -1,39 +1,68 @@
-"""From a URL to a backend: the scheme names an entry point of the group `durable.stores`."""
+"""From a URL to a store or a transport: the scheme names an entry point (`durable.stores`, `durable.transports`)."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from ..ports import Backend
+from ..model.names import check_name
+from ..ports import Backend, Transport
 
-GROUP: Final = "durable.stores"
+STORES: Final = "durable.stores"
+TRANSPORTS: Final = "durable.transports"
 DEFAULT_URL: Final = "sqlite:///.durable/durable.db"
+DEFAULT_WORKSPACE: Final = "default"
 
 
 def url_or_default(url: object) -> str:
-    """The URL that a user gave, else DURABLE_URL (empty is unset), else the embedded default."""
-    if url is None:
-        return os.environ.get("DURABLE_URL") or DEFAULT_URL
-    if not isinstance(url, str):
-        raise TypeError(f"the store's URL must be text, not {url!r}")
-    return url
+    """The store's URL that a user gave, else DURABLE_URL (empty is unset), else the embedded default."""
+    return _given(url, "the store's URL") if url is not None else os.environ.get("DURABLE_URL") or DEFAULT_URL
 
 
-def open_backend(url: str) -> Backend:
+def events_url_or_default(url: object) -> str | None:
+    """The broker's URL that a user gave, else DURABLE_EVENTS_URL (empty is unset), else None: no broker."""
+    return _given(url, "events=") if url is not None else os.environ.get("DURABLE_EVENTS_URL") or None
+
+
+def workspace_or_default(name: object) -> str:
+    """The workspace that a user gave, else DURABLE_WORKSPACE (empty is unset), else "default"."""
+    if name is None:
+        name = os.environ.get("DURABLE_WORKSPACE") or DEFAULT_WORKSPACE
+    return check_name(name, "workspace=")
+
+
+def _given(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be text, not {value!r}")
+    return value
+
+
+def open_backend(url: str, workspace: str) -> Backend:
     """Open the store behind `url`. Raises ValueError for a URL nobody serves, StoreError for one that can't be used.
 
     Errors name the scheme only: the rest of a URL may hold a password.
     """
+    opener: Callable[[str, str], Backend] = _opener(url, STORES, "store", f"The embedded default is {DEFAULT_URL}")
+    return opener(url, workspace)
+
+
+def open_transport(url: str, workspace: str) -> Transport:
+    """Open the broker behind `url`. Raises ValueError for a URL nobody serves, TransportError for an unusable one."""
+    opener: Callable[[str, str], Transport] = _opener(
+        url, TRANSPORTS, "broker", "e.g. amqp://guest:guest@localhost:5672/; without one, leave it out"
+    )
+    return opener(url, workspace)
+
+
+def _opener(url: str, group: str, what: str, hint: str) -> Any:
     from importlib.metadata import entry_points  # a third of the import's time, and not needed before
 
     scheme = urlsplit(url).scheme if "://" in url else ""
-    found = entry_points(group=GROUP)
+    found = entry_points(group=group)
     if not scheme or scheme not in found.names:
         known = ", ".join(f"{name}://" for name in sorted(found.names)) or "none (is the package installed?)"
-        what = f"no installed store serves {scheme}:// URLs" if scheme else "the store's URL has no scheme"
-        raise ValueError(f"{what}; known: {known}. The embedded default is {DEFAULT_URL}")
-    opener: Callable[[str], Backend] = found[scheme].load()
-    return opener(url)
+        problem = f"no installed {what} serves {scheme}:// URLs" if scheme else f"the {what}'s URL has no scheme"
+        raise ValueError(f"{problem}; known: {known}. {hint}")
+    return found[scheme].load()

@@ -86,6 +86,7 @@ class Registry:
         retry: RetryPolicy | None = None,
         timeout: timedelta | float | None = None,
         heartbeat_timeout: timedelta | float | None = None,
+        queue: str | None = None,
     ) -> ActivityDecorator: ...
     def activity(
         self,
@@ -95,16 +96,18 @@ class Registry:
         retry: RetryPolicy | None = None,
         timeout: timedelta | float | None = None,
         heartbeat_timeout: timedelta | float | None = None,
+        queue: str | None = None,
     ) -> Any:
         """Make a function, sync or `async def`, an activity: a step whose result is recorded.
 
         name: default is the function's. retry: holds for calls by function. timeout: of one attempt, from its start.
         heartbeat_timeout: between two heartbeats, from the first one on. Durations are timedelta or seconds.
+        queue: only workers that serve it (`Worker(queues=...)`) run it; default "default".
         Raises DuplicateNameError, TypeError (what can't be an activity) or ValueError (a name outside the rules).
         """
 
         def register(function: Callable[..., Any]) -> Activity[Any, Any]:
-            activity: Activity[Any, Any] = Activity(function, name, retry, timeout, heartbeat_timeout)
+            activity: Activity[Any, Any] = Activity(function, name, retry, timeout, heartbeat_timeout, queue)
             self._add_activity(activity)
             return activity
 
@@ -126,6 +129,7 @@ class Registry:
         *,
         name: str | None = None,
         version: str | None = None,
+        group: str | None = None,
         retry: RetryPolicy | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> OrchestratorDecorator: ...
@@ -135,17 +139,19 @@ class Registry:
         *,
         name: str | None = None,
         version: str | None = None,
+        group: str | None = None,
         retry: RetryPolicy | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> Any:
         """Make a function `(ctx, *args)` an orchestrator: a generator that yields tasks, an `async def`, or plain.
 
-        name: default is the function's. version: text, recorded with each instance. retry: holds when it is called as
-        a child by function. tags: go to each instance. Raises as `activity` does.
+        name: default is the function's. version: text, recorded with each instance. group: only workers that serve it
+        (`Worker(groups=...)`) run it; default "default". retry: holds when it is called as a child by function. tags:
+        go to each instance. Raises as `activity` does.
         """
 
         def register(function: Callable[..., Any]) -> Orchestrator[Any, Any]:
-            orchestrator: Orchestrator[Any, Any] = Orchestrator(function, name, version, retry, tags)
+            orchestrator: Orchestrator[Any, Any] = Orchestrator(function, name, version, group, retry, tags)
             self._add_orchestrator(orchestrator)
             return orchestrator
 

@@ -69,6 +69,8 @@ def event_view(event: Event, number: int | None) -> HistoryEvent:
         status=event.status or None,
         timeout=event.timeout,
         heartbeat_timeout=event.heartbeat_timeout,
+        queue=event.queue or None,
+        group=event.group or None,
     )
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime, timedelta, timezone
 from types import FrameType, TracebackType
 from typing import Any
@@ -15,12 +17,16 @@ from uuid import uuid4
 from ..engine.instance import Env
 from ..model.errors import DurableError
 from ..model.moments import to_timedelta
-from ..ports import FACTS
+from ..model.names import check_name
+from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE
+from ..ports import FACTS, Beat, Trouble
 from ..replay.execution import Code
 from ..runtime.activities import Activities
 from ..runtime.engine_thread import EngineThread
 from ..runtime.loop import Loop, Settings
-from ..runtime.requests import Assigned, CodeChanged, Hint, Stop
+from ..runtime.membership import Seat
+from ..runtime.requests import CodeChanged, Hint, Lost, Stop
+from ..runtime.serving import Serving
 from ..runtime.watchdog import Watchdog
 from .client import Client, connect, default_client
 from .identity import Ids
@@ -40,10 +46,14 @@ class Worker:
         durable.Worker().run()          # foreground, until SIGINT or SIGTERM
 
     client_or_url: a client, a URL, or None for the default client. registry: default is that of the module-level
-    decorators. max_concurrent_activities: at one time, sync and `async def` ones
-    each. max_cached_orchestrations: warm instances kept; 0 replays every
-    turn. shutdown_grace: seconds (or timedelta) that running activities get when it stops; the rest is handed back.
-    Raises StoreInUseError on start when another worker serves the store.
+    decorators. groups: whose orchestrations it runs; queues: whose activities. max_concurrent_activities: at one time,
+    sync and `async def` ones each. max_cached_orchestrations: warm instances kept; 0 replays every turn.
+    eager_activities: run the activities of its own turns itself, where it serves their queue and has a free slot,
+    instead of sending them through the broker; default True without a broker, False with one. shutdown_grace: seconds
+    (or timedelta) that running activities get when it stops; the rest is handed back.
+
+    One worker serves a SQLite file; a second one stands by until the first is gone. On servers any number share the
+    work. Raises StoreError and TransportError on start.
     """
 
     def __init__(
@@ -51,8 +61,11 @@ class Worker:
         client_or_url: Client | str | None = None,
         *,
         registry: Registry | None = None,
+        groups: Collection[str] = (DEFAULT_GROUP,),
+        queues: Collection[str] = (DEFAULT_QUEUE,),
         max_concurrent_activities: int = 32,
         max_cached_orchestrations: int = 10_000,
+        eager_activities: bool | None = None,
         shutdown_grace: timedelta | float = 30.0,
     ) -> None:
         if isinstance(max_concurrent_activities, bool) or not max_concurrent_activities >= 1:
@@ -61,10 +74,14 @@ class Worker:
             raise ValueError(f"max_cached_orchestrations={max_cached_orchestrations!r}: give 0 or more")
         self._grace = to_timedelta(shutdown_grace, "shutdown_grace=").total_seconds()
         self._registry = registry if registry is not None else default_registry
+        self._groups = _checked_names(groups, "groups=")
+        self._queues = _checked_names(queues, "queues=")
         self._size = max_concurrent_activities
         self._cached = max_cached_orchestrations
+        self._eager = eager_activities
         self._given = client_or_url
         self._engine: EngineThread | None = None
+        self._seat: Seat | None = None
         self._undo: list[Callable[[], None]] = []
 
     # ---- life
@@ -82,12 +99,20 @@ class Worker:
 
     def _start(self) -> None:
         client = self._client()
-        backend, limits = client.backend, client.limits
-        self._undo.append(backend.claim_worker())
+        backend, limits, transport = client.backend, client.limits, client.open_transport()
+        if transport is not None:
+            self._undo.append(transport.close)
+        by_mail = transport is not None
+        if not by_mail and self._eager is False:
+            raise ValueError(
+                "eager_activities=False needs a broker to carry activities: give events= or DURABLE_EVENTS_URL"
+            )
+        eager = not by_mail if self._eager is None else self._eager
+        serving = Serving(client.workspace, self._groups, self._queues, self._size, by_mail, eager)
         watchdog = Watchdog(limits.turn_seconds)
         holder = uuid4().hex
         env = Env(holder, _HOLD, Ids(), backend.store.partitions, limits, watchdog)
-        loop = Loop(env, _Codebase(self._registry), _now, Settings(cached=self._cached))
+        loop = Loop(env, _Codebase(self._registry), _now, Settings(cached=self._cached), serving)
         engine: EngineThread
         activities = Activities(
             self._registry.find_activity,
@@ -97,19 +122,32 @@ class Worker:
             clock=_now,
             client=client,
         )
-        engine = EngineThread(loop, backend.store, backend.signals, activities, watchdog, client.worker_died)
-        self._engine = engine
-        client.worker_died(None)
+        engine = EngineThread(loop, backend.store, backend.signals, activities, transport, watchdog, client.worker_died)
+        me = Beat(holder, groups=self._groups, queues=self._queues, pid=os.getpid(), host=socket.gethostname())
+        seat = Seat(
+            backend.membership,
+            me,
+            backend.store.partitions,
+            engine.tell,
+            lambda: tuple(self._registry.names("activity")),
+        )
+        self._undo.append(seat.leave)
         self._undo.append(_relax_collector())
         self._undo.append(activities.close)
+        if transport is not None:
+            self._undo.append(transport.watch(lambda trouble: _on_trouble(trouble, seat, engine)))
         self._undo.append(backend.signals.listen(FACTS, lambda ids: engine.tell(Hint(ids))))
         self._undo.append(self._registry.on_change(lambda: engine.tell(CodeChanged())))
-        engine.tell(Assigned(range(backend.store.partitions), (holder,)))
+        seat.take()
+        self._engine, self._seat = engine, seat
+        client.worker_died(None)
         engine.start()
 
     def stop(self) -> None:
         """Drain: take nothing new, give running activities `shutdown_grace`, hand back the rest. Idempotent."""
         if self._engine is not None and self._engine.alive:
+            if self._seat is not None:
+                self._seat.retire()
             self._engine.tell(Stop(self._grace))
             self._engine.join()
         while self._undo:
@@ -157,6 +195,21 @@ class Worker:
         client = connect(given)
         self._undo.append(client.close)
         return client
+
+
+def _on_trouble(trouble: Trouble, seat: Seat, engine: EngineThread) -> None:
+    if trouble.queue:
+        seat.repaired()  # its messages are gone, and perhaps others sent them: all workers hear of it
+    else:
+        engine.tell(Lost(connection=True))
+
+
+def _checked_names(names: object, where: str) -> tuple[str, ...]:
+    if isinstance(names, str) or not isinstance(names, Collection):
+        raise TypeError(f"{where} takes several names, e.g. [{names!r}]")
+    if not names:
+        raise ValueError(f"{where} is empty; leave it out for 'default'")
+    return tuple(dict.fromkeys(check_name(name, where) for name in names))
 
 
 def _relax_collector() -> Callable[[], None]:

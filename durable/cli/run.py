@@ -19,7 +19,6 @@ from ..app.handle import OrchestrationHandle
 from ..app.registry import default_registry
 from ..app.worker import Worker
 from ..model import history as h
-from ..model.errors import StoreInUseError
 from ..model.history import HistoryEvent
 from ..model.names import check_name
 from ..model.status import OrchestrationStatus, RuntimeStatus
@@ -32,7 +31,6 @@ from .session import Session
 from .terminal import duration, safe
 
 GRACE_SECONDS: Final = 10.0
-_TRY_TO_SERVE_SECONDS: Final = 1.0
 # What was blocked before we came is tried again by our worker. Blocked after this long, it is blocked by this code.
 _STILL_BLOCKED_SECONDS: Final = 2.0
 
@@ -137,8 +135,6 @@ class _Embedded:
         self._again = again
         self._worker: Worker | None = None
         self._serving_since = 0.0
-        self._next_try = 0.0
-        self._told = False
 
     def watch(self) -> int:
         """Until it has ended or is blocked; prints its result."""
@@ -176,21 +172,13 @@ class _Embedded:
         )
 
     def _serve(self) -> None:
-        """Serve it from here; while somebody else serves the store, wait for them, and step in when they are gone."""
-        if self._worker is not None or time.monotonic() < self._next_try:
-            return
-        worker = Worker(self._session.client, shutdown_grace=GRACE_SECONDS)
-        try:
-            worker.start()
-        except StoreInUseError as error:
-            self._next_try = time.monotonic() + _TRY_TO_SERVE_SECONDS
-            if not self._told:
-                self._told = True
-                self._screen.note(f"waiting for the other worker of this store: {safe(str(error))}")
-            return
-        if self._told:
-            self._screen.note("the other worker has gone; going on here")
-        self._worker, self._serving_since = worker, time.monotonic()
+        """Serve it from here; while somebody else serves the store, stand by, and step in when they are gone."""
+        if self._worker is None:
+            self._worker, self._serving_since = (
+                Worker(self._session.client, shutdown_grace=GRACE_SECONDS),
+                time.monotonic(),
+            )
+            self._worker.start()
 
     def _is_blocked_here(self) -> bool:
         return self._worker is None or time.monotonic() >= self._serving_since + _STILL_BLOCKED_SECONDS

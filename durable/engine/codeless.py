@@ -96,11 +96,10 @@ def park(
     drop: list[str] = []
     for arrival in arrivals:
         key = row_behind(arrival)
+        if key:
+            drop.append(key)  # from the inbox or on its way there: the outcome is safe, nobody need run it again
         if key and not arrival.row_key:
-            event = msgspec.structs.replace(arrival.event, execution_id=arrival.execution_id)
-            undelivered.append(
-                Fact(summary.instance_id, partition, f"task/{key}", encode_event(event), now.timestamp())
-            )
+            undelivered.append(outcome_fact(summary.instance_id, arrival, env.partitions, now))
             drop.append(key)
     never_ran = summary.status is RuntimeStatus.PENDING and instance.length == 1
     unchanged = summary.blocked_reason == reason
@@ -110,12 +109,19 @@ def park(
         blocked = msgspec.structs.replace(summary, status=RuntimeStatus.BLOCKED, blocked_reason=reason, updated_at=now)
     if unchanged and not drop:
         return Turn(None, instance._replace(execution=None), parked=reason)
-    wake = wake_row(summary.execution_id, summary.instance_id, partition, now.timestamp() + env.hold, env.holder)
+    wake = wake_row(summary, partition, now.timestamp() + env.hold, env.holder)
     commit = Commit(
         env.mint(), summary.instance_id, partition, instance.version, blocked, put=(wake,), drop=tuple(drop)
     )
     after = instance._replace(summary=blocked, version=instance.version + 1, execution=None)
     return Turn(commit, after, parked=reason, undelivered=undelivered)
+
+
+def outcome_fact(instance_id: str, arrival: Arrival, partitions: int, now: datetime) -> Fact:
+    """The outcome of an activity as a fact for the inbox: from somebody who can't commit it, or not now."""
+    event = msgspec.structs.replace(arrival.event, execution_id=arrival.execution_id)
+    partition = partition_of(instance_id, partitions)
+    return Fact(instance_id, partition, f"task/{row_behind(arrival)}", encode_event(event), now.timestamp())
 
 
 def ended_summary(summary: Summary, ended: Event, custom: Raw, now: datetime) -> Summary:

@@ -12,7 +12,8 @@ from ..model import history as h
 from ..model.history import Event, Parent
 from ..model.moments import from_timestamp
 from ..model.names import partition_of
-from ..ports import Row
+from ..model.status import DEFAULT_QUEUE, Summary
+from ..ports import Row, RowKind
 from .instance import Arrival, Env, Instance, Invocation, task_key, timer_key, wake_key
 from .messages import Message, child_start, encode_message
 
@@ -21,9 +22,9 @@ class Effects:
     """Rows and invocations that the events of one turn leave behind."""
 
     def __init__(self, instance: Instance, env: Env, now: float) -> None:
-        self.instance_id = instance.summary.instance_id
+        self.summary = instance.summary
         self.execution_id = instance.summary.execution_id
-        self.partition = partition_of(self.instance_id, env.partitions)
+        self.partition = partition_of(self.summary.instance_id, env.partitions)
         self.env = env
         self.now = now
         self.put: list[Row] = []
@@ -38,9 +39,8 @@ class Effects:
                 effect(self, event)
 
     def task_scheduled(self, event: Event) -> None:
-        invocation = invocation_of(self.instance_id, self.execution_id, event)
-        due_at = self.now + self.env.hold
-        self.put.append(Row(invocation.row_key, "task", self.instance_id, self.partition, due_at, self.env.holder))
+        invocation = invocation_of(self.summary, event)
+        self._put(invocation.row_key, "task", self.now + self.env.hold, self.env.holder)
         self.invocations.append(invocation)
 
     def task_ended(self, event: Event) -> None:
@@ -56,14 +56,13 @@ class Effects:
         if event.fire_at is not None:
             key = timer_key(self.execution_id, event.task_id, event.attempt)
             body = _TIMER_BODY.encode((self.execution_id, event.task_id, event.attempt))
-            due_at = event.fire_at.timestamp()
-            self.put.append(Row(key, "timer", self.instance_id, self.partition, due_at, body=body))
+            self._put(key, "timer", event.fire_at.timestamp(), body=body)
 
     def timer_ended(self, event: Event) -> None:
         self.drop.append(timer_key(self.execution_id, event.task_id, event.attempt))
 
     def child_created(self, event: Event) -> None:
-        parent = Parent(self.instance_id, self.execution_id, event.task_id, event.attempt)
+        parent = Parent(self.summary.instance_id, self.execution_id, event.task_id, event.attempt)
         message = child_start(event, parent, self.env.mint(), self.env.mint())
         self.send(message, f"{task_key(self.execution_id, event.task_id, event.attempt)}/start")
 
@@ -76,9 +75,11 @@ class Effects:
                 self.invocations = [i for i in self.invocations if i.row_key not in ended]
 
     def send(self, message: Message, key: str) -> None:
-        due_at = self.now + self.env.hold
-        body = encode_message(message)
-        self.put.append(Row(key, "message", self.instance_id, self.partition, due_at, self.env.holder, body=body))
+        self._put(key, "message", self.now + self.env.hold, self.env.holder, encode_message(message))
+
+    def _put(self, key: str, kind: RowKind, due_at: float, holder: str = "", body: bytes = b"") -> None:
+        row = Row(key, kind, self.summary.instance_id, self.partition, due_at, holder, 0, body, self.summary.group)
+        self.put.append(row)
 
 
 _TIMER_BODY = msgspec.json.Encoder()
@@ -98,18 +99,21 @@ EFFECTS: Final[dict[str, Callable[[Effects, Event], None]]] = {
 }
 
 
-def invocation_of(instance_id: str, execution_id: str, scheduled: Event) -> Invocation:
-    """The activity call that a TaskScheduled event asks for."""
+def invocation_of(summary: Summary, scheduled: Event) -> Invocation:
+    """The activity call that a TaskScheduled event of this execution asks for."""
     return Invocation(
-        instance_id,
-        execution_id,
+        summary.instance_id,
+        summary.execution_id,
         scheduled.task_id,
         scheduled.attempt,
         scheduled.name,
         scheduled.input,
-        task_key(execution_id, scheduled.task_id, scheduled.attempt),
+        task_key(summary.execution_id, scheduled.task_id, scheduled.attempt),
         scheduled.timeout or 0.0,
         scheduled.heartbeat_timeout or 0.0,
+        scheduled.queue or DEFAULT_QUEUE,
+        summary.name,
+        summary.group,
     )
 
 
@@ -120,6 +124,8 @@ def timer_arrival(row: Row, now: datetime) -> Arrival:
     return Arrival(Event(h.TIMER_FIRED, at, task_id=task_id, attempt=attempt), execution_id, row.key)
 
 
-def wake_row(execution_id: str, instance_id: str, partition: int, due_at: float, holder: str) -> Row:
-    """The row that wakes an execution."""
-    return Row(wake_key(execution_id), "inbox", instance_id, partition, due_at, holder)
+def wake_row(summary: Summary, partition: int, due_at: float, holder: str) -> Row:
+    """The row that wakes the current execution."""
+    return Row(
+        wake_key(summary.execution_id), "inbox", summary.instance_id, partition, due_at, holder, group=summary.group
+    )

@@ -10,7 +10,7 @@ import msgspec
 from ..model import history as h
 from ..model.history import Event, Raw
 from ..model.limits import Limits
-from ..model.status import Summary
+from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE, Summary
 from ..ports import Commit, Fact, Record
 from ..replay.execution import Execution
 from ..replay.guard import Watch
@@ -28,11 +28,15 @@ class Env(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """One fact for one instance. `row_key`: the row that the turn which takes it deletes; `execution_id` may be ''."""
+    """One fact for one instance. `row_key`: the row that the turn which takes it deletes; `execution_id` may be ''.
+
+    tag: of the delivery that brought it, to be acknowledged once a turn has taken it.
+    """
 
     event: Event
     execution_id: str = ""
     row_key: str = ""
+    tag: object = None
 
 
 class Instance(NamedTuple):
@@ -54,7 +58,10 @@ class Instance(NamedTuple):
 
 
 class Invocation(msgspec.Struct, frozen=True, gc=False):
-    """One attempt of one activity, ready to run. `row_key` is its work row; timeouts are seconds, 0 for none."""
+    """One attempt of one activity, ready to run. `row_key` is its work row; timeouts are seconds, 0 for none.
+
+    queue: where workers take it from. orchestrator, group: of the instance that waits for it.
+    """
 
     instance_id: str
     execution_id: str
@@ -65,6 +72,9 @@ class Invocation(msgspec.Struct, frozen=True, gc=False):
     row_key: str
     timeout: float = 0.0
     heartbeat_timeout: float = 0.0
+    queue: str = DEFAULT_QUEUE
+    orchestrator: str = ""
+    group: str = DEFAULT_GROUP
 
 
 class Turn(NamedTuple):

@@ -50,6 +50,7 @@ def child_start(created: Event, parent: Parent, execution_id: str, seed: str) ->
         parent=parent,
         depth=created.depth,
         seed=seed,
+        group=created.group,
     )
     return Message("start", created.instance_id, started)
 

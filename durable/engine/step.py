@@ -20,7 +20,7 @@ from ..model import history as h
 from ..model.history import Event, Raw, UnreadableHistory, encode_events
 from ..model.limits import Limits
 from ..model.names import partition_of
-from ..model.status import RuntimeStatus, Summary
+from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
 from ..ports import Append, Commit, Row
 from ..replay.context import OrchestrationContext
 from ..replay.execution import Code, Execution
@@ -46,8 +46,10 @@ def create(instance_id: str, started: Event, partitions: int, commit_id: str) ->
         version=started.version,
         tags=started.tags,
         parent_instance_id=started.parent.instance_id if started.parent else "",
+        group=started.group or DEFAULT_GROUP,
+        reply_to=started.reply_to,
     )
-    wake = wake_row(started.execution_id, instance_id, partition, at.timestamp(), "")
+    wake = wake_row(summary, partition, at.timestamp(), "")
     append = Append(started.execution_id, 0, encode_events([started]))
     return Commit(commit_id, instance_id, partition, 0, summary, (append,), (wake,))
 
@@ -62,7 +64,7 @@ def step(
     now = max(now, summary.updated_at)
     facts: list[Event] = []
     request: Event | None = None
-    for event, execution_id, _ in arrivals:
+    for event, execution_id, _, _ in arrivals:
         if execution_id and execution_id != summary.execution_id:
             continue
         facts.append(event)
@@ -142,7 +144,6 @@ def _commit(
         started = _next_execution(started, last, now, env)
         opened = [started, *execution.carried_events()]
         appends.append(Append(started.execution_id, 0, encode_events(opened)))
-        run.put.append(wake_row(started.execution_id, summary.instance_id, run.partition, run.now, env.holder))
         summary = msgspec.structs.replace(
             summary,
             execution_id=started.execution_id,
@@ -151,6 +152,7 @@ def _commit(
             custom_status=custom,
             blocked_reason="",
         )
+        run.put.append(wake_row(summary, run.partition, run.now, env.holder))
         live, length = None, len(opened)
     elif last.type == h.EXECUTION_COMPLETED:
         run.drop.extend(_timers_left(execution))
@@ -170,6 +172,8 @@ def _commit(
             custom_status=custom,
             tags=summary.tags,
             parent_instance_id=summary.parent_instance_id,
+            group=summary.group,
+            reply_to=summary.reply_to,
         )
     run.forget_what_ended_at_once()
     commit = Commit(

@@ -14,8 +14,8 @@
     ├── PayloadError                   also a ValueError: a value that can't travel as JSON
     ├── LimitError                     a limit of `durable.Limits` was reached
     ├── DuplicateNameError             another function already has this name
-    └── StoreError                     the store can't be used: unreachable, damaged, newer, read-only
-        └── StoreInUseError            another worker already serves this store
+    ├── StoreError                     the store can't be used: unreachable, damaged, newer, read-only
+    └── TransportError                 the broker can't be used: unreachable, wrong credentials, no such virtual host
 
 Misuse of a call (a wrong type, an id outside the rules) is a plain `TypeError` or `ValueError`.
 """
@@ -114,8 +114,8 @@ class StoreError(DurableError):
     """The store can't be used: unreachable, not one of ours, written by a newer version, read-only, full."""
 
 
-class StoreInUseError(StoreError):
-    """Another worker serves this store; its process id is in the message."""
+class TransportError(DurableError):
+    """The broker can't be used: unreachable, wrong credentials, no such virtual host. Nothing is lost meanwhile."""
 
 
 for _error in [e for e in globals().values() if isinstance(e, type) and issubclass(e, DurableError)]:

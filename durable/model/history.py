@@ -98,6 +98,9 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     status: str = ""
     timeout: float | None = None
     heartbeat_timeout: float | None = None
+    queue: str = ""
+    group: str = ""
+    reply_to: str = ""
 
 
 class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -110,6 +113,7 @@ class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     instance_id: of the child that is created, or of the instance that starts.
     execution_id: of the execution that started or follows. version, tags, parent_instance_id, seed: of a start.
     status: how the execution ended. timeout, heartbeat_timeout: seconds given to one attempt of an activity.
+    queue: where workers take it from, group: which workers run it, where they are not the default ones.
     """
 
     event_id: int | None = None
@@ -131,6 +135,8 @@ class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     status: str | None = None
     timeout: float | None = None
     heartbeat_timeout: float | None = None
+    queue: str | None = None
+    group: str | None = None
 
 
 # One stored row holds the events of one turn: {"v": 1, "events": [...]}, written as a two-item array to stay small.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 from enum import Enum
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
@@ -13,6 +13,9 @@ from .failure import FailureDetails
 from .history import NO_PAYLOAD, HistoryEvent, Raw
 
 T = TypeVar("T")
+
+DEFAULT_GROUP: Final = "default"
+DEFAULT_QUEUE: Final = "default"
 
 
 class RuntimeStatus(str, Enum):
@@ -58,6 +61,8 @@ class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
     blocked_reason: str = ""
     tags: dict[str, str] | None = None
     parent_instance_id: str = ""
+    group: str = DEFAULT_GROUP
+    reply_to: str = ""
 
 
 class OrchestrationStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,7 +69,7 @@ class _Ref:
 
 
 class ActivityRef(_Ref, Generic[P, R]):
-    """An activity by name. `retry`, `timeout` and `heartbeat_timeout` hold for calls through this reference.
+    """An activity by name. `retry`, timeouts and `queue` hold for calls through this reference.
 
     P: the arguments a call gives, without the context. R: what the function returns; an `async def`'s coroutine.
     """
@@ -85,8 +85,10 @@ class ActivityRef(_Ref, Generic[P, R]):
         retry: RetryPolicy | None = None,
         timeout: timedelta | float | None = None,
         heartbeat_timeout: timedelta | float | None = None,
+        queue: str | None = None,
     ) -> None:
         super().__init__(name, signature, result_hint)
+        self.queue = _checked_place(queue, "queue=")
         self.retry = _checked_retry(retry)
         self.timeout = _seconds(timeout, "timeout=")
         self.heartbeat_timeout = _seconds(heartbeat_timeout, "heartbeat_timeout=")
@@ -97,9 +99,12 @@ class ActivityRef(_Ref, Generic[P, R]):
         retry: RetryPolicy | None = None,
         timeout: timedelta | float | None = None,
         heartbeat_timeout: timedelta | float | None = None,
+        queue: str | None = None,
     ) -> Self:
         """A copy with other options; those not given stay as they are. Durations are timedelta or seconds."""
         changes: dict[str, Any] = {}
+        if queue is not None:
+            changes["queue"] = _checked_place(queue, "queue=")
         if retry is not None:
             changes["retry"] = _checked_retry(retry)
         if timeout is not None:
@@ -128,19 +133,28 @@ class OrchestratorRef(_Ref, Generic[P, R]):
         result_hint: Any = Any,
         *,
         version: str | None = None,
+        group: str | None = None,
         retry: RetryPolicy | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(name, signature, result_hint)
+        self.group = _checked_place(group, "group=")
         self.version = _checked_version(version)
         self.retry = _checked_retry(retry)
         self.tags = checked_tags(tags)
 
     def options(
-        self, *, version: str | None = None, retry: RetryPolicy | None = None, tags: Mapping[str, str] | None = None
+        self,
+        *,
+        version: str | None = None,
+        group: str | None = None,
+        retry: RetryPolicy | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> Self:
         """A copy with other options; those not given stay as they are."""
         changes: dict[str, Any] = {}
+        if group is not None:
+            changes["group"] = _checked_place(group, "group=")
         if version is not None:
             changes["version"] = _checked_version(version)
         if retry is not None:
@@ -158,6 +172,7 @@ def activity_ref(
     retry: RetryPolicy | None = None,
     timeout: timedelta | float | None = None,
     heartbeat_timeout: timedelta | float | None = None,
+    queue: str | None = None,
 ) -> ActivityRef[..., R]: ...
 @overload
 def activity_ref(
@@ -167,6 +182,7 @@ def activity_ref(
     retry: RetryPolicy | None = None,
     timeout: timedelta | float | None = None,
     heartbeat_timeout: timedelta | float | None = None,
+    queue: str | None = None,
 ) -> ActivityRef[..., Any]: ...
 def activity_ref(
     name: str,
@@ -175,6 +191,7 @@ def activity_ref(
     retry: RetryPolicy | None = None,
     timeout: timedelta | float | None = None,
     heartbeat_timeout: timedelta | float | None = None,
+    queue: str | None = None,
 ) -> ActivityRef[..., Any]:
     """A typed name for an activity that lives elsewhere.
 
@@ -182,7 +199,7 @@ def activity_ref(
     take a union and the like for Any. The others: see `durable.activity`.
     """
     hint: Any = Any if returns is None else returns
-    return ActivityRef(name, None, hint, retry=retry, timeout=timeout, heartbeat_timeout=heartbeat_timeout)
+    return ActivityRef(name, None, hint, retry=retry, timeout=timeout, heartbeat_timeout=heartbeat_timeout, queue=queue)
 
 
 @overload
@@ -191,6 +208,7 @@ def orchestrator_ref(
     returns: type[R],
     *,
     version: str | None = None,
+    group: str | None = None,
     retry: RetryPolicy | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> OrchestratorRef[..., R]: ...
@@ -200,6 +218,7 @@ def orchestrator_ref(
     returns: object = None,
     *,
     version: str | None = None,
+    group: str | None = None,
     retry: RetryPolicy | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> OrchestratorRef[..., Any]: ...
@@ -208,6 +227,7 @@ def orchestrator_ref(
     returns: object = None,
     *,
     version: str | None = None,
+    group: str | None = None,
     retry: RetryPolicy | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> OrchestratorRef[..., Any]:
@@ -216,7 +236,7 @@ def orchestrator_ref(
     returns: the type its output is decoded to (default: plain JSON). The others: see `durable.orchestrator`.
     """
     hint: Any = Any if returns is None else returns
-    return OrchestratorRef(name, None, hint, version=version, retry=retry, tags=tags)
+    return OrchestratorRef(name, None, hint, version=version, group=group, retry=retry, tags=tags)
 
 
 def as_activity(callee: ActivityRef[..., Any] | str) -> ActivityRef[..., Any]:
@@ -260,6 +280,11 @@ def _checked_retry(retry: object) -> RetryPolicy | None:
     if retry is not None and not isinstance(retry, RetryPolicy):
         raise TypeError(f"retry= must be a durable.RetryPolicy, not {retry!r}")
     return retry
+
+
+def _checked_place(name: str | None, where: str) -> str:
+    """A queue or a group; '' where none was given."""
+    return "" if name is None else check_name(name, where)
 
 
 def _checked_version(version: str | None) -> str:

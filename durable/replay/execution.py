@@ -205,6 +205,7 @@ class Execution:
                     task.input,
                     timeout=ref.timeout or None,
                     heartbeat_timeout=ref.heartbeat_timeout or None,
+                    queue=ref.queue,
                 ),
                 ref,
                 asked=self.awake,
@@ -223,6 +224,7 @@ class Execution:
                 version=ref.version,
                 tags=ref.tags or None,
                 depth=self.started.depth + 1,
+                group=ref.group or self.started.group,  # of a name alone nobody knows more than where it was called
             ),
             ref,
             asked=self.awake,

@@ -9,21 +9,29 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from ..model.errors import StoreError
-from ..ports import Signals, Store
+from ..model.errors import StoreError, TransportError
+from ..ports import Signals, Store, Transport
 from .activities import Activities
 from .loop import Loop
 from .requests import (
+    Announce,
+    Arrived,
     Cancel,
     Claim,
+    Declare,
     Deliver,
     Due,
     Halt,
     Hint,
     Load,
+    Lost,
     News,
     Notify,
+    Publish,
+    Read,
+    Receive,
     Run,
+    Settle,
     Wait,
     Write,
 )
@@ -44,6 +52,7 @@ class EngineThread:
         store: Store,
         signals: Signals,
         activities: Activities,
+        transport: Transport | None,
         watchdog: Watchdog,
         died: Callable[[BaseException], None],
     ) -> None:
@@ -56,16 +65,20 @@ class EngineThread:
             Write: lambda r: store.commit(r.commits),
             Deliver: lambda r: store.deliver(r.facts),
             Claim: lambda r: store.lease(r.leases),
-            Due: lambda r: store.due(r.partition, r.until, r.limit, r.after),
+            Read: lambda r: store.rows(r.keys),
+            Due: lambda r: store.due(r.partition, r.group, r.until, r.limit, r.after),
             Run: lambda r: activities.run(r.invocations),
             Cancel: lambda r: activities.cancel(r.row_keys),
             Halt: lambda r: activities.halt(),
             Notify: lambda r: signals.notify(r.topic, r.instance_ids),
             Wait: lambda r: self._wait(r.seconds),
         }
+        if transport is not None:
+            self._answers |= _answers_of(transport, self.tell)
         self._thread = threading.Thread(target=self._run, name="durable-engine", daemon=True)
 
     def start(self) -> None:
+        """Begin; what was told before waits."""
         self._thread.start()
 
     def tell(self, news: News) -> None:
@@ -125,3 +138,42 @@ class EngineThread:
         except Empty:
             pass
         return news
+
+
+def _answers_of(transport: Transport, tell: Callable[[News], None]) -> dict[type, Callable[[Any], Any]]:
+    def declare(request: Declare) -> list[bool]:
+        try:
+            return transport.declare(request.queues)
+        except TransportError as error:
+            log.warning("queues can't be made now, trying again: %s", error)
+            return []
+
+    def receive(request: Receive) -> bool:
+        wanted = {queue: prefetch for queue, prefetch in request.prefetch.items() if prefetch}
+        try:
+            for queue in request.prefetch:
+                transport.unsubscribe(queue)
+            if any(transport.declare(list(wanted))):
+                tell(Lost())  # what was in it is with the broker no more
+            for queue, prefetch in wanted.items():
+                transport.subscribe(queue, prefetch, lambda deliveries: tell(Arrived(deliveries)))
+        except TransportError as error:
+            log.warning("nothing is received for now, trying again: %s", error)
+            return False
+        return True
+
+    def settle(request: Settle) -> None:
+        if request.done:
+            transport.ack(request.done)
+        if request.back:
+            transport.requeue(request.back)
+        if request.unreadable:
+            transport.park(request.unreadable)
+
+    return {
+        Publish: lambda r: transport.publish(r.messages),
+        Announce: lambda r: transport.announce(r.messages),
+        Declare: declare,
+        Receive: receive,
+        Settle: settle,
+    }

@@ -10,40 +10,44 @@ Laws.
 
 from __future__ import annotations
 
-import heapq
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol
 
-from ..engine.effects import timer_arrival
-from ..engine.instance import Arrival, Env, Instance, Invocation, Turn
+from ..engine.codeless import outcome_fact
+from ..engine.instance import Arrival, Env, Instance, Invocation, Turn, row_behind
 from ..engine.step import inbox_arrivals, step
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import UnreadableHistory
 from ..model.names import partition_of
-from ..model.status import RuntimeStatus
-from ..ports import FACTS, STATUS, Lease, Outcome, Record, Row, Slice, Want
+from ..model.status import RuntimeStatus, Summary
+from ..ports import FACTS, STATUS, Fact, Lease, Outcome, Record, Row, RowKey, Want
 from ..replay.execution import Code
+from .agenda import Agenda
+from .courier import Courier
+from .intake import Intake
 from .outbox import Outbox
 from .requests import (
+    Arrived,
     Assigned,
     Claim,
     CodeChanged,
     Deliver,
     Done,
-    Due,
     Halt,
     Hint,
     Load,
+    Lost,
     News,
     Notify,
     Request,
     Wait,
     Write,
 )
+from .serving import ALONE, Serving
 from .workload import ActivityNames, Workload
 
 log = logging.getLogger("durable.worker")
@@ -79,28 +83,31 @@ class Loop:
     """One worker's loop. `run()` is the generator to drive."""
 
     def __init__(
-        self, env: Env, codebase: Codebase, clock: Callable[[], datetime], settings: Settings = DEFAULTS
+        self,
+        env: Env,
+        codebase: Codebase,
+        clock: Callable[[], datetime],
+        settings: Settings = DEFAULTS,
+        serving: Serving = ALONE,
     ) -> None:
         self.env = env
+        self.serving = serving
         self.codebase = codebase
         self.clock = clock
         self.settings = settings
-        self.partitions: frozenset[int] = frozenset()
-        self.alive: frozenset[str] = frozenset({env.holder})
+        self.numbers: frozenset[int] = frozenset()
         self.warm: OrderedDict[str, Instance] = OrderedDict()
         self.arrived: dict[str, list[Arrival]] = {}
         self.hinted: dict[str, None] = {}
         self.parked: dict[str, str] = {}
+        self.agenda = Agenda(env.holder, settings.window, settings.sweep, settings.page)
         self.outbox = Outbox(env, clock)
-        self.work = Workload(env, codebase, clock)
+        self.courier = Courier(env, serving, clock)
+        self.work = Workload(env, serving, codebase, self.courier, clock)
+        self.intake = Intake(env, serving, self.work, self.courier, clock)
+        self.assigned: Assigned | None = None
+        self.lost: Lost | None = None
         self.faulty = False
-        self.armed: dict[str, Row] = {}
-        self.timers: list[tuple[float, str]] = []
-        self.horizon = 0.0
-        self.next_sweep = 0.0
-        self.swept_at = 0.0
-        self.places: dict[int, str] = {}  # where a sweep that was cut short goes on, per partition
-        self.look = False
         self.stopping: float | None = None
         self.ignored = 0
         self.warned: set[str] = set()
@@ -115,6 +122,7 @@ class Loop:
             pause = 0.0
             self._sort(news)
             try:
+                yield from self._heed()
                 if self.stopping is not None and (yield from self._drain()):
                     return
                 yield from self._round()
@@ -124,33 +132,60 @@ class Loop:
             if self.faulty:
                 self.faulty = False
                 self.warm.clear()
-                self.next_sweep = 0.0
+                self.agenda.sweep_soon()
                 pause = self.settings.retry
 
+    def _heed(self) -> Asking:
+        """What was said about this worker's part: its partitions, its connection."""
+        if self.assigned is not None:
+            assigned, self.assigned = self.assigned, None
+            yield from self._assign(assigned)
+        if self.lost is not None:
+            if self.lost.connection:
+                yield from self.intake.connection_lost()
+            else:
+                yield from self.work.send_again()
+                self.agenda.sweep_soon(lost_messages=True)
+            self.lost = None
+
+    def _assign(self, assigned: Assigned) -> Asking:
+        self.agenda.owned = frozenset(assigned.owned)
+        self.agenda.alive = self.intake.alive = frozenset(assigned.alive)
+        self.numbers = frozenset(number for _, number in assigned.owned)
+        for instance_id in [i for i, known in self.warm.items() if not self._serves(known.summary)]:
+            del self.warm[instance_id]
+        self.agenda.sweep_soon()
+        if self.serving.by_mail:
+            self.courier.want_outcomes(assigned.owned)
+            yield from self.intake.receive()
+
     def _round(self) -> Asking:
-        now = self.clock().timestamp()
-        if now >= self.next_sweep or now < self.swept_at:  # the clock may have been set back
-            yield from self._sweep(now)
-        elif self.look:
-            yield from self._look(now)
-        self._fire_timers(now)
-        if now >= self.work.next_renewal or now < self.swept_at:
+        moment = self.clock()
+        now = moment.timestamp()
+        set_back = self.agenda.set_back(now)
+        rows: list[Row] = yield from self.agenda.read(now, self.parked)
+        for row in rows:
+            self._act_upon(row)
+        for instance_id, arrival in self.agenda.fire(moment):
+            self.arrived.setdefault(instance_id, []).append(arrival)
+        if now >= self.work.next_renewal or set_back:
             yield from self.work.renew(now)
+            yield from self.intake.claim_long_ones(now)
+        yield from self.intake.accept()
         yield from self._send()
         yield from self.work.recover(self.settings.batch)
         if self.arrived or self.hinted:
             yield from self._turns()
             yield from self._send()
+        self.work.sent.update((yield from self.courier.post()))
 
     def _idle_seconds(self) -> float:
-        if self.arrived or self.hinted or self.outbox.rows or self.work.orphans:
+        if self.arrived or self.hinted or self.outbox.rows or self.work.orphans or self.courier.busy:
             return 0.0
         if self.stopping is not None and not self.work.running:
             return 0.0  # the last activity has ended within the grace: nothing is left to wait for
         now = self.clock().timestamp()
-        until = self.next_sweep
-        if self.timers:
-            until = min(until, self.timers[0][0])
+        until = min(self.agenda.next_at, self.work.next_renewal) if self.serving.by_mail else self.agenda.next_at
         if self.stopping is not None:
             until = min(until, self.stopping)
         return max(0.0, min(until - now, self.settings.sweep))
@@ -159,103 +194,53 @@ class Loop:
         for item in news:
             if isinstance(item, Done):
                 invocation = item.invocation
-                arrival = Arrival(item.event, invocation.execution_id)
-                self.arrived.setdefault(invocation.instance_id, []).append(arrival)
                 self.work.running.discard(invocation.row_key)
+                if not self.courier.ended(item):
+                    arrival = Arrival(item.event, invocation.execution_id)
+                    self.arrived.setdefault(invocation.instance_id, []).append(arrival)
+            elif isinstance(item, Arrived):
+                outcomes, invocations = self.courier.sort(item.deliveries)
+                self.intake.offered += invocations
+                for instance_id, arrival in outcomes:
+                    self.arrived.setdefault(instance_id, []).append(arrival)
             elif isinstance(item, Hint):
                 if item.instance_ids is None:
-                    self.look = True
+                    self.agenda.look = True
                 else:
                     for instance_id in item.instance_ids:
                         if self._owns(instance_id):
                             self.hinted[instance_id] = None
             elif isinstance(item, Assigned):
-                self.partitions, self.alive = frozenset(item.partitions), frozenset(item.alive)
-                for instance_id in [i for i in self.warm if not self._owns(i)]:
-                    del self.warm[instance_id]
-                self.next_sweep = 0.0
+                self.assigned = item
+            elif isinstance(item, Lost):
+                if self.lost is None or self.lost.connection:  # lost messages take more than a lost connection
+                    self.lost = item
             elif isinstance(item, CodeChanged):
                 self._code_changed()
             elif self.stopping is None:
                 self.stopping = self.clock().timestamp() + item.grace
 
     def _owns(self, instance_id: str) -> bool:
-        return partition_of(instance_id, self.env.partitions) in self.partitions
+        """Whether it may be ours: only its summary knows its group."""
+        return partition_of(instance_id, self.env.partitions) in self.numbers
+
+    def _serves(self, summary: Summary) -> bool:
+        return (summary.group, partition_of(summary.instance_id, self.env.partitions)) in self.agenda.owned
 
     def _code_changed(self) -> None:
         self.warned.clear()
         self.hinted.update(dict.fromkeys(self.parked))
         self.parked.clear()
         self.work.code_changed()
-        self.next_sweep = 0.0
+        self.agenda.sweep_soon()
 
-    # ---- the sweep: what the store says is due
-
-    def _sweep(self, now: float) -> Asking:
-        until = now + self.settings.window
-        pages = 0
-        more = False
-        for partition in sorted(self.partitions):
-            after = self.places.pop(partition, "")
-            while True:
-                rows: Slice[Row] = yield Due(partition, until, self.settings.page, after)
-                pages += 1
-                for row in rows.items:
-                    self._classify(row, now)
-                if rows.next is None:
-                    break
-                if pages >= 5:
-                    # The next sweep goes on from here: rows that can't be acted upon (timers of parked instances)
-                    # must not hide the ones behind them for ever.
-                    more = True
-                    until = min(until, rows.items[-1].due_at)
-                    self.places[partition] = rows.next
-                    break
-                after = rows.next
-        self.horizon = until
-        self.look = False
-        self.swept_at = now
-        self.next_sweep = now if more and (self.hinted or self.work.orphans) else now + self.settings.sweep
-
-    def _look(self, now: float) -> Asking:
-        """Somebody changed something: what is due right now, without the window ahead."""
-        self.look = False
-        for partition in sorted(self.partitions):
-            rows: Slice[Row] = yield Due(partition, now, self.settings.page)
-            for row in rows.items:
-                self._classify(row, now)
-            if rows.next is not None:
-                self.next_sweep = now
-
-    def _classify(self, row: Row, now: float) -> None:
-        if row.kind == "timer":
-            if row.instance_id not in self.parked:
-                self._arm(row)
-            return
-        mine = row.holder == self.env.holder
-        if row.due_at > now and row.holder in self.alive and (not mine or row.kind != "task"):
-            return
+    def _act_upon(self, row: Row) -> None:
         if row.kind == "inbox":
             self.hinted[row.instance_id] = None
         elif row.kind == "message":
             self.outbox.rows.append(row)
         elif row.key not in self.work.held:
             self.work.orphans.append(row)
-
-    # ---- timers
-
-    def _arm(self, row: Row) -> None:
-        if row.key not in self.armed:
-            self.armed[row.key] = row
-            heapq.heappush(self.timers, (row.due_at, row.key))
-
-    def _fire_timers(self, now: float) -> None:
-        fired = self.clock()
-        while self.timers and self.timers[0][0] <= now:
-            _, key = heapq.heappop(self.timers)
-            row = self.armed.pop(key, None)
-            if row is not None:
-                self.arrived.setdefault(row.instance_id, []).append(timer_arrival(row, fired))
 
     # ---- turns
 
@@ -274,17 +259,46 @@ class Loop:
         turns: list[tuple[Turn, list[Arrival]]] = []
         leases: list[Lease] = []
         now = self.clock()
+        foreign: dict[str, list[Arrival]] = {}
+        gone: list[RowKey] = []
         for instance_id in batch:
             arrivals = self.arrived.pop(instance_id, None) or []
-            turn = self._step(instance_id, arrivals, loaded, leases, now)
+            if not self._is_ours(instance_id, loaded):
+                foreign[instance_id] = arrivals
+                continue
+            turn = self._step(instance_id, arrivals, loaded, leases, gone, now)
             if turn is not None:
                 turns.append((turn, arrivals))
         try:
             yield from self._conclude(turns, leases)
+            yield from self._hand_over(foreign)
         except StoreError:
             for turn, arrivals in turns:
                 self._give_back(turn.instance.summary.instance_id, arrivals)
+            for instance_id, arrivals in foreign.items():
+                self.arrived.setdefault(instance_id, [])[:0] = arrivals
             raise
+        if gone:
+            yield from self.work.end(gone)
+
+    def _is_ours(self, instance_id: str, loaded: dict[str, Record | None]) -> bool:
+        known = self.warm.get(instance_id)
+        if known is not None:
+            return self._serves(known.summary)
+        record = loaded.get(instance_id)
+        return self._owns(instance_id) if record is None else self._serves(record.summary)
+
+    def _hand_over(self, foreign: dict[str, list[Arrival]]) -> Asking:
+        """Outcomes for instances that are somebody else's (by now): into their inboxes, and tell."""
+        facts: list[Fact] = []
+        for instance_id, arrivals in foreign.items():
+            outcomes = [a for a in arrivals if not a.row_key]  # a timer's row is found by its new owner
+            facts += [outcome_fact(instance_id, a, self.env.partitions, self.clock()) for a in outcomes]
+            self.work.forget(row_behind(a) for a in outcomes)
+        if facts:
+            yield Deliver(facts)
+            self.courier.done += [a.tag for some in foreign.values() for a in some if a.tag is not None]
+            yield Notify(FACTS, list(dict.fromkeys(fact.instance_id for fact in facts)))
 
     def _next_batch(self) -> dict[str, bool]:
         """Instances to step now, and whether their inbox must be read."""
@@ -307,6 +321,7 @@ class Loop:
         arrivals: list[Arrival],
         loaded: dict[str, Record | None],
         leases: list[Lease],
+        gone: list[RowKey],
         now: datetime,
     ) -> Turn | None:
         instance = self.warm.pop(instance_id, None)
@@ -314,7 +329,9 @@ class Loop:
         if instance_id in loaded:
             record = loaded[instance_id]
             if record is None:
-                leases.extend(self.work.ends(arrivals))
+                partition = partition_of(instance_id, self.env.partitions)
+                gone += [RowKey(partition, a.row_key or row_behind(a)) for a in arrivals]
+                self.courier.done += [a.tag for a in arrivals if a.tag is not None]
                 return None
             inbox = record.inbox
             if instance is None or record.history is not None:
@@ -360,7 +377,7 @@ class Loop:
             log.warning("orchestration %r waits: %s", instance_id, reason)
         self.parked[instance_id] = reason
         until = self.clock().timestamp() + self.env.hold
-        leases.extend(Lease(r.key, r.holder, r.attempt, until, self.env.holder) for r in rows)
+        leases.extend(Lease(r.partition, r.key, r.holder, r.attempt, until, self.env.holder) for r in rows)
 
     def _conclude(self, turns: list[tuple[Turn, list[Arrival]]], leases: list[Lease]) -> Asking:
         undelivered = [fact for turn, _ in turns for fact in turn.undelivered]
@@ -369,6 +386,7 @@ class Loop:
         writing = [(turn, arrivals) for turn, arrivals in turns if turn.commit is not None]
         commits = [turn.commit for turn, _ in writing if turn.commit is not None]
         done: list[Turn] = [turn for turn, _ in turns if turn.commit is None]
+        taken = {id(turn): arrivals for turn, arrivals in turns}
         if commits:
             outcomes: list[Outcome] = yield Write(commits)
             unknown: list[tuple[Turn, list[Arrival]]] = []
@@ -380,6 +398,7 @@ class Loop:
                 else:
                     self._give_back(turn.instance.summary.instance_id, arrivals)
             done.extend((yield from self._settle(unknown)))
+        self.courier.done += [a.tag for turn in done for a in taken[id(turn)] if a.tag is not None]
         yield from self._act(done)
         if leases:
             yield Claim(leases)
@@ -419,24 +438,21 @@ class Loop:
                 self.hinted[instance_id] = None
             if not turn.parked:
                 if self.parked.pop(instance_id, None) is not None:
-                    self.next_sweep = 0.0  # its timers were left alone meanwhile
+                    self.agenda.sweep_soon()  # its timers were left alone meanwhile
                 if instance.execution is not None or turn.late:
                     self.warm[instance_id] = instance
             if turn.commit is None:
                 continue
             if instance.summary.status is not RuntimeStatus.RUNNING or instance.version <= 2:
                 news.append(instance_id)
+                if self.serving.by_mail and instance.summary.status is not RuntimeStatus.BLOCKED:
+                    self.courier.announce(instance.summary)
             run.extend(turn.invocations)
             cancelled.extend(turn.cancelled)
-            for row in turn.commit.put:
-                if row.kind == "timer":
-                    if row.due_at <= self.horizon:
-                        self._arm(row)
-                elif row.kind == "message":
-                    self.outbox.rows.append(row)
+            self.agenda.arm(row for row in turn.commit.put if row.kind == "timer")
+            self.outbox.rows += [row for row in turn.commit.put if row.kind == "message"]
             self.work.forget(turn.commit.drop)
-            for key in turn.commit.drop:
-                self.armed.pop(key, None)
+            self.agenda.disarm(turn.commit.drop)
         while len(self.warm) > self.settings.cached:
             self.warm.popitem(last=False)
         if run:
@@ -470,6 +486,8 @@ class Loop:
             self.work.closed = True
             queued: list[str] = yield Halt()
             self.work.running.difference_update(queued)
+            self.courier.give_back(queued)
+            yield from self.intake.receive()
         assert self.stopping is not None
         if (self.work.running or self.arrived) and self.clock().timestamp() < self.stopping:
             return False
@@ -477,4 +495,8 @@ class Loop:
             yield from self._turns()
         yield from self.work.hand_back()
         yield from self._send()
+        if self.serving.by_mail:
+            self.courier.want_outcomes(())
+            yield from self.courier.receive()
+            yield from self.courier.post()
         return True

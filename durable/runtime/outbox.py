@@ -64,7 +64,7 @@ class Outbox:
             raise
         again = bool(self.rows)
         if ended:
-            yield Claim([Lease(row.key, row.holder, row.attempt, None) for row in ended])
+            yield Claim([Lease(row.partition, row.key, row.holder, row.attempt, None) for row in ended])
         return Sent([*(m.target for _, m in starts), *(fact.instance_id for _, fact in facts)], again)
 
     def _fact(self, message: Message, fact_id: str) -> Fact:

@@ -5,12 +5,12 @@ The driver answers each request with the value named in its docstring, or throws
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ..engine.instance import Invocation
 from ..model.history import Event
-from ..ports import Commit, Fact, Lease, Topic, Want
+from ..ports import Commit, Delivery, Fact, Lease, Message, RowKey, Topic, Want
 
 # ---- asked by the loop
 
@@ -39,10 +39,17 @@ class Claim(NamedTuple):
     leases: Sequence[Lease]
 
 
+class Read(NamedTuple):
+    """-> list[Row | None]"""
+
+    keys: Sequence[RowKey]
+
+
 class Due(NamedTuple):
     """-> Slice[Row]"""
 
     partition: int
+    group: str
     until: float
     limit: int
     after: str = ""
@@ -71,13 +78,51 @@ class Notify(NamedTuple):
     instance_ids: Collection[str]
 
 
+class Publish(NamedTuple):
+    """-> list[Published]"""
+
+    messages: Sequence[Message]
+
+
+class Announce(NamedTuple):
+    """-> None"""
+
+    messages: Sequence[Message]
+
+
+class Settle(NamedTuple):
+    """Acknowledge, give back or park these deliveries. -> None"""
+
+    done: Sequence[object] = ()
+    back: Sequence[object] = ()
+    unreadable: Sequence[object] = ()
+
+
+class Declare(NamedTuple):
+    """Make these queues where they are missing. -> list[bool]: whether each was."""
+
+    queues: Sequence[str]
+
+
+class Receive(NamedTuple):
+    """From now on receive from these queues, so many unsettled deliveries of each; 0: no more. Missing ones are made.
+
+    -> bool: whether it could be done now.
+    """
+
+    prefetch: Mapping[str, int]
+
+
 class Wait(NamedTuple):
     """Sleep until something arrives, at most `seconds`. -> list[News]: everything that has arrived."""
 
     seconds: float
 
 
-Request = Load | Write | Deliver | Claim | Due | Run | Cancel | Halt | Notify | Wait
+Request = (
+    Load | Write | Deliver | Read | Claim | Due | Run | Cancel | Halt | Notify
+    | Publish | Announce | Settle | Declare | Receive | Wait
+)  # fmt: skip
 
 
 # ---- told to the loop
@@ -97,10 +142,22 @@ class Done(NamedTuple):
 
 
 class Assigned(NamedTuple):
-    """The partitions this loop serves from now on, and the holders that are alive, itself included."""
+    """What this loop serves from now on, as (group, partition), and the holders that are alive, itself included."""
 
-    partitions: Collection[int]
+    owned: Collection[tuple[str, int]]
     alive: Collection[str]
+
+
+class Arrived(NamedTuple):
+    """What the transport brought."""
+
+    deliveries: Sequence[Delivery]
+
+
+class Lost(NamedTuple):
+    """Queues lost messages (theirs, or unknown ones), or with `connection` only this loop its deliveries."""
+
+    connection: bool = False
 
 
 class CodeChanged(NamedTuple):
@@ -113,4 +170,4 @@ class Stop(NamedTuple):
     grace: float
 
 
-News = Hint | Done | Assigned | CodeChanged | Stop
+News = Hint | Done | Assigned | Arrived | Lost | CodeChanged | Stop

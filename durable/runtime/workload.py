@@ -1,7 +1,8 @@
 """The activities of this worker, as rows: held while they run or wait here, renewed, recovered, handed back.
 
 A row stays until the turn that records the outcome deletes it. Held means: due later, holder this worker; whoever
-finds it due, or its holder dead, leases it and runs the activity again.
+finds it due, or its holder dead, leases it and sees to it that the activity runs again. A row whose invocation is with
+the broker is let go of after a while, to be due much later and held by nobody: whoever gets the message may lease it.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
-from ..engine.effects import invocation_of
-from ..engine.instance import Arrival, Env, Invocation
-from ..engine.ledger import Ledger
-from ..model.history import UnreadableHistory
-from ..model.status import RuntimeStatus
-from ..ports import Lease, Record, Row, Want
-from .requests import Cancel, Claim, Load, Request, Run
+from ..engine.instance import Env, Invocation
+from ..model.names import partition_of
+from ..ports import Lease, Record, Row, RowKey, Want
+from .courier import Courier, Outgoing
+from .recovery import open_tasks
+from .requests import Cancel, Claim, Load, Read, Request, Run
+from .serving import Serving
 
 log = logging.getLogger("durable.worker")
+
+_RENEW_EVERY: Final = 5.0  # seconds, or a quarter of the hold where that is less
+_SENT_FOR: Final = 300.0  # an outcome is waited for so long before its invocation is sent again; then twice as long
+_SENT_AT_MOST: Final = 3_600.0
 
 
 class ActivityNames(Protocol):
@@ -31,97 +36,123 @@ class ActivityNames(Protocol):
 
 
 class Held(NamedTuple):
-    """A task row of ours: how often it was leased, and when somebody else may look at it."""
+    """A task row of ours: where it is, how often it was leased, and when somebody else may look at it."""
 
+    partition: int
     attempt: int
     due_at: float
 
 
 class Workload:
-    """running: handed to threads. unserved: no code for them here. orphans: rows that nobody runs."""
+    """running: handed to threads. unserved: no code for them here. sent: with the broker. orphans: rows nobody runs."""
 
-    def __init__(self, env: Env, names: ActivityNames, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, env: Env, serving: Serving, names: ActivityNames, courier: Courier, clock: Callable[[], datetime]
+    ) -> None:
         self.env = env
+        self.serving = serving
         self.names = names
+        self.courier = courier
         self.clock = clock
         self.held: dict[str, Held] = {}
         self.running: set[str] = set()
         self.unserved: dict[str, Invocation] = {}
+        self.sent: set[str] = set()
         self.orphans: list[Row] = []
         self.next_renewal = 0.0
         self.closed = False
-        self._warned: set[str] = set()
+        self._warned: set[tuple[str, str]] = set()
 
-    def begin(self, invocations: Sequence[Invocation], leased: int = 0) -> Generator[Request, Any, None]:
-        """Run these, whose rows are ours; what is not served here waits until it is."""
+    # ---- beginning and ending
+
+    def begin(
+        self, invocations: Sequence[Invocation], leased: int = 0, *, resent: bool = False
+    ) -> Generator[Request, Any, None]:
+        """These, whose rows are ours: run them here, or send them; what nobody can be asked to run waits."""
         due_at = self.clock().timestamp() + self.env.hold
-        served: list[Invocation] = []
+        here: list[Invocation] = []
         for invocation in invocations:
             key = invocation.row_key
-            self.held[key] = Held(leased, due_at)
+            self.held[key] = Held(partition_of(invocation.instance_id, self.env.partitions), leased, due_at)
             if self.closed:
                 continue  # handed back at the end of the drain
-            if self.names.serves_activity(invocation.name):
+            if self._runs_here(invocation):
                 self.running.add(key)
-                served.append(invocation)
+                here.append(invocation)
+            elif self.serving.by_mail:
+                self.courier.outgoing[key] = Outgoing(invocation, resent)
             else:
                 self.unserved[key] = invocation
-                self._warn(invocation)
-        if served:
-            yield Run(served)
+                self.warn(invocation)
+        if here:
+            yield Run(here)
+
+    def _runs_here(self, invocation: Invocation) -> bool:
+        if self.serving.by_mail and not (self.serving.eager and len(self.running) < self.serving.slots):
+            return False
+        return invocation.queue in self.serving.queues and self.names.serves_activity(invocation.name)
 
     def forget(self, row_keys: Iterable[str]) -> None:
-        """Their turn has deleted these rows."""
+        """These rows are gone, or somebody else's."""
         for key in row_keys:
-            self.held.pop(key, None)
+            if self.held.pop(key, None) is not None:
+                self.sent.discard(key)
+                self.courier.outgoing.pop(key, None)
+                self.unserved.pop(key, None)
 
     def cancel(self, row_keys: Collection[str]) -> Generator[Request, Any, None]:
         """Nobody waits for these any more."""
         self.running.difference_update(row_keys)
+        self.courier.drop(row_keys)
         for key in row_keys:
             self.unserved.pop(key, None)
         yield Cancel(row_keys)
 
-    def ends(self, arrivals: Iterable[Arrival]) -> list[Lease]:
-        """The leases that end the rows behind arrivals whose instance is gone, as far as they are ours."""
-        leases = []
-        for arrival in arrivals:
-            key = arrival.row_key or f"{arrival.execution_id}/{arrival.event.task_id}/{arrival.event.attempt}"
-            held = self.held.pop(key, None)
-            holder, attempt = (self.env.holder, held.attempt) if held is not None else ("", 0)
-            leases.append(Lease(key, holder, attempt, None))
-        return leases
+    def end(self, keys: Sequence[RowKey]) -> Generator[Request, Any, None]:
+        """End these rows, whoever holds them: their instance is gone."""
+        self.forget(key.key for key in keys)
+        rows: list[Row | None] = yield Read(keys)
+        leases = [Lease(row.partition, row.key, row.holder, row.attempt, None) for row in rows if row is not None]
+        if leases:
+            yield Claim(leases)
 
     def code_changed(self) -> None:
         self._warned.clear()
         self.next_renewal = 0.0
 
+    # ---- time goes by
+
     def renew(self, now: float) -> Generator[Request, Any, None]:
-        """Keep our rows ours, and start what is served by now."""
-        self.next_renewal = now + self.env.hold / 4
+        """Keep our rows ours, let go of those that are with the broker, start what is served by now."""
+        self.next_renewal = now + min(_RENEW_EVERY, self.env.hold / 4)
         soon = now + self.env.hold / 2
-        ready = {key for key, i in self.unserved.items() if self.names.serves_activity(i.name)}
+        ready = {key for key, i in self.unserved.items() if self._runs_here(i)}
         due = [(key, held) for key, held in self.held.items() if held.due_at < soon or key in ready]
         if not due:
             return
         until = now + self.env.hold
-        leases = [Lease(key, self.env.holder, held.attempt, until, self.env.holder) for key, held in due]
-        kept: list[bool] = yield Claim(leases)
+        kept: list[bool] = yield Claim(
+            [
+                Lease(held.partition, key, self.env.holder, held.attempt, now + _sent_for(held.attempt))
+                if key in self.sent
+                else Lease(held.partition, key, self.env.holder, held.attempt, until, self.env.holder)
+                for key, held in due
+            ]
+        )
         start: dict[int, list[Invocation]] = {}
         for (key, held), ours in zip(due, kept, strict=True):
-            if not ours:
-                # Recorded meanwhile, or taken over by somebody else; whichever outcome comes first counts.
-                self.held.pop(key, None)
-                self.unserved.pop(key, None)
+            if not ours or key in self.sent:
+                # Not ours: recorded meanwhile, or taken over; whichever outcome comes first counts.
+                self.forget([key])
             elif key in ready:
                 start.setdefault(held.attempt + 1, []).append(self.unserved.pop(key))
             else:
-                self.held[key] = Held(held.attempt + 1, until)
+                self.held[key] = held._replace(attempt=held.attempt + 1, due_at=until)
         for leased, invocations in start.items():
             yield from self.begin(invocations, leased)
 
     def recover(self, limit: int) -> Generator[Request, Any, None]:
-        """Rows that nobody runs: run those that are still open, end the others."""
+        """Rows that nobody runs: see to it that those which are still open run, end the others."""
         rows, self.orphans = self.orphans[:limit], self.orphans[limit:]
         if not rows:
             return
@@ -131,62 +162,47 @@ class Workload:
         until = self.clock().timestamp() + self.env.hold
         leases: list[Lease] = []
         wanted: list[Invocation | None] = []
-        for row, invocation in _open_tasks(rows, found):
+        for row, invocation in open_tasks(rows, found):
             wanted.append(invocation)
             due_at, holder = (None, "") if invocation is None else (until, self.env.holder)
-            leases.append(Lease(row.key, row.holder, row.attempt, due_at, holder))
+            leases.append(Lease(row.partition, row.key, row.holder, row.attempt, due_at, holder))
         taken: list[bool] = yield Claim(leases)
         start: dict[int, list[Invocation]] = {}
         for lease, invocation, ours in zip(leases, wanted, taken, strict=True):
             if ours and invocation is not None:
                 start.setdefault(lease.expect_attempt + 1, []).append(invocation)
         for leased, invocations in start.items():
-            yield from self.begin(invocations, leased)
+            yield from self.begin(invocations, leased, resent=True)
+
+    def send_again(self) -> Generator[Request, Any, None]:
+        """A queue lost its messages: what is with the broker is due at once."""
+        yield from self._release([key for key in self.sent if key in self.held])
 
     def hand_back(self) -> Generator[Request, Any, None]:
         """Every row of ours is due now: the next worker need not wait."""
+        yield from self._release(list(self.held))
+
+    def _release(self, row_keys: Sequence[str]) -> Generator[Request, Any, None]:
         now = self.clock().timestamp()
-        held, self.held = self.held, {}
-        if held:
-            yield Claim([Lease(key, self.env.holder, item.attempt, now) for key, item in held.items()])
+        leases = [
+            Lease(held.partition, key, self.env.holder, held.attempt, now)
+            for key, held in ((key, self.held[key]) for key in row_keys)
+        ]
+        if leases:
+            yield Claim(leases)
+        self.forget(row_keys)
 
-    def _warn(self, invocation: Invocation) -> None:
-        if invocation.name not in self._warned:
-            self._warned.add(invocation.name)
-            log.warning(
-                "activity %r (instance %r) waits: no worker here serves it; registered here: %s",
-                invocation.name,
-                invocation.instance_id,
-                ", ".join(self.names.known("activity")) or "none",
-            )
-
-
-def _open_tasks(rows: Iterable[Row], found: dict[str, Record | None]) -> list[tuple[Row, Invocation | None]]:
-    """Each row with the invocation behind it, None where nobody waits for this attempt any more.
-
-    Rows of an instance whose history can't be read are left out, and so left alone.
-    """
-    ledgers: dict[str, Ledger] = {}
-    tasks: list[tuple[Row, Invocation | None]] = []
-    for row in rows:
-        record = found[row.instance_id]
-        if record is None:
-            tasks.append((row, None))
-            continue
-        try:
-            if row.instance_id not in ledgers:
-                ledgers[row.instance_id] = Ledger.of_rows(record.history or ())
-        except UnreadableHistory:
-            continue
-        tasks.append((row, _open_task(row, record, ledgers[row.instance_id])))
-    return tasks
+    def warn(self, invocation: Invocation) -> None:
+        """Say once that nobody here can run this."""
+        if (invocation.queue, invocation.name) not in self._warned:
+            self._warned.add((invocation.queue, invocation.name))
+            if invocation.queue in self.serving.queues:
+                why = f"no worker here serves it; registered here: {', '.join(self.names.known('activity')) or 'none'}"
+            else:
+                why = f"no worker here serves queue {invocation.queue!r}, only {', '.join(self.serving.queues)}"
+            log.warning("activity %r (instance %r) waits: %s", invocation.name, invocation.instance_id, why)
 
 
-def _open_task(row: Row, record: Record, ledger: Ledger) -> Invocation | None:
-    execution_id, task_id, attempt = row.key.rsplit("/", 2)
-    if record.summary.execution_id != execution_id or record.summary.status is RuntimeStatus.TERMINATED:
-        return None
-    scheduled = ledger.tasks.get(int(task_id))
-    if scheduled is None or scheduled.attempt != int(attempt):
-        return None
-    return invocation_of(row.instance_id, execution_id, scheduled)
+def _sent_for(attempt: int) -> float:
+    """Each round of sending counts the row's attempt up by two: once leased for sending, once let go of."""
+    return min(_SENT_FOR * 2.0 ** (attempt // 2), _SENT_AT_MOST)

@@ -15,7 +15,7 @@ from ..backends.memory import MemoryStore
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import Event, decode_events
-from ..ports import Commit, Delivered, Fact, Lease, Outcome, Record, Row, Slice, Want
+from ..ports import Commit, Delivered, Fact, Lease, Outcome, Record, Row, RowKey, Slice, Want
 
 Later = Callable[[float, Callable[[], object]], None]
 
@@ -43,9 +43,13 @@ class FaultyStore:
         self._fail("error before")
         return self.inner.load(wants)
 
-    def due(self, partition: int, until: float, limit: int, after: str = "") -> Slice[Row]:
+    def rows(self, keys: Sequence[RowKey]) -> list[Row | None]:
         self._fail("error before")
-        return self.inner.due(partition, until, limit, after)
+        return self.inner.rows(keys)
+
+    def due(self, partition: int, group: str, until: float, limit: int, after: str = "") -> Slice[Row]:
+        self._fail("error before")
+        return self.inner.due(partition, group, until, limit, after)
 
     def lease(self, leases: Sequence[Lease]) -> list[bool]:
         self._fail("error before")

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from ..backends.memory import MemoryStore
+from ..model.status import DEFAULT_GROUP
 from ..runtime import requests as ask
 from ..runtime.loop import Settings
 from .programs import Script
@@ -224,7 +225,8 @@ class World:
             if fault == "wrong alive":
                 believed = {w.holder for w in self.workers if self.random.random() < 0.5} | {worker.holder}
             self.note(worker.name, f"owns {sorted(owned[worker])}, believes in {sorted(believed)}")
-            worker.tell(ask.Assigned(owned[worker], believed))
+            mine = [(DEFAULT_GROUP, partition) for partition in sorted(owned[worker])]
+            worker.tell(ask.Assigned(mine, believed))
 
     def notify(self, instance_ids: Collection[str]) -> None:
         """A hint to everybody, which may be lost, or say less than it should."""

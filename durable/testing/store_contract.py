@@ -4,8 +4,8 @@
         def open_store(self) -> Store:
             return connect_somehow("a place that was empty before this test")
 
-Every test opens a store of its own. `reopens` says whether `reopen_store` gives the same data to a new store object.
-The hypothesis machine that compares a store with the reference is in `store_machine.py`.
+Every test opens a store of its own, of one partition. `reopens` says whether `reopen_store` gives the same data to a
+new store object. The hypothesis machine that compares a store with the reference is in `store_machine.py`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from durable.ports import (
     Append,
     Commit,
     Delivered,
+    ExecutionKey,
     Fact,
     Lease,
     Outcome,
     Query,
     Record,
     Row,
+    RowKey,
     RowKind,
     Signals,
     Store,
@@ -61,6 +63,7 @@ def turn(
     name: str = "flow",
     tags: dict[str, str] | None = None,
     output: bytes = b"null",
+    group: str = "default",
 ) -> Commit:
     """A commit of one instance; its execution is `x/<instance>` unless given."""
     summary = Summary(
@@ -72,6 +75,7 @@ def turn(
         updated_at=moment(created + expect),
         output=Raw(output),
         tags=tags,
+        group=group,
     )
     return Commit(f"c{next(_commit_ids)}", instance_id, 0, expect, summary, appends, tuple(put), tuple(drop))
 
@@ -81,9 +85,9 @@ def events(instance_id: str, start: int, payload: bytes = b'[1,"e"]') -> Append:
     return Append(f"x/{instance_id}", start, payload)
 
 
-def work(key: str, instance_id: str = "a", due_at: float = 10.0, kind: RowKind = "task", partition: int = 0) -> Row:
+def work(key: str, instance_id: str = "a", due_at: float = 10.0, kind: RowKind = "task", group: str = "default") -> Row:
     """A row without a holder."""
-    return Row(key, kind, instance_id, partition, due_at, body=b'{"do":"it"}')
+    return Row(key, kind, instance_id, 0, due_at, body=b'{"do":"it"}', group=group)
 
 
 def fact(instance_id: str, fact_id: str, due_at: float = 1.0) -> Fact:
@@ -93,7 +97,7 @@ def fact(instance_id: str, fact_id: str, due_at: float = 1.0) -> Fact:
 
 def keys(store: Store, until: float = 1e12) -> list[str]:
     """The keys of all rows due until then."""
-    return [row.key for row in store.due(0, until, 1_000).items]
+    return [row.key for row in store.due(0, "default", until, 1_000).items]
 
 
 def loaded(store: Store, instance_id: str) -> Record:
@@ -158,15 +162,15 @@ class StoreContract:
 
     def test_a_commit_puts_and_drops_rows(self, store: Store) -> None:
         store.commit([turn("a", 0, put=[work("k1"), work("k2")])])
-        assert store.lease([Lease("k1", "", 0, 99.0, "me")]) == [True]
+        assert store.lease([Lease(0, "k1", "", 0, 99.0, "me")]) == [True]
         changed = Row("k1", "timer", "a", 0, 7.0, "", 0, b"other")
         store.commit([turn("a", 1, put=[changed, work("k3")], drop=["k2", "never existed"])])
-        assert store.due(0, 1e9, 10).items == [changed, work("k3")]
+        assert store.due(0, "default", 1e9, 10).items == [changed, work("k3")]
 
     def test_a_key_that_is_dropped_and_put_is_there(self, store: Store) -> None:
         store.commit([turn("a", 0, put=[work("k", due_at=1.0)])])
         store.commit([turn("a", 1, put=[work("k", due_at=2.0)], drop=["k"])])
-        assert store.due(0, 9.0, 10).items == [work("k", due_at=2.0)]
+        assert store.due(0, "default", 9.0, 10).items == [work("k", due_at=2.0)]
 
     def test_a_batch_takes_effect_in_order(self, store: Store) -> None:
         batch = [turn("a", 0, put=[work("k", "b")]), turn("b", 0, drop=["k"]), turn("c", 0, put=[work("l", "c")])]
@@ -187,10 +191,10 @@ class StoreContract:
         records = store.load([Want(f"i{n}") for n in range(size)])
         assert [record.summary.instance_id for record in records if record] == [f"i{n}" for n in range(size)]
         assert store.deliver([fact(f"i{n}", "f") for n in range(size)]) == [Delivered.NEW] * size
-        assert store.lease([Lease(f"k{n:05}", "", 0, 5.0, "me") for n in range(size)]) == [True] * size
+        assert store.lease([Lease(0, f"k{n:05}", "", 0, 5.0, "me") for n in range(size)]) == [True] * size
         batch = [turn(f"i{n}", 1, drop=[f"k{n:05}"]) for n in range(size)]
         assert store.commit(batch) == [COMMITTED] * size
-        assert len(store.due(0, 1e9, 5_000).items) == size  # the facts
+        assert len(store.due(0, "default", 1e9, 5_000).items) == size  # the facts
 
     def test_a_turn_with_many_rows(self, store: Store) -> None:
         rows = [work(f"k{n:05}") for n in range(10_000)]
@@ -225,15 +229,16 @@ class StoreContract:
         starts = [0, 3, 4, 10, 12]
         for version, start in enumerate(starts):
             store.commit([turn("a", version, events("a", start, b"[%d]" % start))])
-        everything = store.history("x/a")
+        a = ExecutionKey("a", "x/a")
+        everything = store.history(a)
         assert everything.items == [(start, b"[%d]" % start) for start in starts]
         assert everything.next is None
-        page = store.history("x/a", 0, 2)
+        page = store.history(a, 0, 2)
         assert ([start for start, _ in page.items], page.next) == ([0, 3], "4")
-        page = store.history("x/a", int(page.next or -1), 3)
+        page = store.history(a, int(page.next or -1), 3)
         assert ([start for start, _ in page.items], page.next) == ([4, 10, 12], None)
-        assert [start for start, _ in store.history("x/a", 5).items] == [10, 12]
-        assert store.history("unknown").items == []
+        assert [start for start, _ in store.history(a, 5).items] == [10, 12]
+        assert store.history(ExecutionKey("a", "unknown")).items == []
 
     def test_continue_as_new_ends_one_execution_and_begins_another(self, store: Store) -> None:
         store.commit([turn("a", 0, Append("one", 0, b"[0]"), execution="one")])
@@ -241,8 +246,9 @@ class StoreContract:
         assert store.commit([both]) == [COMMITTED]
         record = loaded(store, "a")
         assert record.history == (b"[2]",)
-        assert store.history("one").items == [(0, b"[0]"), (1, b"[1]")]
-        assert store.input_of(["two", "none", "one"]) == [b"[2]", None, b"[0]"]
+        assert store.history(ExecutionKey("a", "one")).items == [(0, b"[0]"), (1, b"[1]")]
+        wanted = [ExecutionKey("a", name) for name in ("two", "none", "one")]
+        assert store.input_of(wanted) == [b"[2]", None, b"[0]"]
 
     def test_the_known_version_spares_the_history(self, store: Store) -> None:
         store.commit([turn("a", 0, events("a", 0)), turn("b", 0, events("b", 0))])
@@ -274,8 +280,8 @@ class StoreContract:
         assert record.history == (payload,)
         assert bytes(record.summary.output) == output
         assert [item.body for item in record.inbox] == [payload, payload]
-        assert [item.body for item in store.due(0, 9.0, 9).items] == [payload, payload]
-        assert store.input_of(["x/a"]) == [payload]
+        assert [item.body for item in store.due(0, "default", 9.0, 9).items] == [payload, payload]
+        assert store.input_of([ExecutionKey("a", "x/a")]) == [payload]
 
     def test_hostile_ids_are_only_ids(self, store: Store) -> None:
         batch = [turn(name, 0, events(name, 0), put=[work(f"k/{name}", name)], name=name) for name in HOSTILE_IDS]
@@ -285,7 +291,7 @@ class StoreContract:
             record = loaded(store, name)
             assert record.summary.instance_id == name
             assert len(record.inbox) == 1
-            assert store.lease([Lease(f"k/{name}", "", 0, None)]) == [True]
+            assert store.lease([Lease(0, f"k/{name}", "", 0, None)]) == [True]
             assert listed(store, Query(prefix=name)) == [name]
             assert listed(store, Query(name=name)) == [name]
 
@@ -344,46 +350,62 @@ class StoreContract:
 
     def test_due_rows_come_soonest_first_in_pages(self, store: Store) -> None:
         rows = [work(f"k{n}", due_at=1_700_000_000.123456 + n // 3) for n in (5, 2, 8, 0, 7, 1, 3, 6, 4)]
-        store.commit([turn("a", 0, put=[*rows, work("elsewhere", due_at=0.0, partition=1)])])
+        store.commit([turn("a", 0, put=[*rows, work("elsewhere", due_at=0.0, group="b")])])
         seen: list[Row] = []
         after = ""
         for _ in range(10):
-            page = store.due(0, 1_700_000_001.2, 2, after)
+            page = store.due(0, "default", 1_700_000_001.2, 2, after)
             seen += page.items
             if page.next is None:
                 break
             after = page.next
         assert [row.key for row in seen] == [f"k{n}" for n in range(6)]
         assert all(row in rows for row in seen)
-        assert store.due(0, 0.0, 9).items == []
-        assert [row.key for row in store.due(1, 0.0, 9).items] == ["elsewhere"]
+        assert store.due(0, "default", 0.0, 9).items == []
+        assert [row.key for row in store.due(0, "b", 0.0, 9).items] == ["elsewhere"]
+        assert store.due(0, "c", 0.0, 9).items == []
+
+    def test_rows_are_read_by_key(self, store: Store) -> None:
+        store.commit([turn("a", 0, put=[work("k1"), work("k2", group="b")])])
+        store.lease([Lease(0, "k2", "", 0, 3.0, "me")])
+        k1, none, k2 = store.rows([RowKey(0, "k1"), RowKey(0, "none"), RowKey(0, "k2")])
+        assert (k1, none) == (work("k1"), None)
+        assert k2 is not None
+        assert (k2.holder, k2.attempt, k2.due_at, k2.group, k2.body) == ("me", 1, 3.0, "b", b'{"do":"it"}')
+        assert store.rows([]) == []
+
+    def test_a_fact_goes_to_the_group_of_its_instance(self, store: Store) -> None:
+        store.commit([turn("a", 0), turn("b", 0, group="night")])
+        store.deliver([fact("a", "f"), fact("b", "f")])
+        assert [row.instance_id for row in store.due(0, "default", 9.0, 9).items] == ["a"]
+        assert [row.instance_id for row in store.due(0, "night", 9.0, 9).items] == ["b"]
 
     def test_due_pages_survive_small_fractions(self, store: Store) -> None:
         store.commit([turn("a", 0, put=[work(f"k{n}", due_at=0.1) for n in range(3)])])
-        page = store.due(0, 1.0, 2)
-        assert [row.key for row in store.due(0, 1.0, 2, page.next or "").items] == ["k2"]
+        page = store.due(0, "default", 1.0, 2)
+        assert [row.key for row in store.due(0, "default", 1.0, 2, page.next or "").items] == ["k2"]
 
     def test_due_refuses_a_forged_place(self, store: Store) -> None:
         with pytest.raises(ValueError, match="after="):
-            store.due(0, 1.0, 1, "forged")
+            store.due(0, "default", 1.0, 1, "forged")
 
     def test_a_lease_is_fenced_by_holder_and_attempt(self, store: Store) -> None:
         store.commit([turn("a", 0, put=[work("k")])])
-        assert store.lease([Lease("k", "", 0, 20.0, "me")]) == [True]
+        assert store.lease([Lease(0, "k", "", 0, 20.0, "me")]) == [True]
         wrong = [
-            Lease("k", "", 0, 30.0, "you"),
-            Lease("k", "me", 0, 30.0),
-            Lease("k", "", 1, 30.0),
-            Lease("l", "", 0, 1.0),
+            Lease(0, "k", "", 0, 30.0, "you"),
+            Lease(0, "k", "me", 0, 30.0),
+            Lease(0, "k", "", 1, 30.0),
+            Lease(0, "l", "", 0, 1.0),
         ]
         assert store.lease(wrong) == [False] * 4
-        assert store.due(0, 20.0, 9).items == [Row("k", "task", "a", 0, 20.0, "me", 1, b'{"do":"it"}')]
-        assert store.lease([Lease("k", "me", 1, 5.0)]) == [True]  # released
-        assert store.due(0, 20.0, 9).items == [Row("k", "task", "a", 0, 5.0, "", 2, b'{"do":"it"}')]
+        assert store.due(0, "default", 20.0, 9).items == [Row("k", "task", "a", 0, 20.0, "me", 1, b'{"do":"it"}')]
+        assert store.lease([Lease(0, "k", "me", 1, 5.0)]) == [True]  # released
+        assert store.due(0, "default", 20.0, 9).items == [Row("k", "task", "a", 0, 5.0, "", 2, b'{"do":"it"}')]
 
     def test_a_lease_can_end_a_row(self, store: Store) -> None:
         store.commit([turn("a", 0, put=[work("k")])])
-        assert store.lease([Lease("k", "x", 0, None), Lease("k", "", 0, None), Lease("k", "", 0, None)]) == [
+        assert store.lease([Lease(0, "k", "x", 0, None), Lease(0, "k", "", 0, None), Lease(0, "k", "", 0, None)]) == [
             False,
             True,
             False,
@@ -392,8 +414,10 @@ class StoreContract:
 
     def test_leases_of_a_batch_take_effect_in_order(self, store: Store) -> None:
         store.commit([turn("a", 0, put=[work("k")])])
-        assert store.lease([Lease("k", "", 0, 2.0, "me"), Lease("k", "me", 1, 3.0, "you")]) == [True, True]
-        assert [(row.due_at, row.holder, row.attempt) for row in store.due(0, 9.0, 9).items] == [(3.0, "you", 2)]
+        assert store.lease([Lease(0, "k", "", 0, 2.0, "me"), Lease(0, "k", "me", 1, 3.0, "you")]) == [True, True]
+        assert [(row.due_at, row.holder, row.attempt) for row in store.due(0, "default", 9.0, 9).items] == [
+            (3.0, "you", 2)
+        ]
 
     def test_one_of_many_threads_gets_the_lease(self, store: Store) -> None:
         store.commit([turn("a", 0, put=[work("k")])])
@@ -402,7 +426,7 @@ class StoreContract:
 
         def race() -> None:
             barrier.wait()
-            got.extend(store.lease([Lease("k", "", 0, 50.0, threading.current_thread().name)]))
+            got.extend(store.lease([Lease(0, "k", "", 0, 50.0, threading.current_thread().name)]))
 
         _together([race] * 8)
         assert sorted(got) == [False] * 7 + [True]
@@ -486,10 +510,10 @@ class StoreContract:
         store = self.open_store()
         store.commit([turn("a", 0, events("a", 0), put=[work("k")])])
         store.deliver([fact("a", "f"), fact("a", "g")])
-        before = (store.load([Want("a")]), store.due(0, 1e9, 9), store.find(Query()))
+        before = (store.load([Want("a")]), store.due(0, "default", 1e9, 9), store.find(Query()))
         store = self.reopen_store(store)
         try:
-            assert (store.load([Want("a")]), store.due(0, 1e9, 9), store.find(Query())) == before
+            assert (store.load([Want("a")]), store.due(0, "default", 1e9, 9), store.find(Query())) == before
             assert store.deliver([fact("a", "f"), fact("a", "h")]) == [Delivered.DUPLICATE, Delivered.NEW]
             record = loaded(store, "a")
             assert [row.body for row in record.inbox] == [b'"f"', b'"g"', b'"h"']

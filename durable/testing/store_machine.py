@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from durable.backends.memory import MemoryStore
 from durable.model.status import RuntimeStatus
-from durable.ports import Append, Commit, Fact, Lease, Outcome, Query, Record, Row, Store, Want
+from durable.ports import Append, Commit, ExecutionKey, Fact, Lease, Outcome, Query, Record, Row, RowKey, Store, Want
 
 from .store_contract import moment, turn
 
@@ -36,6 +36,7 @@ _rows = st.builds(
     holder=_holders,
     attempt=st.integers(0, 2),
     body=st.binary(max_size=8),
+    group=st.just("default"),
 )
 _turns = st.tuples(
     _instances,
@@ -100,11 +101,14 @@ class _StoreMachine(RuleBasedStateMachine):
 
     @rule(
         leases=st.lists(
-            st.builds(Lease, _keys, _holders, st.integers(0, 2), st.one_of(st.none(), _times), _holders), max_size=4
+            st.builds(Lease, st.just(0), _keys, _holders, st.integers(0, 2), st.one_of(st.none(), _times), _holders),
+            max_size=4,
         )
     )
     def lease(self, leases: list[Lease]) -> None:
         assert self.store.lease(leases) == self.model.lease(leases)
+        keys = [RowKey(0, lease.key) for lease in leases]
+        assert self.store.rows(keys) == self.model.rows(keys)
 
     @rule(wants=st.lists(st.tuples(_instances, st.integers(0, 4)), max_size=4, unique_by=lambda item: item[0]))
     def load(self, wants: list[tuple[str, int]]) -> None:
@@ -114,21 +118,21 @@ class _StoreMachine(RuleBasedStateMachine):
 
     @rule(execution=_instances, life=st.integers(0, 2), start=st.integers(0, 3), limit=st.integers(1, 3))
     def history(self, execution: str, life: int, start: int, limit: int) -> None:
-        name = f"{execution}/{life}"
-        assert self.store.history(name, start, limit) == self.model.history(name, start, limit)
-        assert self.store.input_of([name]) == self.model.input_of([name])
+        key = ExecutionKey(execution, f"{execution}/{life}")
+        assert self.store.history(key, start, limit) == self.model.history(key, start, limit)
+        assert self.store.input_of([key]) == self.model.input_of([key])
 
     @rule(until=_times, limit=st.integers(1, 4))
     def due(self, until: float, limit: int) -> None:
         found: list[Row] = []
         after: str | None = ""
         while after is not None:
-            page = self.store.due(0, until, limit, after)
+            page = self.store.due(0, "default", until, limit, after)
             found += page.items
             assert len(page.items) == limit or page.next is None
             after = page.next
         assert [row.due_at for row in found] == sorted(row.due_at for row in found)
-        mine = self.model.due(0, until, 1_000).items
+        mine = self.model.due(0, "default", until, 1_000).items
         assert sorted(map(_without_key, found)) == sorted(map(_without_key, mine))
 
     @rule(
@@ -168,7 +172,7 @@ class _StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def same_rows(self) -> None:
-        mine, theirs = self.model.due(0, 99.0, 1_000).items, self.store.due(0, 99.0, 1_000).items
+        mine, theirs = self.model.due(0, "default", 99.0, 1_000).items, self.store.due(0, "default", 99.0, 1_000).items
         assert sorted(map(_without_key, mine)) == sorted(map(_without_key, theirs))
 
 

@@ -10,19 +10,20 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import durable
 from durable.backends import sqlite_statements as statements
 from durable.backends.sqlite import SqliteBackend, SqliteStore, open_sqlite
 from durable.backends.sqlite_core import Core
 from durable.backends.sqlite_signals import FileSignals
-from durable.model.errors import StoreError, StoreInUseError
-from durable.ports import FACTS, Delivered, Fact, Lease, Outcome, Query, Want
+from durable.model.errors import StoreError
+from durable.ports import FACTS, Beat, Delivered, Fact, Lease, Outcome, Query, Want
 from durable.testing.store_contract import events, fact, turn, work
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,7 +145,7 @@ def test_file_and_folders_are_private(url: str, tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         opened = open_sqlite(f"sqlite:///{tmp_path}/new/deep/store.db")
-        opened.claim_worker()
+        opened.membership.beat(Beat("me"))
         opened.store.commit([turn("a", 0)])
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new").rglob("*")}
         opened.close()
@@ -357,7 +358,7 @@ def test_when_commit_fails_the_outcome_is_unknown(backend: SqliteBackend, happen
     with pytest.raises(StoreError, match="not known"):
         backend.store.deliver([fact("a", "f")])
     with pytest.raises(StoreError, match="not known"):
-        backend.store.lease([Lease("k", "", 0, 1.0)])
+        backend.store.lease([Lease(0, "k", "", 0, 1.0)])
     core._writer = connection
     [a, b] = backend.store.load([Want("a"), Want("b")])
     assert a is not None
@@ -464,27 +465,54 @@ def test_bodies_need_not_be_text(backend: SqliteBackend, body: bytes) -> None:
 # Several processes.
 
 
-def test_a_worker_is_alone(backend: SqliteBackend, url: str, others: ExitStack) -> None:
-    release = backend.claim_worker()
-    with pytest.raises(StoreInUseError, match=f"pid {os.getpid()}.*stop that one"):
-        open_here(url).claim_worker()
+def test_a_file_of_schema_1_is_brought_up_to_date_and_goes_on(tmp_path: Path) -> None:
+    golden = Path(__file__).parent / "golden" / "sqlite-schema-1.sql"
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+        connection.executescript(golden.read_text())
+    app = durable.Registry()
+
+    @app.activity
+    def double(n: int) -> int:
+        return 2 * n
+
+    @app.orchestrator(name="golden")
+    def flow(ctx: durable.OrchestrationContext, n: int) -> Generator[Any, Any, list[Any]]:
+        n = yield ctx.call_activity(double, n)
+        return [n, (yield ctx.wait_for_external_event("go"))]
+
+    with durable.connect(f"sqlite:///{tmp_path}/old.db") as client, durable.Worker(client, registry=app):
+        assert client.handle("golden-1").result(20) == [42, {"late": True}]
+        assert client.handle("golden-2").result(20) == [2, "early"]
+        assert client.start_orchestration(flow, 4).status().runtime_status is not None
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+def test_one_worker_serves_and_the_others_stand_by(backend: SqliteBackend, url: str, others: ExitStack) -> None:
+    first, second = Beat("first", pid=1), Beat("second", pid=2)
+    other_client = open_here(url)
+    assert other_client.membership.members() == []
+    assert backend.membership.beat(first) == [first]
+    assert backend.membership.beat(first) == [first]
+    assert other_client.membership.beat(second) == [first]  # not admitted, and told who is
+    assert other_client.membership.members() == [first]
+    backend.membership.leave("another")
+    assert other_client.membership.beat(second) == [first]
+    backend.membership.leave("first")
+    backend.membership.leave("first")
+    assert other_client.membership.beat(second) == [second]
+    other_client.close()
     code = (
-        "try: backend.claim_worker(); print('mine', flush=True); input()\nexcept Exception as e: print(e, flush=True)"
+        "from durable.ports import Beat\nfound = backend.membership.beat(Beat('there'))\n"
+        "print(found[0].incarnation, flush=True); input()"
     )
-    assert f"already has a worker (pid {os.getpid()})" in line(started(others, code, url))
-    release()
-    release()
-    other = started(others, code, url)
-    assert line(other) == "mine"
-    with pytest.raises(StoreInUseError, match=f"pid {other.pid}"):
-        backend.claim_worker()
-    other.kill()
-    other.wait(30)
-    backend.claim_worker()  # a dead worker's claim is nobody's
-    backend.close()
-    second = open_here(url)
-    second.claim_worker()
-    second.close()
+    process = started(others, code, url)
+    assert line(process) == "there"
+    assert backend.membership.beat(first)[0].incarnation == "there"
+    process.kill()
+    process.wait(30)
+    assert backend.membership.members() == []
+    assert backend.membership.beat(first) == [first]  # a dead worker's seat is free
 
 
 def test_news_from_another_process_arrive(backend: SqliteBackend, url: str, others: ExitStack) -> None:
@@ -571,7 +599,7 @@ def test_a_kill_in_the_middle_leaves_whole_groups(url: str, others: ExitStack) -
     assert a.version in (acknowledged, acknowledged + 1)
     assert len(a.history or ()) == len(b.history or ()) == a.version
     last = a.version - 1
-    assert [row.key for row in backend.store.due(0, 1e9, 10).items] == [f"a{last}", f"b{last}"]
+    assert [row.key for row in backend.store.due(0, "default", 1e9, 10).items] == [f"a{last}", f"b{last}"]
     backend.close()
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -175,59 +173,14 @@ def test_the_environment_names_the_store(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / ".durable" / "durable.db").exists()
 
 
-# ---- a second worker
+# ---- the worker
 
 
-def test_a_second_worker_in_this_process_is_refused_with_the_pid(world: World) -> None:
+def test_a_worker_starts_once(world: World) -> None:
     first = world.work()
-    second = durable.Worker(world.client, registry=world.registry)
-    with pytest.raises(durable.StoreInUseError, match=rf"pid {os.getpid()}\).*stop that one"):
-        second.start()
-    world.is_well()
     with pytest.raises(RuntimeError, match="make another one"):
         first.start()
-    first.stop()
-    with durable.Worker(world.client, registry=world.registry):
-        assert world.client.start_orchestration("healthy", 7).result(SOON) == 10
-    world.worker = None
-
-
-WORKER = """
-import sys, durable
-try:
-    worker = durable.Worker(sys.argv[1])
-    worker.start()
-except durable.StoreInUseError as error:
-    sys.exit(f"{type(error).__name__} {error}")
-print("serving", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_second_worker_in_another_process_is_refused_with_the_pid(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/store.db"
-    registry = durable.Registry()
-    registry.orchestrator(name="plain")(lambda ctx, value: value)
-    command = [sys.executable, "-c", WORKER, url]
-    with durable.connect(url) as client:
-        with durable.Worker(client, registry=registry):
-            done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60)
-            assert done.returncode == 1
-            assert f"StoreInUseError SQLite store {tmp_path}/store.db already has a worker (pid {os.getpid()})" in (
-                done.stderr
-            )
-            assert client.start_orchestration("plain", 5).result(SOON) == 5
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-            assert other.stdout is not None
-            assert other.stdout.readline() == "serving\n"
-            refused = durable.Worker(client, registry=registry)
-            with pytest.raises(durable.StoreInUseError, match=rf"\(pid {other.pid}\)"):
-                refused.start()
-            started = client.start_orchestration("plain", 6)
-            other.kill()
-        # Killed, not stopped: its claim died with it.
-        with durable.Worker(client, registry=registry):
-            assert started.result(SOON) == 6
+    world.is_well()
 
 
 def test_wrong_options_of_a_worker(world: World) -> None:
@@ -237,7 +190,11 @@ def test_wrong_options_of_a_worker(world: World) -> None:
         {"max_cached_orchestrations": -1},
         {"shutdown_grace": -1},
         {"shutdown_grace": float("nan")},
+        {"queues": []},
+        {"groups": ["a/b"]},
     ):
         with pytest.raises(ValueError, match=next(iter(options))):
             durable.Worker(world.client, registry=world.registry, **options)
+    with pytest.raises(ValueError, match="eager_activities=False needs a broker"):
+        durable.Worker(world.client, registry=world.registry, eager_activities=False).start()
     world.work()

@@ -277,12 +277,12 @@ def test_run_waits_for_another_worker_and_steps_in_when_it_has_gone(command: Com
         other = durable.Worker(client, registry=durable.Registry())
         other.start()
         with command.running("run", "flows.py:two", "--input", "[6, 7]") as process:
-            (_, line) = until(process.stderr, "waiting for the other worker")
+            (_, line) = until(process.stderr, "standing by")
             assert str(os.getpid()) in line
             other.stop()
             code, out, err = ended(process)
     assert (code, out) == (0, "42\n")
-    assert "going on here" in err
+    assert "serving from here on" in err
 
 
 def test_run_refuses_an_id_of_another_orchestration(command: Command) -> None:
@@ -385,11 +385,12 @@ def test_a_worker_tells_why_it_can_not_begin(command: Command, module: str, part
     assert "Traceback" not in done.stderr
 
 
-def test_a_second_worker_is_refused_with_the_pid_of_the_first(command: Command) -> None:
-    with command.worker(durable.Registry()):
-        done = command("worker", "flows")
-    assert done.returncode == 4
-    assert str(os.getpid()) in done.stderr
+def test_a_second_worker_stands_by_and_names_the_first(command: Command) -> None:
+    with command.worker(durable.Registry()), command.running("worker", "flows") as process:
+        (_, line) = until(process.stderr, "standing by")
+        assert f"pid {os.getpid()}" in line
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
 
 
 # ---- look

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -569,14 +570,20 @@ def test_a_worker_is_used_once_and_stop_may_be_called_again(bench: Bench) -> Non
             bench.worker(durable.Registry(), **wrong)
 
 
-def test_a_second_worker_on_one_store_is_refused_until_the_first_has_stopped(bench: Bench) -> None:
-    app = durable.Registry()
+def test_a_second_worker_on_one_store_stands_by_until_the_first_has_stopped(
+    bench: Bench, app: durable.Registry, caplog: pytest.LogCaptureFixture
+) -> None:
     first = bench.serve(app)
-    with pytest.raises(durable.StoreInUseError):
-        durable.Worker(bench.url, registry=app).start()
-    first.stop()
-    with durable.Worker(bench.url, registry=app):
-        pass
+    idle = durable.Registry()  # without code: whatever it served would stay PENDING
+    second = durable.Worker(bench.client, registry=idle, shutdown_grace=0)
+    with second:
+        assert f"pid {os.getpid()}" in caplog.text
+        assert bench.run("echo", 1) == 1
+        first.stop()
+        idle.orchestrator(name="echo")(lambda ctx, value: ("second", value))
+        assert bench.run("echo", 2) == ["second", 2]
+    with durable.Worker(bench.client, registry=app):
+        assert bench.run("echo", 3) == 3
 
 
 def test_parked_orchestrations_need_no_thread_of_their_own(bench: Bench, app: durable.Registry) -> None:
@@ -670,14 +677,23 @@ def test_other_processes_are_noticed_soon(shared: str, app: durable.Registry) ->
         assert float(said(elsewhere(shared, "latency"))) < 0.25
 
 
-def test_a_worker_is_refused_while_another_process_has_one(shared: str, app: durable.Registry, tmp_path: Path) -> None:
-    script = "import sys, durable\nwith durable.Worker(sys.argv[1], registry=durable.Registry()):\n    pass\n"
-    with durable.Worker(shared, registry=app):
-        second = subprocess.run([sys.executable, "-c", script, shared], capture_output=True, text=True, timeout=60)
-        assert second.returncode == 1
-        assert "StoreInUseError" in second.stderr
-    again = subprocess.run([sys.executable, "-c", script, shared], capture_output=True, text=True, timeout=60)
-    assert (again.returncode, again.stderr) == (0, "")
+def test_a_worker_takes_over_from_another_process_that_is_killed(shared: str, app: durable.Registry) -> None:
+    script = (
+        "import sys, durable\nwith durable.Worker(sys.argv[1], registry=durable.Registry()):\n"
+        "    print('serving', flush=True); input()\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, shared], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with other, durable.connect(shared) as client:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "serving\n"
+        with durable.Worker(client, registry=app):
+            handle = client.start_orchestration("echo", 1)
+            with pytest.raises(durable.TimeoutError):
+                handle.result(0.1)
+            other.kill()
+            assert handle.result(SOON) == 1
 
 
 KILLED = """

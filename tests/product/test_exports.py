@@ -25,7 +25,7 @@ NAMES = """
 ERRORS = """
     DurableError InstanceNotFoundError InstanceExistsError InstanceFinishedError OrchestrationFailedError
     OrchestrationTerminatedError OrchestrationBlockedError TaskFailedError TaskCancelledError NonRetryableError
-    TimeoutError PayloadError LimitError DuplicateNameError StoreError StoreInUseError
+    TimeoutError PayloadError LimitError DuplicateNameError StoreError TransportError
 """.split()
 
 

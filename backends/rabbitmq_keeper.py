@@ -1,0 +1,366 @@
+"""Who keeps a RabbitMQ transport connected: one session after the other, and in each what callers asked for.
+
+Laws.
+1. What was asked for is kept here (queues declared, subscriptions, the reply queue) and made again in every session.
+2. Only the keeper's thread opens sessions after the first. Between two of them subscriptions are remembered, and what
+   needs an answer waits for some seconds.
+3. Watchers are told of a loss when it happens, and of each queue that had to be made again when it is there.
+4. A queue that takes part in nothing any more (a quorum queue whose broker died moments after it was declared) is
+   deleted and made again: after two sessions in which it did not answer while the broker did. The store knows what was
+   in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from queue import SimpleQueue
+from time import monotonic
+from typing import Final, NamedTuple
+
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    sleep_using_event,
+    stop_after_delay,
+    stop_any,
+    stop_when_event_set,
+    wait_random_exponential,
+)
+
+from durable.model.errors import TransportError
+from durable.ports import Delivery, Trouble
+
+from .cloud_events import subjects
+from .queue_names import Names
+from .rabbitmq_connection import ANSWER_SECONDS, CLOSE_SECONDS, NoAnswer, Session, SessionLost
+from .rabbitmq_consuming import Consumer, Refused, Sink
+from .rabbitmq_publishing import Publisher
+from .rabbitmq_topology import LOCKED, NOT_FOUND, Topology
+from .rabbitmq_url import Target
+
+FIRST_SECONDS: Final = 0.2  # before the first try: a broker that drops us at once is not to be hammered
+BACK_OFF: Final = wait_random_exponential(multiplier=0.4, min=0.2, max=30)  # full jitter, after each failure
+LOCKED_SECONDS: Final = 60.0  # the broker notices a connection that just vanished by its missing heartbeats
+SILENT_SESSIONS: Final = 2
+INTERNAL_ERROR: Final = 541
+REPLIES_PREFETCH: Final = 1_000
+
+Wake = Callable[[Collection[str]], None]
+
+log = logging.getLogger("durable.rabbitmq")
+
+
+class Subscription(NamedTuple):
+    """What `Transport.subscribe` was asked for."""
+
+    queue: str
+    prefetch: int
+    sink: Sink
+
+
+class Keeper:
+    """`session` and `publisher`: those there are now, None between two. `patience`: seconds, see law 4."""
+
+    def __init__(self, target: Target, names: Names, patience: float = ANSWER_SECONDS) -> None:
+        self.target = target
+        self.names = names
+        self.session: Session | None = None
+        self.publisher: Publisher | None = None
+        self.address = names.reply_prefix + uuid.uuid4().hex
+        self._patience = patience
+        self._control = threading.RLock()  # one sequence of declarations and subscriptions at a time
+        self._state = threading.Lock()  # the session, and the fields from here
+        self._attempt: Session | None = None
+        self._declared: dict[str, None] = {}
+        self._subscriptions: dict[str, Subscription] = {}
+        self._consumers: dict[str, Consumer] = {}
+        self._watchers: dict[object, Callable[[Trouble], None]] = {}
+        self._wakes: list[Wake] = []
+        self._silent: dict[str, int] = {}
+        self._ready = threading.Event()
+        self._closing = threading.Event()
+        self._repairs: SimpleQueue[Session | str | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._keep, name="durable-rabbitmq-keeper", daemon=True)
+
+    # From any thread.
+
+    def open(self) -> None:
+        """The first session. Raises TransportError when there is none to be had."""
+        self._restore()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Idempotent."""
+        with self._state:
+            self._closing.set()
+            sessions = [session for session in (self.session, self._attempt) if session is not None]
+            self.session = self.publisher = None
+        self._ready.set()  # whoever waits for a session need not
+        self._repairs.put(None)
+        for session in sessions:
+            session.close()
+        if self._thread.is_alive() and not any(session.on_own_thread for session in sessions):
+            self._thread.join(CLOSE_SECONDS)
+
+    def topology(self) -> Topology:
+        """For declarations in the session there is or, within some seconds, will be. Raises TransportError."""
+        self._ready.wait(ANSWER_SECONDS)
+        session = self.session
+        if session is None:
+            why = "it is closed" if self._closing.is_set() else "it is tried again all the time; is the broker running?"
+            raise TransportError(f"no connection to {self.target}: {why}")
+        session.refuse_own_thread()
+        return Topology(session, self.names)
+
+    def remember(self, queues: Sequence[str]) -> None:
+        """These were declared: they are made again where they are missing."""
+        with self._state:
+            self._declared.update(dict.fromkeys(queues))
+
+    def watch(self, call: Callable[[Trouble], None]) -> Callable[[], None]:
+        token = object()  # the same callable may watch twice
+        with self._state:
+            self._watchers[token] = call
+
+        def stop() -> None:
+            with self._state:
+                self._watchers.pop(token, None)
+
+        return stop
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Raises ValueError for a second subscription to the queue, TransportError for one the broker refuses."""
+        queue = subscription.queue
+        with self._control:
+            with self._state:
+                if queue in self._subscriptions:
+                    raise ValueError(f"there is a subscription to queue {queue!a} already; unsubscribe first")
+                self._subscriptions[queue] = subscription
+            session = self.session
+            refused = self._consume(session, [subscription]).get(queue) if session else None
+        if refused:
+            self.unsubscribe(queue)
+            remedy = "declare it first" if refused.code == NOT_FOUND else "the user needs the permission `read`"
+            raise TransportError(f"can't subscribe: {refused}; {remedy}")
+
+    def unsubscribe(self, queue: str) -> None:
+        with self._state:
+            self._subscriptions.pop(queue, None)
+            consumer = self._consumers.pop(queue, None)
+        if consumer is not None:
+            consumer.session.post(consumer.cancel)
+
+    def replies(self, wake: Wake) -> None:
+        """The reply queue is at `address` when this returns, or will be when the connection is back."""
+        with self._state:
+            self._wakes.append(wake)
+            session = self.session if len(self._wakes) == 1 else None
+        if session is not None:
+            try:
+                self._receive_replies(session)
+            except SessionLost:
+                log.info("replies will come when the connection to %s is back", self.target)
+
+    # On the pika thread.
+
+    def _lost(self, session: Session, why: SessionLost) -> None:
+        with self._state:
+            if self.session is not session:
+                return  # whoever is opening it is told
+            self._ready.clear()
+            self.session = self.publisher = None
+            self._consumers.clear()
+        log.warning("%s; connecting again", why)
+        self._tell(Trouble())
+        self._repairs.put(session)
+
+    def _tell(self, trouble: Trouble) -> None:
+        with self._state:
+            calls = tuple(self._watchers.values())
+        for call in calls:
+            try:
+                call(trouble)
+            except Exception:  # the watcher's mistake must not end the repair
+                log.exception("a watcher of %s raised", self.target)
+
+    def _wake(self, deliveries: Sequence[Delivery]) -> None:
+        about = subjects(delivery.body for delivery in deliveries)
+        for wake in tuple(self._wakes):
+            wake(about)
+
+    # On the keeper's thread; `_restore` in `open` too.
+
+    def _keep(self) -> None:
+        for repair in iter(self._repairs.get, None):
+            if self._closing.is_set():
+                return
+            try:
+                if isinstance(repair, str):
+                    self._make_again(repair)
+                else:
+                    self._reconnect()
+            except TransportError as error:  # a loss in the middle, which is the next repair; or close
+                log.warning("repair interrupted: %s", error)
+
+    def _reconnect(self) -> None:
+        if self.session is not None:
+            return  # two losses, one repair
+        since = monotonic()
+        self._closing.wait(FIRST_SECONDS)
+        retrying = Retrying(
+            wait=BACK_OFF,
+            retry=retry_if_exception_type(TransportError),
+            stop=stop_when_event_set(self._closing),
+            sleep=sleep_using_event(self._closing),
+            before_sleep=self._say_again,
+            reraise=True,
+        )
+        retrying(self._restore)
+        if self.session is not None:
+            log.warning("connection to %s is back after %.1f s", self.target, monotonic() - since)
+
+    def _say_again(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.warning("%s; next try in %.1f s", error, state.upcoming_sleep)
+
+    def _restore(self) -> None:
+        """Open a session and make everything in it that callers asked for. TransportError: none is open then."""
+        session = Session(self.target, self._lost)
+        with self._state:
+            if self._closing.is_set():
+                return
+            self._attempt = session
+        session.open()
+        with self._control:
+            try:
+                again = self._furnish(session)
+            except TransportError:
+                session.close()
+                raise
+            self._resume(session, again)
+
+    def _furnish(self, session: Session) -> list[str]:
+        """Channels and queues; which of them were missing. At its end callers use the session."""
+        publisher = Publisher(session, self.names)
+        session.ask(publisher.start, "opening the channels for publishing")
+        topology = Topology(session, self.names)
+        topology.prepare()
+        self._delete_silent(topology)
+        with self._state:
+            wanted = [*dict.fromkeys((*self._declared, *self._subscriptions))]
+        missing = topology.declare(wanted)
+        topology.close()
+        with self._state:
+            if session.lost or self._closing.is_set():
+                raise session.lost or TransportError(f"connection to {self.target} closed")
+            self.session, self.publisher, self._attempt = session, publisher, None
+            self._ready.set()
+        return [queue for queue, was_missing in zip(wanted, missing, strict=True) if was_missing]
+
+    def _resume(self, session: Session, again: Sequence[str]) -> None:
+        for queue in again:
+            self._say_made_again(queue)
+        with self._state:
+            subscriptions = [*self._subscriptions.values()]
+        for queue, refused in self._consume(session, subscriptions).items():
+            if refused.code == NOT_FOUND:
+                self._repairs.put(queue)
+            else:
+                log.error("nothing is received from queue %a: %s", queue, refused)
+        if self._wakes:
+            self._repairs.put(self.address)
+
+    def _make_again(self, queue: str) -> None:
+        """The broker ended the subscription to it."""
+        session = self.session
+        if session is None:
+            return  # `_restore` does it
+        if queue == self.address:
+            self._receive_replies(session)
+            return
+        with self._control:
+            topology = Topology(session, self.names)
+            topology.declare([queue])
+            topology.close()
+            self._say_made_again(queue)
+            with self._state:
+                subscription = self._subscriptions.get(queue)
+            if subscription is not None and self._consume(session, [subscription]):
+                self._repairs.put(queue)
+
+    def _say_made_again(self, queue: str) -> None:
+        log.warning("queue %a was missing at %s and is there again", queue, self.target)
+        self._tell(Trouble(queue))
+
+    def _delete_silent(self, topology: Topology) -> None:
+        for queue in [queue for queue, sessions in self._silent.items() if sessions >= SILENT_SESSIONS]:
+            log.error(
+                "queue %a at %s answers no more, as a quorum queue whose broker died moments after it was declared; "
+                "it is deleted and made again, and what was in it is sent again from the store",
+                queue,
+                self.target,
+            )
+            topology.delete(queue)
+            del self._silent[queue]
+
+    # Under `_control`.
+
+    def _consume(self, session: Session, subscriptions: Sequence[Subscription]) -> dict[str, Refused]:
+        """Subscribe to all at once; which were refused. The session is given up when a queue does not answer."""
+        started = []
+        for subscription in subscriptions:
+            queue, prefetch, sink = subscription
+            consumer = Consumer(session, queue, prefetch, sink, partial(self._repairs.put, queue))
+            started.append((subscription, consumer, session.begin(consumer.start)))
+        refused: dict[str, Refused] = {}
+        silent: list[str] = []
+        until = monotonic() + self._patience
+        for subscription, consumer, answer in started:
+            queue = subscription.queue
+            try:
+                session.wait(answer, until - monotonic(), f"subscribing to queue {queue!a}")
+            except Refused as error:
+                refused[queue] = error
+            except NoAnswer:
+                silent.append(queue)
+            except SessionLost as lost:  # the next session subscribes
+                if lost.code == INTERNAL_ERROR:
+                    silent.append(queue)
+            else:
+                self._silent.pop(queue, None)
+                self._adopt(subscription, consumer)
+        for queue in silent:
+            self._silent[queue] = self._silent.get(queue, 0) + 1
+        if silent:
+            session.fail(f"no answer from queue {', '.join(map(ascii, silent))}")
+        return refused
+
+    def _adopt(self, subscription: Subscription, consumer: Consumer) -> None:
+        with self._state:
+            current = self._subscriptions.get(subscription.queue) is subscription
+            if current:
+                self._consumers[subscription.queue] = consumer
+        if not current:  # unsubscribed while it began
+            consumer.session.post(consumer.cancel)
+
+    def _receive_replies(self, session: Session) -> None:
+        """Not under `_control`: a queue that a vanished connection of ours still has may take some heartbeats."""
+        topology = Topology(session, self.names)
+        retrying = Retrying(
+            wait=BACK_OFF,
+            retry=retry_if_exception(lambda error: isinstance(error, Refused) and error.code == LOCKED),
+            stop=stop_any(stop_when_event_set(self._closing), stop_after_delay(LOCKED_SECONDS)),
+            sleep=sleep_using_event(self._closing),
+            reraise=True,
+        )
+        retrying(topology.declare_replies, self.address)
+        topology.close()
+        gone = partial(self._repairs.put, self.address)
+        consumer = Consumer(session, self.address, REPLIES_PREFETCH, self._wake, gone, settles=False)
+        session.ask(consumer.start, "subscribing to the reply queue")

@@ -1,0 +1,155 @@
+"""What must be on the broker: queues that keep their messages, dead letters, the topic of lifecycle events.
+
+Laws.
+1. Every queue is a durable quorum queue with a delivery limit and a dead-letter exchange: what comes back too often, or
+   can't be understood, is in the dead-letter queue, not gone and not in a loop.
+2. Whether a queue was missing is found out first, on a channel that is thrown away: the broker closes it for an answer.
+3. A queue that is there with other arguments is somebody else's, or of another version: a clear error, never deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+from durable.model.errors import TransportError
+
+from .queue_names import Names
+from .rabbitmq_connection import ANSWER_SECONDS, Answer, Session, settle
+from .rabbitmq_consuming import Refused
+
+DELIVERY_LIMIT: Final = 20
+DELETE_SECONDS: Final = 30.0  # a queue whose processes are gone takes the broker five
+NOT_FOUND: Final = 404
+LOCKED: Final = 405
+PRECONDITION_FAILED: Final = 406
+
+Call: TypeAlias = Callable[[Any, Callable[[Any], None]], None]  # with a channel, and whom to call with the answer
+
+
+class Desk:
+    """A channel of the consuming connection for one thing after the other; any thread but pika's, one at a time.
+
+    On the consuming connection, because the other may be blocked by an alarm.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._channel: Any = None
+        self._answer: Answer | None = None
+
+    def ask(
+        self, what: str, call: Callable[[Any, Callable[[Any], None]], None], seconds: float = ANSWER_SECONDS
+    ) -> Any:
+        """`call(channel, callback)` on the pika thread; the method that answers. Raises Refused, and closes then."""
+        if self._channel is None:
+            self._channel = self._session.ask(self._open, "opening a channel")
+
+        def start(answer: Answer) -> None:
+            self._answer = answer
+            call(self._channel, lambda frame: settle(answer, frame.method))
+
+        return self._session.ask(start, what, seconds)
+
+    def close(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            self._session.post(_close, channel)
+
+    def _open(self, answer: Answer) -> None:
+        channel = self._session.consuming.channel(on_open_callback=lambda opened: settle(answer, opened))
+        channel.add_on_close_callback(self._on_closed)
+
+    def _on_closed(self, channel: Any, reason: Any) -> None:
+        if channel is self._channel:
+            self._channel = None
+        if self._answer is not None:
+            code, text = getattr(reason, "reply_code", 0), getattr(reason, "reply_text", str(reason))
+            settle(self._answer, error=Refused(code, f"{self._session.target}: {code} {text}"))
+
+
+def _close(channel: Any) -> None:
+    if channel.is_open:
+        channel.close()
+
+
+class Topology:
+    """Declarations in one session."""
+
+    def __init__(self, session: Session, names: Names) -> None:
+        self._session = session
+        self._names = names
+        self._desk = Desk(session)
+
+    def close(self) -> None:
+        self._desk.close()
+
+    def prepare(self) -> None:
+        """The topic of lifecycle events, the dead-letter exchange and its queue."""
+        lifecycle, dead = self._names.lifecycle, self._names.dead_letters
+        self._ask(f"topic {lifecycle}", _exchange(lifecycle, "topic"))
+        self._ask(f"exchange {dead}", _exchange(dead, "fanout"))
+        self._ask(f"queue {dead}", _queue(dead, {"x-queue-type": "quorum"}))
+        self._ask(f"binding of {dead}", lambda channel, done: channel.queue_bind(dead, dead, callback=done))
+
+    def declare(self, queues: Sequence[str]) -> list[bool]:
+        """Make the queues; whether each was missing."""
+        missing = [self.depth(queue) is None for queue in queues]
+        for queue in queues:
+            self._ask(f"queue {queue!a}", _queue(queue, self._arguments()))
+        return missing
+
+    def depth(self, queue: str) -> int | None:
+        """How many messages wait in it; None when it is not there."""
+        passive: Call = lambda channel, done: channel.queue_declare(queue, passive=True, callback=done)  # noqa: E731
+        try:
+            return int(self._desk.ask(f"looking for queue {queue!a}", passive).message_count)
+        except Refused as refused:
+            if refused.code == NOT_FOUND:
+                return None
+            raise
+
+    def delete(self, queue: str) -> None:
+        """Remove it with all that is in it."""
+        self._desk.ask(
+            f"deleting queue {queue!a}",
+            lambda channel, done: channel.queue_delete(queue, callback=done),
+            DELETE_SECONDS,
+        )
+
+    def declare_replies(self, queue: str) -> None:
+        """A queue of this connection alone, which goes with it. Refused with LOCKED while an older one has it."""
+        exclusive: Call = lambda channel, done: channel.queue_declare(  # noqa: E731
+            queue, exclusive=True, auto_delete=True, callback=done
+        )
+        self._desk.ask(f"declaring reply queue {queue}", exclusive)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-dead-letter-exchange": self._names.dead_letters,
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",  # which at-least-once asks for
+        }
+
+    def _ask(self, what: str, call: Call) -> None:
+        try:
+            self._desk.ask(f"declaring {what}", call)
+        except Refused as refused:
+            if refused.code == PRECONDITION_FAILED:
+                raise TransportError(
+                    f"{what} is there with other arguments ({refused}); use another workspace or virtual host, "
+                    "or delete it once nobody uses it"
+                ) from None
+            raise TransportError(
+                f"can't declare {what}: {refused}; the user needs the permission `configure`"
+            ) from None
+
+
+def _exchange(name: str, kind: str) -> Call:
+    return lambda channel, done: channel.exchange_declare(name, kind, durable=True, callback=done)
+
+
+def _queue(name: str, arguments: dict[str, Any]) -> Call:
+    return lambda channel, done: channel.queue_declare(name, durable=True, arguments=arguments, callback=done)

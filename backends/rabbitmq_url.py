@@ -1,0 +1,114 @@
+"""`amqp://user:password@host:port/vhost`: what is in it, checked before anything connects.
+
+Laws.
+1. A password leaves this file only inside a `Target`, whose repr and str don't show it.
+2. A URL that is wrong is never quoted in the message: a special character that nobody encoded can put a piece of the
+   password into any part of it.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+import msgspec
+
+from durable.model.errors import TransportError
+
+PORTS: Final = {"amqp": 5672, "amqps": 5671}
+FORM: Final = "amqp://user:password@host:port/vhost"
+FILES: Final = frozenset({"cacertfile", "certfile", "keyfile"})
+SHORT: Final = 255  # bytes of an AMQP short string: names of queues, exchanges and virtual hosts
+
+
+class Secret:
+    """A string that shows itself only when asked."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "***"
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A broker and one of its virtual hosts. `tls`: None for amqp://, else how amqps:// checks certificates."""
+
+    host: str
+    port: int
+    vhost: str
+    user: str
+    password: Secret
+    tls: ssl.SSLContext | None = None
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'amqps' if self.tls else 'amqp'}://{host}:{self.port} (virtual host {self.vhost!a})"
+
+
+def parse_url(url: str) -> Target:
+    """Raises TransportError with what is wrong and the remedy; never with the URL or a part that may be secret."""
+    try:
+        parts = urlsplit(url)
+        scheme, host = parts.scheme, parts.hostname
+    except ValueError:  # a broken IPv6 address
+        raise TransportError(f"the events URL can't be read; write {FORM}") from None
+    if scheme not in PORTS:
+        raise TransportError(f"the events URL does not begin with amqp:// or amqps://; write {FORM}")
+    if "@" in parts.path + parts.query + parts.fragment or parts.fragment:
+        raise TransportError("the events URL has an @ or # in a wrong place; percent-encode / ? # @ in the password")
+    if not host:
+        raise TransportError(f"the events URL names no host; write {FORM}")
+    user, password = _credentials(parts)
+    return Target(host, _port(parts), _vhost(parts), user, password, _tls(parts))
+
+
+def _port(parts: SplitResult) -> int:
+    try:
+        return parts.port or PORTS[parts.scheme]
+    except ValueError:
+        raise TransportError("the port of the events URL is not a number from 1 to 65535") from None
+
+
+def _vhost(parts: SplitResult) -> str:
+    """`/` and nothing both mean the default virtual host, as in every RabbitMQ client that people use."""
+    given = parts.path[1:]
+    vhost = unquote(given) or "/"
+    if "/" in given:
+        raise TransportError("the path of the events URL is one virtual host; write a / in its name as %2F")
+    if len(vhost.encode()) > SHORT:
+        raise TransportError(f"the virtual host of the events URL is longer than {SHORT} bytes")
+    return vhost
+
+
+def _credentials(parts: SplitResult) -> tuple[str, Secret]:
+    if parts.username is None:
+        return "guest", Secret("guest")  # RabbitMQ's own, which it accepts from loopback addresses only
+    if parts.password is None:
+        raise TransportError(f"the events URL has a user name but no password; write {FORM}")
+    return unquote(parts.username), Secret(unquote(parts.password))
+
+
+def _tls(parts: SplitResult) -> ssl.SSLContext | None:
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = given.keys() - FILES
+    if unknown:
+        known = ", ".join(sorted(FILES))
+        raise TransportError(f"the events URL has a parameter that is not known; there are: {known} (for amqps://)")
+    if parts.scheme == "amqp":
+        if given:
+            raise TransportError(f"{', '.join(sorted(given))} in the events URL needs amqps://")
+        return None
+    try:
+        context = ssl.create_default_context(cafile=given.get("cacertfile"))
+        if "certfile" in given:
+            context.load_cert_chain(given["certfile"], given.get("keyfile"))
+    except OSError as error:  # also ssl.SSLError
+        raise TransportError(f"the certificates that the events URL names can't be loaded: {error}") from None
+    return context

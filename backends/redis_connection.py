@@ -1,0 +1,261 @@
+"""Connections to one Redis: commands packed by hiredis, sent at once, answered in order.
+
+Laws.
+1. redis-py repeats nothing here: it would hide that a command may have run twice. What is repeated is only what Redis
+   said it had not run (NOSCRIPT).
+2. `exchange` tells apart "nothing was sent" (StoreError) and "some answers did not come" (the trouble beside those
+   that did): after the second, nobody knows what happened.
+3. A broken connection is thrown away and the next use makes another: a restart of the server needs no new client.
+4. Errors name host, port and remedy; what came with the URL is in none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from itertools import zip_longest
+from typing import Any, Final, NamedTuple, Protocol, cast
+
+import hiredis
+from redis.backoff import NoBackoff
+from redis.connection import Connection, SSLConnection
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    BusyLoadingError,
+    ClusterError,
+    InvalidResponse,
+    MasterDownError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry
+
+from durable.model.errors import StoreError
+
+from .redis_url import Target
+
+CONNECT_SECONDS: Final = 5.0
+ANSWER_SECONDS: Final = 5.0
+PACKET_BYTES: Final = 64 * 1024
+
+Arg = str | bytes | int
+
+_pack = cast(Callable[[tuple[Arg, ...]], bytes], hiredis.pack_command)  # its stub wants a tuple of one
+
+
+class Wire(Protocol):
+    """What is used of a connection of redis-py, most of which has no types."""
+
+    _sock: Any  # there is no public way to wait for a connection and for something else at once
+
+    def connect(self) -> None: ...
+    def disconnect(self) -> None: ...
+    def can_read(self, timeout: float) -> bool: ...
+    def send_packed_command(self, command: Sequence[bytes]) -> None: ...
+    def read_response(self) -> Any: ...
+
+
+class Script(NamedTuple):
+    """A Lua script and the name Redis has for it."""
+
+    text: bytes
+    sha: bytes
+
+
+def read_script(name: str) -> Script:
+    """The script `redis_<name>.lua` of this folder, after what is common to all."""
+    folder = files("durable.backends")
+    text = b"\n".join(folder.joinpath(f"redis_{part}.lua").read_bytes() for part in ("partition", name))
+    return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+
+
+def pack(*command: Arg) -> bytes:
+    """One command as it travels."""
+    return _pack(command)
+
+
+class Connections:
+    """As many connections as there are threads that ask at the same time. Safe to use from several threads."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._lock = threading.Lock()
+        self._idle: list[Wire] = []
+        self._pid = os.getpid()
+        self._closed = False
+
+    def connect(self) -> Wire:
+        """A new connection, for whoever keeps and disconnects it. Raises StoreError."""
+        if self._closed:
+            raise StoreError(f"{self.target.where}: this store was closed; open it again")
+        try:
+            connection = _connection(self.target)
+            connection.connect()
+        except (RedisError, OSError) as error:
+            raise explain(self.target, error) from error
+        return connection
+
+    def exchange(self, commands: Sequence[bytes]) -> tuple[list[Any], Exception | None]:
+        """Send all, read an answer each. Returns the answers that came, and what kept the others from coming.
+
+        An answer that is an error is in the list as a redis ResponseError. Raises StoreError when nothing was sent.
+        """
+        connection = self._take()
+        answers: list[Any] = []
+        read = connection.read_response
+        try:
+            connection.send_packed_command(_packets(commands))
+            for _ in commands:
+                try:
+                    answers.append(read())
+                except ResponseError as error:
+                    answers.append(error)
+        except (RedisError, OSError) as error:
+            connection.disconnect()
+            return answers, error
+        except BaseException:  # also an interrupt: what is left unread would answer the next question
+            connection.disconnect()
+            raise
+        self._give_back(connection)
+        return answers, None
+
+    def ask(self, commands: Sequence[bytes]) -> list[Any]:
+        """An answer each. Raises StoreError for an error among them."""
+        return self._all_of(*self.exchange(commands)) if commands else []
+
+    def attempt(self, script: Script, calls: Sequence[tuple[Arg, ...]]) -> tuple[list[Any], Exception | None]:
+        """Run a script for each of these (key, arguments...), as `exchange`; loads it where Redis does not have it."""
+        sha = script.sha
+        commands = [_pack((b"EVALSHA", sha, b"1", *call)) for call in calls]
+        answers, trouble = self.exchange(commands)
+        absent = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
+        if absent and trouble is None:
+            again, trouble = self.exchange([pack("SCRIPT", "LOAD", script.text), *(commands[n] for n in absent)])
+            loaded, *rest = again or [trouble]
+            for n, answer in zip_longest(absent, rest, fillvalue=trouble):
+                answers[n] = loaded if isinstance(loaded, Exception) else answer
+        return answers, trouble
+
+    def run(self, script: Script, calls: Sequence[tuple[Arg, ...]]) -> list[Any]:
+        """As `attempt`. Raises StoreError unless every call was answered without error."""
+        return self._all_of(*self.attempt(script, calls)) if calls else []
+
+    def _all_of(self, answers: list[Any], trouble: Exception | None) -> list[Any]:
+        for answer in answers if trouble is None else (trouble,):
+            if isinstance(answer, Exception):
+                raise explain(self.target, answer) from answer
+        return answers
+
+    def _take(self) -> Wire:
+        if self._pid != os.getpid():
+            # After a fork the sockets are the parent's: not to be used here, nor shut down.
+            self._idle, self._pid = [], os.getpid()
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return self.connect()
+            if _usable(connection):
+                return connection
+            connection.disconnect()
+
+    def _give_back(self, connection: Wire) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(connection)
+                return
+        connection.disconnect()
+
+    def close(self) -> None:
+        """Disconnect; whoever still asks gets a StoreError. Idempotent."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.disconnect()
+
+
+def _connection(target: Target) -> Wire:
+    kind = SSLConnection if target.tls else Connection
+    options = {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": CONNECT_SECONDS, **target.options}
+    connection = kind(
+        host=target.host,
+        port=target.port,
+        db=target.db,
+        username=target.username,
+        password=target.password,
+        protocol=2,
+        retry=Retry(NoBackoff(), 0),
+        socket_keepalive=True,
+        health_check_interval=0,
+        **options,
+    )
+    return cast(Wire, connection)
+
+
+def _usable(connection: Wire) -> bool:
+    """Whether an idle connection is still open: nobody was asked, so something to read can only be its end."""
+    try:
+        return not connection.can_read(0)
+    except (RedisError, OSError):
+        return False
+
+
+def _packets(commands: Sequence[bytes]) -> list[bytes]:
+    """Few writes, so that the server begins with the first while the last is on its way."""
+    packets: list[bytes] = []
+    first = size = 0
+    for n, command in enumerate(commands):
+        size += len(command)
+        if size >= PACKET_BYTES:
+            packets.append(b"".join(commands[first : n + 1]))
+            first, size = n + 1, 0
+    if size:
+        packets.append(b"".join(commands[first:]))
+    return packets
+
+
+_REMEDY: Final = "is it up, is that its host and port, and does it want redis:// or rediss://?"
+
+# The first that fits an error: its class (MovedError is an AskError), a mark in its text, what to tell.
+_EXPLANATIONS: Final[tuple[tuple[type[Exception], str, str], ...]] = (
+    (AuthenticationError, "Authentication required", "wants a password; write redis://:PASSWORD@host:port"),
+    (AuthenticationError, "", "refuses this user or password; check them (percent-encoded in the URL)"),
+    (BusyLoadingError, "", "is still loading its data; try again when it is up"),
+    (InvalidResponse, "", "does not answer as a Redis does; check host and port"),
+    (NoPermissionError, "", "does not let this user do that ({error}); see ACL SETUSER: it needs ~PREFIX:* &PREFIX:*"),
+    (OutOfMemoryError, "", "is full, nothing was written; raise its maxmemory or remove data"),
+    (ReadOnlyError, "", "is a read-only replica; give the URL of the primary"),
+    (ResponseError, "DB index is out of range", "has no database of this number; check the path of the URL"),
+    (ResponseError, "invalid DB index", "has no database of this number; check the path of the URL"),
+    (MasterDownError, "", "is a replica that has lost its primary; give the URL of the primary"),
+    (ClusterError, "", "is a node of a Redis Cluster, which is not served yet; give the URL of a single Redis"),
+    (AskError, "", "is a node of a Redis Cluster, which is not served yet; give the URL of a single Redis"),
+    (ResponseError, "allowed in cluster mode", "is a node of a Redis Cluster, which is not served yet"),
+    # Before version 7 an error inside a script comes as text.
+    (ResponseError, "OOM", "is full, nothing was written; raise its maxmemory or remove data"),
+    (ResponseError, "READONLY", "is a read-only replica; give the URL of the primary"),
+    (ResponseError, "WRONGTYPE", "holds keys of somebody else under this prefix; choose another with ?prefix="),
+    (ResponseError, "MISCONF", "can't write to its disk and takes no writes; see its log"),
+    (RedisTimeoutError, "", f"does not answer ({{error}}); {_REMEDY}"),
+    (RedisConnectionError, "", f"can't be reached ({{error}}); {_REMEDY}"),
+)
+
+
+def explain(target: Target, error: Exception) -> StoreError:
+    """What an error of redis-py means, naming host, port and remedy."""
+    text = str(error)
+    for kind, mark, said in _EXPLANATIONS:
+        if isinstance(error, kind) and mark in text:
+            return StoreError(f"{target.where} {said.format(error=text)}")
+    return StoreError(f"{target.where} failed: {type(error).__name__}: {text}; see the log of the server")

@@ -1,0 +1,47 @@
+-- Facts for inboxes of one partition, in order. Returns one number each: 0 new, 1 duplicate, 2 absent, 3 finished.
+--
+-- ARGV: partition, then for each fact: instance id, due_at and digest of the fact's id <d c16>, body.
+
+local REMEMBER_SECONDS, REMEMBER_FACTS = 24 * 3600, 1000
+
+-- Forget the ids that are both older than a day and not among the newest thousand of their instance.
+local function forget_ids(seen, now)
+  local surplus = call('ZCARD', seen) - REMEMBER_FACTS
+  if surplus > 0 then
+    local old = call('ZCOUNT', seen, '-inf', '(' .. now - REMEMBER_SECONDS)
+    if old > 0 then
+      call('ZREMRANGEBYRANK', seen, 0, math.min(old, surplus) - 1)
+    end
+  end
+end
+
+local now = tonumber(call('TIME')[1])
+
+local function deliver(id, mark, body)
+  local due_at, digest = unpack_from('<dc16', mark)
+  local seen = base .. 'seen:' .. id
+  if call('ZSCORE', seen, digest) then
+    return 1
+  end
+  local record = call('HGET', instances, id)
+  if not record then
+    return 2
+  end
+  local _, finished, commit_id, execution, group = unpack_from(RECORD, record)
+  if finished == 1 then
+    return 3
+  end
+  call('ZADD', seen, now, digest)
+  forget_ids(seen, now)
+  -- The partition makes the key unique in the workspace.
+  local key = string.format('in/%016d/%s', call('INCR', base .. 'deliveries'), ARGV[1])
+  local first = RECORD_HEAD + commit_id + execution
+  add_row(key, pack(ROW, due_at, 0, 0, INBOX, group, #id) .. sub(record, first + 1, first + group) .. id .. body)
+  return 0
+end
+
+local answers = {}
+for n = 2, #ARGV, 3 do
+  answers[#answers + 1] = deliver(ARGV[n], ARGV[n + 1], ARGV[n + 2])
+end
+return answers

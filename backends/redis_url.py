@@ -1,0 +1,159 @@
+"""What a `redis://` URL says. Nothing of a URL is ever shown but host, port, database and the names of parameters.
+
+    redis://[user[:password]@]host[:port][/db][?prefix=durable&partitions=16&allow_unsafe=1]
+    rediss://...                          the same over TLS; `ssl_ca_certs` and the like as redis-py understands them
+
+`repr` of a target has no password, and no error raised here has one of the URL parser's as its cause or context: they
+quote parts of what they could not parse.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from durable.model.errors import StoreError
+
+DEFAULT_PORT: Final = 6379
+DEFAULT_PREFIX: Final = "durable"
+DEFAULT_PARTITIONS: Final = 16
+MAX_PARTITIONS: Final = 4096
+
+_SHAPE: Final = "redis://user:password@host:6379/0 (rediss:// for TLS)"
+_SAFE_NAME: Final = re.compile(r"[a-z][a-z_]{0,39}")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A Redis and how to use it. `partitions`: what the URL asks for, None to take the workspace as it is."""
+
+    host: str
+    port: int
+    db: int = 0
+    tls: bool = False
+    username: str | None = field(default=None, repr=False)  # a password ends up here when its colon was forgotten
+    password: str | None = field(default=None, repr=False)
+    prefix: str = DEFAULT_PREFIX
+    partitions: int | None = None
+    allow_unsafe: bool = False
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def where(self) -> str:
+        """`Redis at host:port`, to begin a message."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"Redis at {host}:{self.port}"
+
+
+def parse_url(url: str) -> Target:
+    """The target of a URL. Raises StoreError for anything that is not understood."""
+    parts = _split(url)
+    path = parts.path.strip("/")
+    if path and not re.fullmatch("[0-9]{1,9}", path):
+        raise StoreError(f"the path of a Redis URL is the number of a database: write {_SHAPE}")
+    given = parts.query.split("&") if parts.query else []
+    if not all("=" in part for part in given):
+        raise StoreError("the parameters of the Redis URL are not name=value&name=value")
+    values: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for name, _, text in (part.partition("=") for part in given):
+        text = unquote(text)
+        read = _PARAMETERS.get(name)
+        if read is None:
+            shown = name if _SAFE_NAME.fullmatch(name) else "(not a plain word)"
+            known = ", ".join(sorted(_PARAMETERS))
+            raise StoreError(f"unknown parameter {shown} in the Redis URL; known: {known}")
+        if name in values or name in options:
+            raise StoreError(f"parameter {name} stands twice in the Redis URL")
+        (values if name in _OURS else options)[name] = read(name, text)
+    tls = parts.scheme == "rediss"
+    if not tls and (only := sorted(name for name in options if name.startswith("ssl_"))):
+        raise StoreError(f"parameter {only[0]} is for rediss:// URLs; this one begins with redis://")
+    return Target(
+        host=parts.hostname or "localhost",
+        port=parts.port or DEFAULT_PORT,
+        db=int(path or 0),
+        tls=tls,
+        username=unquote(parts.username) if parts.username else None,
+        password=unquote(parts.password) if parts.password else None,
+        options=options,
+        **values,
+    )
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of the URL, host and port readable. A password that is not percent-encoded is the usual trouble."""
+    parts = _parsed(url)
+    if parts is None:
+        raise StoreError(f"the Redis URL can't be parsed: write {_SHAPE}, user and password percent-encoded")
+    if parts.scheme not in ("redis", "rediss") or not url[len(parts.scheme) :].startswith("://"):
+        raise StoreError(f"not the URL of a Redis store: write {_SHAPE}")
+    if parts.fragment or "@" in parts.query or "@" in parts.path:
+        raise StoreError("the Redis URL has a '#', '?' or '/' in its user or password; percent-encode it (%23 %3F %2F)")
+    return parts
+
+
+def _parsed(url: str) -> SplitResult | None:
+    """None instead of an exception: the parser's quotes the URL, and would stay the context of ours."""
+    try:
+        url.encode()
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def quote_part(text: str, what: str) -> str:
+    """A prefix or workspace as part of a key: without `{`, `}`, `:` and glob characters. Raises ValueError if empty."""
+    if not text:
+        raise ValueError(f"the {what} is empty; give it a name")
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        raise ValueError(f"the {what} {text[:40]!a} is not valid Unicode") from None
+
+
+def _text(name: str, text: str) -> str:
+    if not text:
+        raise StoreError(f"parameter {name} in the Redis URL is empty")
+    return text
+
+
+def _flag(name: str, text: str) -> bool:
+    if text.lower() not in ("0", "1", "false", "true", "no", "yes"):
+        raise StoreError(f"parameter {name} in the Redis URL must be 1 or 0")
+    return text.lower() in ("1", "true", "yes")
+
+
+def _count(name: str, text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,3}", text) or int(text) > MAX_PARTITIONS:
+        raise StoreError(f"parameter {name} in the Redis URL must be a number from 1 to {MAX_PARTITIONS}")
+    return int(text)
+
+
+def _seconds(name: str, text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,6})?", text) or float(text) == 0:
+        raise StoreError(f"parameter {name} in the Redis URL must be a number of seconds above 0")
+    return float(text)
+
+
+_OURS: Final = frozenset({"prefix", "partitions", "allow_unsafe"})
+_PARAMETERS: Final[dict[str, Callable[[str, str], Any]]] = {
+    "prefix": _text,
+    "partitions": _count,
+    "allow_unsafe": _flag,
+    "socket_timeout": _seconds,
+    "socket_connect_timeout": _seconds,
+    "ssl_ca_certs": _text,
+    "ssl_ca_path": _text,
+    "ssl_cert_reqs": _text,
+    "ssl_certfile": _text,
+    "ssl_check_hostname": _flag,
+    "ssl_ciphers": _text,
+    "ssl_keyfile": _text,
+    "ssl_password": _text,
+}

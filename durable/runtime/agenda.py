@@ -1,0 +1,152 @@
+"""What is due: the rows that the store's index shows, and the timers of the near future.
+
+Laws.
+1. The index is read every few seconds whatever the signals say: signals make it fast, the sweep makes it right.
+2. A row is for its holder, or for anybody once it is due or its holder is dead. One without a holder whose time has
+   not come is with the broker, and nobody's until messages are known to be lost.
+3. What is read is bounded. A sweep that was cut short goes on where it was: rows that nobody can act upon now (timers
+   of parked instances) must not hide the ones behind them for ever.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Collection, Generator, Iterable
+from datetime import datetime
+from typing import Any, Final
+
+from ..engine.effects import timer_arrival
+from ..engine.instance import Arrival
+from ..ports import Row, Slice
+from .requests import Due, Request
+
+_PAGES: Final = 5  # of a sweep, at most
+_SENT_AT_MOST: Final = 3_600.0  # no row that is with the broker is due later than that
+
+
+class Agenda:
+    """owned: the (group, partition) pairs to look after; alive: the holders that live; both as the loop is told.
+
+    window: seconds of timers kept in memory; sweep: seconds between two readings; page: rows a reading.
+    """
+
+    def __init__(self, holder: str, window: float, sweep: float, page: int) -> None:
+        self.holder = holder
+        self.window = window
+        self.sweep = sweep
+        self.page = page
+        self.owned: frozenset[tuple[str, int]] = frozenset()
+        self.alive: frozenset[str] = frozenset({holder})
+        self.look = False  # somebody changed something, unknown what
+        self.next_sweep = 0.0
+        self._lost_messages = False
+        self._swept_at = 0.0
+        self._horizon = 0.0
+        self._places: dict[tuple[str, int], str] = {}
+        self._armed: dict[str, Row] = {}
+        self._timers: list[tuple[float, str]] = []
+
+    # ---- reading
+
+    def sweep_soon(self, *, lost_messages: bool = False) -> None:
+        """Read everything again with the next round; also what is thought to be with the broker."""
+        self.next_sweep = 0.0
+        self._lost_messages |= lost_messages
+
+    def set_back(self, now: float) -> bool:
+        """Whether the clock has been set back since the last sweep."""
+        return now < self._swept_at
+
+    def read(self, now: float, parked: Collection[str]) -> Generator[Request, Any, list[Row]]:
+        """Rows to act upon now, if it is time to look. Timers are armed, but for those of parked instances."""
+        if now >= self.next_sweep or self.set_back(now):
+            return (yield from self._sweep(now, parked))
+        if self.look:
+            return (yield from self._look(now, parked))
+        return []
+
+    def _sweep(self, now: float, parked: Collection[str]) -> Generator[Request, Any, list[Row]]:
+        found: list[Row] = []
+        until = now + (_SENT_AT_MOST if self._lost_messages else self.window)
+        pages = 0
+        more = False
+        for place in sorted(self.owned):
+            group, number = place
+            after = self._places.pop(place, "")
+            while True:
+                rows: Slice[Row] = yield Due(number, group, until, self.page, after)
+                pages += 1
+                found += self._chosen(rows.items, now, parked)
+                if rows.next is None:
+                    break
+                if pages >= _PAGES:
+                    more = True
+                    until = min(until, rows.items[-1].due_at)
+                    self._places[place] = rows.next
+                    break
+                after = rows.next
+        self._horizon = min(until, now + self.window)
+        self._lost_messages = more and self._lost_messages
+        self.look = False
+        self._swept_at = now
+        self.next_sweep = now if more and found else now + self.sweep
+        return found
+
+    def _look(self, now: float, parked: Collection[str]) -> Generator[Request, Any, list[Row]]:
+        """What is due right now, without the window ahead."""
+        found: list[Row] = []
+        self.look = False
+        for group, number in sorted(self.owned):
+            rows: Slice[Row] = yield Due(number, group, now, self.page)
+            found += self._chosen(rows.items, now, parked)
+            if rows.next is not None:
+                self.next_sweep = now
+        return found
+
+    def _chosen(self, rows: Iterable[Row], now: float, parked: Collection[str]) -> list[Row]:
+        chosen: list[Row] = []
+        for row in rows:
+            if row.kind == "timer":
+                if row.instance_id not in parked and row.due_at <= now + self.window:
+                    self._arm(row)
+            elif row.due_at <= now or self._is_ours_early(row):
+                chosen.append(row)
+        return chosen
+
+    def _is_ours_early(self, row: Row) -> bool:
+        if not row.holder:
+            return self._lost_messages and row.kind == "task"
+        return row.holder not in self.alive or (row.holder == self.holder and row.kind == "task")
+
+    # ---- timers
+
+    def arm(self, rows: Iterable[Row]) -> None:
+        """New timers: those within the window are kept, the others will be read when their time comes near."""
+        for row in rows:
+            if row.due_at <= self._horizon:
+                self._arm(row)
+
+    def _arm(self, row: Row) -> None:
+        if row.key not in self._armed:
+            self._armed[row.key] = row
+            heapq.heappush(self._timers, (row.due_at, row.key))
+
+    def disarm(self, row_keys: Iterable[str]) -> None:
+        """Their rows are gone."""
+        for key in row_keys:
+            self._armed.pop(key, None)
+
+    def fire(self, now: datetime) -> list[tuple[str, Arrival]]:
+        """The timers whose time has come, each with its instance."""
+        fired: list[tuple[str, Arrival]] = []
+        while self._timers and self._timers[0][0] <= now.timestamp():
+            _, key = heapq.heappop(self._timers)
+            row = self._armed.pop(key, None)
+            if row is not None:
+                fired.append((row.instance_id, timer_arrival(row, now)))
+        return fired
+
+    @property
+    def next_at(self) -> float:
+        """When to look again, in POSIX seconds, if nothing happens before."""
+        return min(self.next_sweep, self._timers[0][0]) if self._timers else self.next_sweep

@@ -1,0 +1,142 @@
+"""Invocations that the transport delivers: which of them run here, and what is done with the others.
+
+What may be a second copy is leased first. Checking a delivery *is* leasing its row: a row that is gone, or that
+somebody who lives has leased, needs no second run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from ..engine.instance import Env
+from ..model.names import partition_of
+from ..ports import Delivery, Lease, Row, RowKey
+from .courier import Courier, Taken
+from .requests import Claim, Read, Request, Run
+from .serving import Serving
+from .wire import Work
+from .workload import Held, Workload
+
+log = logging.getLogger("durable.worker")
+
+FRESH_SECONDS: Final = 30.0  # an invocation older than that may have been taken by somebody else
+UNSERVED_SECONDS: Final = 10.0  # until an invocation that nobody here has code for is offered again
+
+
+class Intake:
+    """alive: the holders that live, as the loop is told."""
+
+    def __init__(
+        self, env: Env, serving: Serving, workload: Workload, courier: Courier, clock: Callable[[], datetime]
+    ) -> None:
+        self.env = env
+        self.serving = serving
+        self.workload = workload
+        self.courier = courier
+        self.clock = clock
+        self.alive: frozenset[str] = frozenset({env.holder})
+        self.offered: list[tuple[Work, Delivery]] = []
+
+    def accept(self) -> Generator[Request, Any, None]:
+        """Run what was offered, as far as it is for us to run."""
+        offered, self.offered = self.offered, []
+        fresh: list[Work] = []
+        doubtful: list[tuple[Work, Delivery]] = []
+        for work, delivery in offered:
+            key = work.invocation.row_key
+            if self.workload.closed:
+                self.courier.back.append(delivery.tag)
+            elif key in self.courier.taken:
+                self._came_again(self.courier.taken[key], delivery)
+            elif key in self.workload.running:
+                self.courier.done.append(delivery.tag)  # it runs here eagerly, under a row of ours
+            elif self._is_doubtful(work, delivery):
+                doubtful.append((work, delivery))
+            else:
+                self.courier.take(work, delivery.tag)
+                fresh.append(work)
+        if doubtful:
+            fresh += yield from self._lease(doubtful)
+        if fresh:
+            self.workload.running.update(work.invocation.row_key for work in fresh)
+            yield Run([work.invocation for work in fresh])
+
+    def _is_doubtful(self, work: Work, delivery: Delivery) -> bool:
+        if delivery.redelivered or work.resent or not self._serves(work):
+            return True
+        return self.clock().timestamp() - work.sent_at > FRESH_SECONDS
+
+    def _serves(self, work: Work) -> bool:
+        return self.workload.names.serves_activity(work.invocation.name)
+
+    def _came_again(self, taken: Taken, delivery: Delivery) -> None:
+        """After a lost connection, this is the delivery to acknowledge at the end."""
+        if taken.tag is None:
+            self.courier.done.append(delivery.tag)
+        else:
+            self.courier.taken[taken.invocation.row_key] = taken._replace(tag=delivery.tag)
+
+    def _lease(self, offered: Sequence[tuple[Work, Delivery]]) -> Generator[Request, Any, list[Work]]:
+        rows: list[Row | None] = yield Read([self._row_key(work) for work, _ in offered])
+        now = self.clock().timestamp()
+        leases: list[Lease] = []
+        wanted: list[Work] = []
+        for (work, _), row in zip(offered, rows, strict=True):
+            if row is None or (row.holder in self.alive and row.holder not in (work.sent_by, self.env.holder)):
+                continue
+            due_at, holder = now + self.env.hold, self.env.holder
+            if not self._serves(work):
+                self.workload.warn(work.invocation)
+                due_at, holder = now + UNSERVED_SECONDS, ""  # its owner sends it again then, perhaps to others
+            leases.append(Lease(row.partition, row.key, row.holder, row.attempt, due_at, holder))
+            wanted.append(work)
+        granted: list[bool] = (yield Claim(leases)) if leases else []
+        # Whatever came of it, the deliveries are not needed: the rows are gone, somebody's who lives, or ours.
+        self.courier.done += [delivery.tag for _, delivery in offered]
+        started: list[Work] = []
+        for work, lease, ours in zip(wanted, leases, granted, strict=True):
+            if ours and lease.holder:
+                self.workload.held[lease.key] = Held(lease.partition, lease.expect_attempt + 1, lease.due_at or now)
+                self.courier.take(work, None)
+                started.append(work)
+        return started
+
+    def _row_key(self, work: Work) -> RowKey:
+        invocation = work.invocation
+        return RowKey(partition_of(invocation.instance_id, self.env.partitions), invocation.row_key)
+
+    # ---- time goes by
+
+    def claim_long_ones(self, now: float) -> Generator[Request, Any, None]:
+        """What has run long is leased, so that its delivery need not be kept."""
+        yield from self._claim(self.courier.kept(now))
+        yield from self.receive()
+
+    def connection_lost(self) -> Generator[Request, Any, None]:
+        """What runs here will be delivered to somebody else, who must find that we have it."""
+        yield from self._claim(self.courier.kept(float("inf")))
+
+    def _claim(self, kept: Sequence[Taken]) -> Generator[Request, Any, None]:
+        if not kept:
+            return
+        keys = [RowKey(partition_of(t.invocation.instance_id, self.env.partitions), t.invocation.row_key) for t in kept]
+        rows: list[Row | None] = yield Read(keys)
+        until = self.clock().timestamp() + self.env.hold
+        leases = [Lease(row.partition, row.key, row.holder, row.attempt, until, self.env.holder) for row in rows if row]
+        granted: list[bool] = (yield Claim(leases)) if leases else []
+        for lease, ours in zip(leases, granted, strict=True):
+            if ours:
+                self.workload.held[lease.key] = Held(lease.partition, lease.expect_attempt + 1, until)
+        yield from self.receive(len(kept))  # before acknowledging, or the broker would send as many again
+        for taken in kept:
+            self.courier.acknowledge(taken.invocation.row_key)
+
+    def receive(self, more: int = 0) -> Generator[Request, Any, None]:
+        """As many deliveries at a time as there are slots that no long activity has (`more`: that will be long)."""
+        if self.serving.by_mail:
+            long = more + sum(1 for taken in self.courier.taken.values() if taken.tag is None)
+            self.courier.want_work(0 if self.workload.closed else max(0, self.serving.slots - long))
+            yield from self.courier.receive()

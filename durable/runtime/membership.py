@@ -1,0 +1,158 @@
+"""Who is alive, and who owns which partition: from everybody's beats, by everybody alike, without a coordinator.
+
+Laws.
+1. A peer is alive while its counter moves, seen on the observer's own monotonic clock: no two clocks are compared.
+2. Each (group, partition) belongs to one of the living that serve the group: the one with the highest hash of both
+   (rendezvous hashing), so that a worker that comes or goes moves its own share only.
+3. Ownership is for speed: two owners at once mean conflicts and reloads, nothing worse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from ..model.errors import StoreError
+from ..ports import Beat, Membership
+from .requests import Assigned, Lost, News
+
+log = logging.getLogger("durable.worker")
+
+BEAT_EVERY: Final = 1.0  # seconds
+DEAD_AFTER: Final = 3.5  # without a move of the counter
+FORGOTTEN_AFTER: Final = 60.0
+
+
+class Peers:
+    """What one worker has seen of the others."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[int, float]] = {}  # incarnation: its counter, when that last moved
+
+    def alive(self, beats: Iterable[Beat], me: str, now: float) -> list[Beat]:
+        """Those whose counter has moved lately; one seen for the first time counts as alive. Me always."""
+        beats = list(beats)
+        known, self._seen = self._seen, {}
+        for beat in beats:
+            counter, since = known.get(beat.incarnation, (None, now))
+            self._seen[beat.incarnation] = (beat.counter, since if counter == beat.counter else now)
+        return [b for b in beats if b.incarnation == me or now - self._seen[b.incarnation][1] < DEAD_AFTER]
+
+    def long_dead(self, now: float) -> list[str]:
+        """Those that nobody need remember."""
+        return [i for i, (_, since) in self._seen.items() if now - since >= FORGOTTEN_AFTER]
+
+
+def owned(me: Beat, alive: Collection[Beat], partitions: int) -> frozenset[tuple[str, int]]:
+    """The (group, partition) pairs that are `me`'s among the living."""
+    mine: list[tuple[str, int]] = []
+    for group in me.groups:
+        rivals = [beat.incarnation for beat in alive if group in beat.groups]
+        mine += [
+            (group, number)
+            for number in range(partitions)
+            if max(rivals, key=lambda rival: _weight(rival, group, number), default="") == me.incarnation
+        ]
+    return frozenset(mine)
+
+
+def _weight(incarnation: str, group: str, partition: int) -> bytes:
+    return hashlib.blake2b(f"{incarnation}/{group}/{partition}".encode(), digest_size=8).digest()
+
+
+class _View(NamedTuple):
+    owned: frozenset[tuple[str, int]]
+    alive: frozenset[str]
+
+
+class Seat:
+    """This worker's membership: it beats on a thread of its own, and tells the loop what follows."""
+
+    def __init__(
+        self,
+        membership: Membership,
+        me: Beat,
+        partitions: int,
+        tell: Callable[[News], None],
+        names: Callable[[], tuple[str, ...]],
+    ) -> None:
+        self._membership = membership
+        self._me = me
+        self._partitions = partitions
+        self._tell = tell
+        self._names = names
+        self._peers = Peers()
+        self._view: _View | None = None
+        self._repairs: int | None = None
+        self._standing_by = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="durable-membership", daemon=True)
+
+    def take(self) -> None:
+        """The first beat, here and now, then one a second. Raises StoreError."""
+        self._beat()
+        self._thread.start()
+
+    def repaired(self) -> None:
+        """A queue was found missing: everybody hears of it with the next beat."""
+        self._me = msgspec.structs.replace(self._me, repairs=self._me.repairs + 1)
+
+    def retire(self) -> None:
+        """Partitions go to the others, if there are any; what is held here stays ours until `leave`."""
+        view = self._view
+        if view is not None and len(view.alive) > 1:
+            self._me = msgspec.structs.replace(self._me, groups=())
+            self._beat_if_possible()
+
+    def leave(self) -> None:
+        """No more beats; the others hear of it at once. Idempotent."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        try:
+            self._membership.leave(self._me.incarnation)
+        except StoreError as error:
+            log.warning("could not say good-bye to the other workers, they will notice in some seconds: %s", error)
+
+    def _run(self) -> None:
+        while not self._stop.wait(BEAT_EVERY):
+            self._beat_if_possible()
+
+    def _beat_if_possible(self) -> None:
+        try:
+            self._beat()
+        except StoreError as error:
+            log.warning("the store did not take a sign of life, trying again in %g s: %s", BEAT_EVERY, error)
+
+    def _beat(self) -> None:
+        self._me = msgspec.structs.replace(self._me, counter=self._me.counter + 1, activities=self._names())
+        beats = self._membership.beat(self._me)
+        now = time.monotonic()
+        alive = self._peers.alive(beats, self._me.incarnation, now)
+        admitted = any(beat.incarnation == self._me.incarnation for beat in beats)
+        self._say(admitted, beats)
+        mine = owned(self._me, alive, self._partitions) if admitted else frozenset()
+        view = _View(mine, frozenset(beat.incarnation for beat in alive))
+        if view != self._view:
+            self._view = view
+            self._tell(Assigned(view.owned, view.alive))
+        repairs = sum(beat.repairs for beat in alive)
+        if self._repairs is not None and repairs > self._repairs:
+            self._tell(Lost())
+        self._repairs = repairs
+        for incarnation in self._peers.long_dead(now):
+            self._membership.leave(incarnation)
+
+    def _say(self, admitted: bool, beats: Collection[Beat]) -> None:
+        if not admitted and not self._standing_by:
+            pid = next((beat.pid for beat in beats if beat.pid), "unknown")
+            log.warning("another worker (pid %s) serves this store; standing by until it is gone", pid)
+        elif admitted and self._standing_by:
+            log.warning("the other worker is gone; serving from here on")
+        self._standing_by = not admitted

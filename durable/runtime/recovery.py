@@ -1,0 +1,43 @@
+"""Rows that nobody runs: what is behind each, read from the history without the orchestrator's code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..engine.effects import invocation_of
+from ..engine.instance import Invocation
+from ..engine.ledger import Ledger
+from ..model.history import UnreadableHistory
+from ..model.status import RuntimeStatus
+from ..ports import Record, Row
+
+
+def open_tasks(rows: Iterable[Row], found: dict[str, Record | None]) -> list[tuple[Row, Invocation | None]]:
+    """Each row with the invocation behind it, None where nobody waits for this attempt any more.
+
+    Rows of an instance whose history can't be read are left out, and so left alone.
+    """
+    ledgers: dict[str, Ledger] = {}
+    tasks: list[tuple[Row, Invocation | None]] = []
+    for row in rows:
+        record = found[row.instance_id]
+        if record is None:
+            tasks.append((row, None))
+            continue
+        try:
+            if row.instance_id not in ledgers:
+                ledgers[row.instance_id] = Ledger.of_rows(record.history or ())
+        except UnreadableHistory:
+            continue
+        tasks.append((row, _open_task(row, record, ledgers[row.instance_id])))
+    return tasks
+
+
+def _open_task(row: Row, record: Record, ledger: Ledger) -> Invocation | None:
+    execution_id, task_id, attempt = row.key.rsplit("/", 2)
+    if record.summary.execution_id != execution_id or record.summary.status is RuntimeStatus.TERMINATED:
+        return None
+    scheduled = ledger.tasks.get(int(task_id))
+    if scheduled is None or scheduled.attempt != int(attempt):
+        return None
+    return invocation_of(record.summary, scheduled)

@@ -1,0 +1,300 @@
+"""CloudEvents 1.0 as they travel between workers, in structured mode, and the names of the queues they travel on.
+
+Laws.
+1. With these events alone a program in any language can be an activity worker: an invocation says everything, and
+   names the queue that its outcome goes to.
+2. What is read was written by anybody: it is decoded into exact types, and what does not fit raises `NotOurs`.
+3. An outcome's id is instance/execution/task/attempt: the same outcome twice is one event.
+
+The format is that of the CloudEvents JSON event format; `durable.CloudEvent`, the SDK's class, reads and writes it too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+
+from ..engine.instance import Invocation, task_key
+from ..model import history as h
+from ..model.failure import FailureDetails
+from ..model.history import NO_PAYLOAD, Event, Raw
+from ..model.moments import from_timestamp
+from ..model.names import partition_of
+from ..model.status import DEFAULT_QUEUE, Summary
+from ..ports import Message
+
+SCHEDULED: Final = "durable.task-scheduled"
+COMPLETED: Final = "durable.task-completed"
+FAILED: Final = "durable.task-failed"
+STARTED: Final = "durable.execution-started"
+ENDED: Final = "durable.execution-completed"
+
+_LONGEST_QUEUE: Final = 200  # bytes; AMQP allows 255
+
+
+class NotOurs(ValueError):
+    """Not a CloudEvent that this version understands."""
+
+
+# ---- names
+
+
+def work_queue(workspace: str, queue: str) -> str:
+    """Where the activities of one `queue=` wait for a worker."""
+    return _queue("work", workspace, queue)
+
+
+def partition_queue(workspace: str, group: str, partition: int) -> str:
+    """Where the outcomes for the instances of one partition go."""
+    return _queue("outcomes", workspace, group, str(partition))
+
+
+def is_outcome_queue(name: str) -> bool:
+    """Whether a queue's name is one of `partition_queue`."""
+    return name.split(".", 3)[2:3] == ["outcomes"]
+
+
+@lru_cache(maxsize=4096)
+def _queue(kind: str, *parts: str) -> str:
+    name = ".".join(["durable", *(quote(part, safe="") for part in (parts[0], kind, *parts[1:]))])
+    if len(name) > _LONGEST_QUEUE:
+        name = f"{name[: _LONGEST_QUEUE - 33]}.{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    return name
+
+
+def source(workspace: str, orchestrator: str) -> str:
+    """The `source` of an orchestration's events."""
+    return f"/workspaces/{quote(workspace, safe='')}/orchestrations/{quote(orchestrator, safe='')}"
+
+
+def outcome_id(instance_id: str, execution_id: str, task_id: int, attempt: int) -> str:
+    """The `id` of an outcome."""
+    return f"{quote(instance_id, safe='')}/{quote(execution_id, safe='')}/{task_id}/{attempt}"
+
+
+# ---- what travels
+
+
+class _Call(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The data of an invocation. `orchestrator` and `group` are for the answer's `source` and for other languages."""
+
+    instance_id: str
+    execution_id: str
+    task_id: int
+    attempt: int
+    name: str
+    input: Raw
+    timeout: float = 0.0
+    heartbeat_timeout: float = 0.0
+    orchestrator: str = ""
+    group: str = "default"
+
+
+class _Outcome(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The data of an outcome: `result` or `failure`."""
+
+    instance_id: str
+    execution_id: str
+    task_id: int
+    attempt: int
+    result: Raw = NO_PAYLOAD
+    failure: FailureDetails | None = None
+
+
+class _CloudEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """`data` stays encoded until the type is known. `sentby`, `resent`: who holds the work row, and whether this may
+    be a second copy; only our own workers look at them."""
+
+    id: str
+    source: str
+    type: str
+    specversion: str
+    subject: str = ""
+    time: datetime | None = None
+    datacontenttype: str = ""
+    partitionkey: str = ""
+    replyqueue: str = ""
+    traceparent: str = ""
+    queue: str = ""
+    sentby: str = ""
+    resent: str = ""
+    data: Raw = NO_PAYLOAD
+
+
+class Work(NamedTuple):
+    """An invocation as it was received. `sent_by`: the worker whose row it is; `resent`: it may be a second copy."""
+
+    invocation: Invocation
+    reply_queue: str
+    sent_by: str
+    resent: bool
+    sent_at: float
+
+
+class Returned(NamedTuple):
+    """An outcome as it was received."""
+
+    instance_id: str
+    execution_id: str
+    event: Event
+
+
+_encoder: Final = msgspec.json.Encoder()
+_events: Final = msgspec.json.Decoder(_CloudEvent)
+_calls: Final = msgspec.json.Decoder(_Call)
+_outcomes: Final = msgspec.json.Decoder(_Outcome)
+
+
+def _encoded(type: str, id: str, source: str, subject: str, at: datetime, data: Any, **extensions: str) -> bytes:
+    event = _CloudEvent(
+        id,
+        source,
+        type,
+        "1.0",
+        subject,
+        at,
+        "application/json",
+        quote(subject, safe=""),
+        data=Raw(_encoder.encode(data)),
+        **extensions,
+    )
+    return _encoder.encode(event)
+
+
+def invocation_message(
+    invocation: Invocation, workspace: str, partitions: int, holder: str, now: datetime, *, resent: bool
+) -> Message:
+    """The CloudEvent that asks some worker of its queue to run this attempt."""
+    i = invocation
+    call = _Call(
+        i.instance_id,
+        i.execution_id,
+        i.task_id,
+        i.attempt,
+        i.name,
+        i.input,
+        i.timeout,
+        i.heartbeat_timeout,
+        i.orchestrator,
+        i.group,
+    )
+    event_id = outcome_id(i.instance_id, i.execution_id, i.task_id, i.attempt) + "/scheduled"
+    body = _encoded(
+        SCHEDULED,
+        event_id,
+        source(workspace, i.orchestrator),
+        i.instance_id,
+        now,
+        call,
+        replyqueue=partition_queue(workspace, i.group, partition_of(i.instance_id, partitions)),
+        queue="" if i.queue == DEFAULT_QUEUE else i.queue,
+        sentby=holder,
+        resent="true" if resent else "",
+    )
+    return Message(work_queue(workspace, i.queue), event_id, SCHEDULED, body)
+
+
+def read_work(body: bytes) -> Work:
+    """The inverse of `invocation_message`. Raises NotOurs."""
+    event = _read(body, (SCHEDULED,))
+    try:
+        call = _calls.decode(event.data)
+    except msgspec.MsgspecError as error:
+        raise NotOurs(f"the data of a {event.type} event: {error}") from None
+    invocation = Invocation(
+        call.instance_id,
+        call.execution_id,
+        call.task_id,
+        call.attempt,
+        call.name,
+        call.input,
+        task_key(call.execution_id, call.task_id, call.attempt),
+        call.timeout,
+        call.heartbeat_timeout,
+        event.queue or DEFAULT_QUEUE,
+        call.orchestrator,
+        call.group,
+    )
+    sent_at = event.time.timestamp() if event.time is not None else 0.0
+    return Work(invocation, event.replyqueue, event.sentby, bool(event.resent), sent_at)
+
+
+def outcome_message(invocation: Invocation, event: Event, workspace: str, to: str) -> Message:
+    """The CloudEvent that tells how an attempt ended."""
+    i = invocation
+    outcome = _Outcome(i.instance_id, i.execution_id, i.task_id, i.attempt, event.result, event.failure)
+    kind = COMPLETED if event.failure is None else FAILED
+    event_id = outcome_id(i.instance_id, i.execution_id, i.task_id, i.attempt)
+    body = _encoded(kind, event_id, source(workspace, i.orchestrator), i.instance_id, event.timestamp, outcome)
+    return Message(to, event_id, kind, body)
+
+
+def read_outcome(body: bytes, now: datetime) -> Returned:
+    """The inverse of `outcome_message`; `now` stands in for a time that the sender left out. Raises NotOurs."""
+    event = _read(body, (COMPLETED, FAILED))
+    try:
+        outcome = _outcomes.decode(event.data)
+    except msgspec.MsgspecError as error:
+        raise NotOurs(f"the data of a {event.type} event: {error}") from None
+    failed = event.type == FAILED
+    if failed and outcome.failure is None:
+        raise NotOurs(f"a {FAILED} event without a failure")
+    made = Event(
+        h.TASK_FAILED if failed else h.TASK_COMPLETED,
+        event.time if event.time is not None else now,
+        outcome.task_id,
+        attempt=outcome.attempt,
+        result=NO_PAYLOAD if failed else (outcome.result or _NULL),
+        failure=outcome.failure if failed else None,
+    )
+    return Returned(outcome.instance_id, outcome.execution_id, made)
+
+
+_NULL: Final = Raw(b"null")
+
+
+def _read(body: bytes, types: tuple[str, ...]) -> _CloudEvent:
+    try:
+        event = _events.decode(body)
+    except msgspec.MsgspecError as error:
+        raise NotOurs(f"no CloudEvent: {error}") from None
+    if event.specversion != "1.0" or event.type not in types:
+        raise NotOurs(f"type {event.type[:60]!a} (specversion {event.specversion[:10]!a}) is not one of {types}")
+    if event.time is not None and event.time.tzinfo is None:
+        raise NotOurs("its time has no offset from UTC")
+    return event
+
+
+def lifecycle_messages(summary: Summary, workspace: str) -> list[Message]:
+    """What is announced when an instance has begun or ended: to the topic, and to whoever started it.
+
+    The routing key is `<kind>.<status>.<orchestrator>`, e.g. `ended.COMPLETED.order`.
+    """
+    ended = summary.status.finished
+    kind = ENDED if ended else STARTED
+    data = {
+        "instance_id": summary.instance_id,
+        "execution_id": summary.execution_id,
+        "name": summary.name,
+        "status": summary.status.value,
+        **({"output": summary.output} if ended and summary.output else {}),
+        **({"failure": summary.failure} if summary.failure is not None else {}),
+    }
+    event_id = f"{quote(summary.instance_id, safe='')}/{summary.execution_id}/{'ended' if ended else 'started'}"
+    at = summary.updated_at if summary.updated_at.tzinfo else from_timestamp(summary.updated_at.timestamp())
+    body = _encoded(kind, event_id, source(workspace, summary.name), summary.instance_id, at, data)
+    key = f"{'ended' if ended else 'started'}.{summary.status.value}.{quote(summary.name, safe='')}"
+    messages = [Message(key[:_LONGEST_QUEUE], event_id, kind, body)]
+    if ended and summary.reply_to:
+        messages.append(Message(summary.reply_to, event_id, kind, body))
+    return messages
+
+
+def subject_of(body: bytes) -> str:
+    """The instance that a lifecycle event is about. Raises NotOurs."""
+    return _read(body, (STARTED, ENDED)).subject

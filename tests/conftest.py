@@ -1,0 +1,33 @@
+"""Real servers, one of each a session; every test uses a prefix of its own on it.
+
+Where a server is missing its tests fail and say how to get it. ALLOW_SKIP=1 skips them instead, visibly: for a
+laptop, never for CI.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.redis_server import RedisServer, missing_redis
+
+
+def need(missing: str | None) -> None:
+    """Fail, or skip with ALLOW_SKIP=1, when a server is missing; `missing` says which, and the remedy."""
+    if missing is None:
+        return
+    if os.environ.get("ALLOW_SKIP") == "1":
+        pytest.skip(missing)
+    pytest.fail(f"{missing} (ALLOW_SKIP=1 skips the tests that need it)", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis for the whole session. A test that mistreats it starts one of its own."""
+    need(missing_redis())
+    server = RedisServer()
+    server.start()
+    yield server
+    server.close()
