@@ -135,7 +135,7 @@ class Session:
         """End it, gracefully where the broker plays along; after that no sink is called. Idempotent."""
         self._on_lost = None
         self.post(self._lose, SessionLost(f"connection to {self.target} closed"))
-        if self._thread.is_alive() and not self.on_own_thread:
+        if self.consuming is not None and not self.on_own_thread:
             # A broker that is frozen answers no goodbye: the thread then goes with the missing heartbeats.
             self._thread.join(CLOSE_SECONDS)
 
@@ -174,6 +174,8 @@ class Session:
                 self._lose(SessionLost(f"connection to {self.target} lost: {error!r}"))
 
     def _connect(self, opened: Answer) -> None:
+        if self.lost:
+            return
         parameters = _parameters(self.target)
         for _ in range(2):
             connection = pika.SelectConnection(
@@ -186,7 +188,9 @@ class Session:
             self._opening.append(connection)
 
     def _on_open(self, opened: Answer) -> None:
-        if all(connection.is_open for connection in self._opening) and len(self._opening) == 2:
+        if self.lost:
+            self._close_open()
+        elif all(connection.is_open for connection in self._opening) and len(self._opening) == 2:
             self.publishing, self.consuming = self._opening
             settle(opened, None)
 
@@ -206,10 +210,14 @@ class Session:
                 call()
             if self._on_lost:
                 self._on_lost(self, lost)
-            for connection in self._opening:
-                if not connection.is_closed and not connection.is_closing:
-                    connection.close()
+            self._close_open()
         self._loop.call_later(0, self._stop_when_closed)
+
+    def _close_open(self) -> None:
+        """One that is being opened is left alone until it is, or has failed: pika 1.4 can't be interrupted in that."""
+        for connection in self._opening:
+            if connection.is_open:
+                connection.close()
 
     def _stop_when_closed(self) -> None:
         if all(connection.is_closed for connection in self._opening):
@@ -256,7 +264,10 @@ def _explained(target: Target, error: BaseException) -> str:
             "rabbitmqctl list_vhosts and list_permissions tell"
         )
     if isinstance(error, pika.exceptions.IncompatibleProtocolError):
-        return f"{target} does not speak AMQP 0-9-1; check host and port, and amqp:// or amqps:// in the events URL"
+        return (
+            f"{target} broke off the AMQP handshake; is it an AMQP 0-9-1 broker? "
+            "check host, port, and amqp:// or amqps:// in the events URL"
+        )
     return f"can't connect to {target}: {_reason(error)}; is the broker running, and are host and port right?"
 
 

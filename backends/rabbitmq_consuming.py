@@ -97,7 +97,7 @@ class Consumer:
         """Do it with these deliveries; those that are settled already, or lost, are passed over."""
         if self.session.lost or not self._channel.is_open:
             return
-        known = [number for number in numbers if number in self._open]
+        known = [number for number in dict.fromkeys(numbers) if number in self._open]
         for number in known:
             del self._open[number]
         first_open = next(iter(self._open), self._last + 1)

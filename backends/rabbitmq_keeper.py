@@ -135,14 +135,13 @@ class Keeper:
         return stop
 
     def subscribe(self, subscription: Subscription) -> None:
-        """Raises ValueError for a second subscription to the queue, TransportError for one the broker refuses."""
+        """In the place of an earlier one to the same queue. Raises TransportError for a queue the broker refuses."""
         queue = subscription.queue
         with self._control:
+            self.unsubscribe(queue)
             with self._state:
-                if queue in self._subscriptions:
-                    raise ValueError(f"there is a subscription to queue {queue!a} already; unsubscribe first")
                 self._subscriptions[queue] = subscription
-            session = self.session
+                session = self.session
             refused = self._consume(session, [subscription]).get(queue) if session else None
         if refused:
             self.unsubscribe(queue)
@@ -205,8 +204,9 @@ class Keeper:
                     self._make_again(repair)
                 else:
                     self._reconnect()
-            except TransportError as error:  # a loss in the middle, which is the next repair; or close
-                log.warning("repair interrupted: %s", error)
+            except TransportError as error:  # a loss in the middle, which is the next repair
+                if not self._closing.is_set():
+                    log.warning("repair interrupted: %s", error)
 
     def _reconnect(self) -> None:
         if self.session is not None:
@@ -231,11 +231,10 @@ class Keeper:
 
     def _restore(self) -> None:
         """Open a session and make everything in it that callers asked for. TransportError: none is open then."""
-        session = Session(self.target, self._lost)
         with self._state:
             if self._closing.is_set():
                 return
-            self._attempt = session
+            session = self._attempt = Session(self.target, self._lost)
         session.open()
         with self._control:
             try:

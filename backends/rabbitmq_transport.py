@@ -84,7 +84,7 @@ class RabbitTransport:
             session.post(publisher.announce, fit)
 
     def subscribe(self, queue: str, prefetch: int, sink: Callable[[Sequence[Delivery]], None]) -> None:
-        """Raises ValueError for a second subscription to a queue, TransportError for a queue that nobody declared."""
+        """A second subscription to a queue takes the place of the first. TransportError: nobody declared the queue."""
         if not 1 <= prefetch <= MOST_PREFETCHED:
             raise ValueError(f"prefetch is from 1 to {MOST_PREFETCHED}, not {prefetch}")
         self._keeper.subscribe(Subscription(queue, prefetch, sink))

@@ -9,6 +9,7 @@ Laws.
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from typing import Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -54,26 +55,30 @@ class Target(msgspec.Struct, frozen=True):
 
 def parse_url(url: str) -> Target:
     """Raises TransportError with what is wrong and the remedy; never with the URL or a part that may be secret."""
-    try:
-        parts = urlsplit(url)
-        scheme, host = parts.scheme, parts.hostname
-    except ValueError:  # a broken IPv6 address
-        raise TransportError(f"the events URL can't be read; write {FORM}") from None
-    if scheme not in PORTS:
+    parts = _split(url)
+    if parts is None:
+        raise TransportError(f"the events URL can't be read; write {FORM}")
+    if parts.scheme not in PORTS:
         raise TransportError(f"the events URL does not begin with amqp:// or amqps://; write {FORM}")
     if "@" in parts.path + parts.query + parts.fragment or parts.fragment:
         raise TransportError("the events URL has an @ or # in a wrong place; percent-encode / ? # @ in the password")
-    if not host:
+    if not parts.hostname:
         raise TransportError(f"the events URL names no host; write {FORM}")
     user, password = _credentials(parts)
-    return Target(host, _port(parts), _vhost(parts), user, password, _tls(parts))
+    return Target(parts.hostname, _port(parts), _vhost(parts), user, password, _tls(parts))
+
+
+def _split(url: str) -> SplitResult | None:
+    """Not in an `except`: what Python says of a wrong URL quotes it, and would stay with our error as its context."""
+    with suppress(ValueError):  # a broken IPv6 address
+        return urlsplit(url)
+    return None
 
 
 def _port(parts: SplitResult) -> int:
-    try:
+    with suppress(ValueError):
         return parts.port or PORTS[parts.scheme]
-    except ValueError:
-        raise TransportError("the port of the events URL is not a number from 1 to 65535") from None
+    raise TransportError("the port of the events URL is not a number from 1 to 65535")
 
 
 def _vhost(parts: SplitResult) -> str:

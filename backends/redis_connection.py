@@ -16,7 +16,6 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from importlib.resources import files
-from itertools import zip_longest
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 import hiredis
@@ -141,8 +140,9 @@ class Connections:
         absent = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if absent and trouble is None:
             again, trouble = self.exchange([pack("SCRIPT", "LOAD", script.text), *(commands[n] for n in absent)])
-            loaded, *rest = again or [trouble]
-            for n, answer in zip_longest(absent, rest, fillvalue=trouble):
+            again += [trouble] * (1 + len(absent) - len(again))
+            loaded = again.pop(0)
+            for n, answer in zip(absent, again, strict=True):
                 answers[n] = loaded if isinstance(loaded, Exception) else answer
         return answers, trouble
 
@@ -241,8 +241,9 @@ _EXPLANATIONS: Final[tuple[tuple[type[Exception], str, str], ...]] = (
     (MasterDownError, "", "is a replica that has lost its primary; give the URL of the primary"),
     (ClusterError, "", "is a node of a Redis Cluster, which is not served yet; give the URL of a single Redis"),
     (AskError, "", "is a node of a Redis Cluster, which is not served yet; give the URL of a single Redis"),
+    # Older clients have no class for it; before Redis 7 an error inside a script comes as text.
+    (ResponseError, "CLUSTERDOWN", "is a node of a Redis Cluster, which is not served yet"),
     (ResponseError, "allowed in cluster mode", "is a node of a Redis Cluster, which is not served yet"),
-    # Before version 7 an error inside a script comes as text.
     (ResponseError, "OOM", "is full, nothing was written; raise its maxmemory or remove data"),
     (ResponseError, "READONLY", "is a read-only replica; give the URL of the primary"),
     (ResponseError, "WRONGTYPE", "holds keys of somebody else under this prefix; choose another with ?prefix="),

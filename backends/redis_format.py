@@ -25,7 +25,7 @@ _MARK: Final = Struct("<d16s")  # due_at, digest of a fact's id
 _TERMS: Final = Struct("<dIB")  # due_at, expected attempt, whether the row ends
 
 _CODES: Final[dict[RowKind, bytes]] = {"task": b"t", "timer": b"w", "message": b"m", "inbox": b"i"}
-_KINDS: Final = {code: kind for kind, code in _CODES.items()}
+_KINDS: Final[dict[bytes, RowKind]] = {code: kind for kind, code in _CODES.items()}
 
 _encode = msgspec.json.Encoder().encode
 _summary: Final = msgspec.json.Decoder(Summary)

@@ -90,7 +90,10 @@ class Subscriber:
                 self._start()
             self._ring()
             if threading.current_thread() is not self._thread:
-                self._changed.wait_for(lambda: wanted <= self._confirmed or self._down or self._closed, CONFIRM_SECONDS)
+                self._changed.wait_for(lambda: wanted <= self._confirmed or self._hopeless(), CONFIRM_SECONDS)
+
+    def _hopeless(self) -> bool:
+        return self._down or self._refused or self._closed
 
     def remove(self, subscriptions: Iterable[Subscription]) -> None:
         """Want these once less."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers.rabbitmq_server import RabbitServer, missing_rabbitmq
 from tests.servers.redis_server import RedisServer, missing_redis
 
 
@@ -28,6 +29,16 @@ def redis_server() -> Iterator[RedisServer]:
     """A Redis for the whole session. A test that mistreats it starts one of its own."""
     need(missing_redis())
     server = RedisServer()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[RabbitServer]:
+    """A RabbitMQ for the whole session. A test that mistreats it starts one of its own."""
+    need(missing_rabbitmq())
+    server = RabbitServer()
     server.start()
     yield server
     server.close()

@@ -39,7 +39,7 @@ def terminate(instance: Instance, request: Event, arrivals: Sequence[Arrival], n
         timer_key(summary.execution_id, event.task_id, event.attempt)
         for event in (*ledger.timers.values(), *ledger.waits.values())
     )
-    run.drop.extend(key for key in (a.row_key or row_behind(a) for a in arrivals) if key)  # also of older executions
+    run.drop.extend(_rows_of(arrivals))  # also of older executions
     run.drop.append(wake_key(summary.execution_id))
     if request.status == RECURSIVE:
         for child in ledger.children.values():
@@ -75,8 +75,7 @@ def _as_failure(ended: Event, summary: Summary) -> Event:
 
 def only_drop(instance: Instance, arrivals: Sequence[Arrival], env: Env, ignored: int) -> Turn:
     """Nothing of this changes anything: let go of the rows behind it."""
-    drop = [a.row_key or row_behind(a) for a in arrivals]
-    drop = [key for key in drop if key]
+    drop = _rows_of(arrivals)
     if not drop:
         return Turn(None, instance, ignored=ignored)
     summary = instance.summary
@@ -84,6 +83,11 @@ def only_drop(instance: Instance, arrivals: Sequence[Arrival], env: Env, ignored
     commit = Commit(env.mint(), summary.instance_id, partition, instance.version, summary, drop=tuple(drop))
     after = instance._replace(version=instance.version + 1)
     return Turn(commit, after, ignored=ignored, late=summary.status.finished)
+
+
+def _rows_of(arrivals: Sequence[Arrival]) -> list[str]:
+    """Inbox rows, timers, and the work rows of outcomes: one that came through the inbox has both."""
+    return [key for arrival in arrivals for key in (arrival.row_key, row_behind(arrival)) if key]
 
 
 def park(

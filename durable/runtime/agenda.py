@@ -21,7 +21,7 @@ from ..ports import Row, Slice
 from .requests import Due, Request
 
 _PAGES: Final = 5  # of a sweep, at most
-_SENT_AT_MOST: Final = 3_600.0  # no row that is with the broker is due later than that
+_LATEST: Final = 10 * 365 * 86_400.0  # later than any row that is with the broker
 
 
 class Agenda:
@@ -67,7 +67,7 @@ class Agenda:
 
     def _sweep(self, now: float, parked: Collection[str]) -> Generator[Request, Any, list[Row]]:
         found: list[Row] = []
-        until = now + (_SENT_AT_MOST if self._lost_messages else self.window)
+        until = now + (_LATEST if self._lost_messages else self.window)
         pages = 0
         more = False
         for place in sorted(self.owned):

@@ -21,7 +21,7 @@ from ..engine.codeless import outcome_fact
 from ..engine.instance import Arrival, Env, Invocation
 from ..model.history import Event
 from ..model.status import Summary
-from ..ports import FACTS, Delivered, Delivery, Fact, Message, Published
+from ..ports import FACTS, Delivered, Delivery, Fact, Message, Published, RowKey
 from . import wire
 from .requests import Announce, Declare, Deliver, Done, Notify, Publish, Receive, Request, Settle
 from .serving import Serving
@@ -29,7 +29,6 @@ from .serving import Serving
 log = logging.getLogger("durable.worker")
 
 _TOGETHER = 500  # messages a publish
-LONG_SECONDS = 30.0  # from then on an activity is a long one
 
 
 class Outgoing(NamedTuple):
@@ -55,6 +54,14 @@ class Outcome(NamedTuple):
     event: Event
 
 
+class Posted(NamedTuple):
+    """Row keys of invocations that are with the broker now; of outcomes that are in the store; of those for nobody."""
+
+    sent: list[str]
+    stored: list[str]
+    unwanted: list[RowKey]
+
+
 class Courier:
     """outgoing: to be sent. taken: deliveries that run here. outcomes: to be sent back. The rest: tags to settle."""
 
@@ -70,6 +77,7 @@ class Courier:
         self.back: list[object] = []
         self.unreadable: list[object] = []
         self.not_before = 0.0  # after trouble with the broker: no publishing until then
+        self.found_missing = False  # a queue that should have been there, and what was in it
         self._slots = 0
         self._wanted: dict[str, int] = {}
         self._receiving: dict[str, int] = {}
@@ -94,9 +102,10 @@ class Courier:
         """See to it that what is wanted is what is received."""
         changes = {queue: size for queue, size in self._wanted.items() if self._receiving.get(queue, 0) != size}
         if changes:
-            done: bool = yield Receive(changes)
-            if done:
+            made: list[bool] | None = yield Receive(changes)
+            if made is not None:
                 self._receiving |= changes
+                self.found_missing |= any(made)
 
     # ---- what came
 
@@ -134,7 +143,7 @@ class Courier:
 
     def kept(self, now: float) -> list[Taken]:
         """What has run so long by `now` that its delivery should not be kept any more."""
-        return [t for t in self.taken.values() if t.tag is not None and now >= t.since + LONG_SECONDS]
+        return [t for t in self.taken.values() if t.tag is not None and now >= t.since + self.serving.patience.long]
 
     def acknowledge(self, row_key: str) -> None:
         """Its row is leased: the delivery has done its work."""
@@ -158,20 +167,24 @@ class Courier:
     # ---- what goes
 
     @property
+    def waits(self) -> bool:
+        """Whether something is to be sent, now or after a pause."""
+        return bool(self.outgoing or self.outcomes)
+
+    @property
     def busy(self) -> bool:
         """Whether something can be sent or settled now."""
         if self.done or self.back or self.unreadable or self.lifecycle:
             return True
-        return bool(self.outgoing or self.outcomes) and self.clock().timestamp() >= self.not_before
+        return self.waits and self.clock().timestamp() >= self.not_before
 
     def announce(self, summary: Summary) -> None:
         self.lifecycle += wire.lifecycle_messages(summary, self.serving.workspace)
 
-    def post(self) -> Generator[Request, Any, list[str]]:
-        """Send what there is, settle what is safe; the row keys of the invocations that are with the broker now."""
-        sent: list[str] = []
-        if (self.outgoing or self.outcomes) and self.clock().timestamp() >= self.not_before:
-            sent = yield from self._publish()
+    def post(self, posted: Posted) -> Generator[Request, Any, None]:
+        """Send what there is, settle what is safe; `posted` is told as it happens, for the store may fail between."""
+        if self.waits and self.clock().timestamp() >= self.not_before:
+            yield from self._publish(posted)
         if self.lifecycle:
             messages, self.lifecycle = self.lifecycle, []
             yield Announce(messages)
@@ -179,9 +192,8 @@ class Courier:
             settle = Settle(self.done, self.back, self.unreadable)
             self.done, self.back, self.unreadable = [], [], []
             yield settle
-        return sent
 
-    def _publish(self) -> Generator[Request, Any, list[str]]:
+    def _publish(self, posted: Posted) -> Generator[Request, Any, None]:
         outcomes, self.outcomes = self.outcomes[:_TOGETHER], self.outcomes[_TOGETHER:]
         mailed = [o for o in outcomes if o.taken.tag is not None and o.taken.reply_queue]
         stored = [o for o in outcomes if o.taken.tag is None or not o.taken.reply_queue]
@@ -202,14 +214,13 @@ class Courier:
                 self.done.append(outcome.taken.tag)
             else:
                 stored.append(outcome)
-        sent = yield from self._sort_sent(calls, answers[len(mailed) :], messages[len(mailed) :])
+        posted.sent.extend((yield from self._sort_sent(calls, answers[len(mailed) :], messages[len(mailed) :])))
         if stored:
             try:
-                yield from self._store(stored)
+                yield from self._store(stored, posted)
             except BaseException:
                 self.outcomes = stored + self.outcomes
                 raise
-        return sent
 
     def _sort_sent(
         self, calls: Sequence[tuple[str, Outgoing]], answers: Sequence[Published], messages: Sequence[Message]
@@ -224,14 +235,17 @@ class Courier:
                 missing[message.to] = None
             else:
                 self.outgoing[key] = call._replace(resent=True)
-                self.not_before = self.clock().timestamp() + 0.5
+                self._pause()
         if missing:
             made: list[bool] = yield Declare(list(missing))
             if not made:
-                self.not_before = self.clock().timestamp() + 0.5
+                self._pause()
         return sent
 
-    def _store(self, outcomes: Sequence[Outcome]) -> Generator[Request, Any, None]:
+    def _pause(self) -> None:
+        self.not_before = self.clock().timestamp() + self.serving.patience.retry
+
+    def _store(self, outcomes: Sequence[Outcome], posted: Posted) -> Generator[Request, Any, None]:
         """The store is always right: put them into inboxes, tell the owner."""
         facts: list[Fact] = []
         for outcome in outcomes:
@@ -240,6 +254,13 @@ class Courier:
             facts.append(outcome_fact(invocation.instance_id, arrival, self.env.partitions, self.clock()))
         answers: list[Delivered] = yield Deliver(facts)
         self.done += [o.taken.tag for o in outcomes if o.taken.tag is not None]
-        told = [f.instance_id for f, answer in zip(facts, answers, strict=True) if answer is Delivered.NEW]
+        told: list[str] = []
+        for outcome, fact, answer in zip(outcomes, facts, answers, strict=True):
+            key = outcome.taken.invocation.row_key
+            if answer in (Delivered.NEW, Delivered.DUPLICATE):
+                posted.stored.append(key)
+                told.append(fact.instance_id)
+            else:
+                posted.unwanted.append(RowKey(fact.partition, key))
         if told:
             yield Notify(FACTS, told)

@@ -24,7 +24,6 @@ from .requests import (
     Halt,
     Hint,
     Load,
-    Lost,
     News,
     Notify,
     Publish,
@@ -148,19 +147,18 @@ def _answers_of(transport: Transport, tell: Callable[[News], None]) -> dict[type
             log.warning("queues can't be made now, trying again: %s", error)
             return []
 
-    def receive(request: Receive) -> bool:
+    def receive(request: Receive) -> list[bool] | None:
         wanted = {queue: prefetch for queue, prefetch in request.prefetch.items() if prefetch}
         try:
             for queue in request.prefetch:
                 transport.unsubscribe(queue)
-            if any(transport.declare(list(wanted))):
-                tell(Lost())  # what was in it is with the broker no more
+            made = transport.declare(list(wanted))
             for queue, prefetch in wanted.items():
                 transport.subscribe(queue, prefetch, lambda deliveries: tell(Arrived(deliveries)))
         except TransportError as error:
             log.warning("nothing is received for now, trying again: %s", error)
-            return False
-        return True
+            return None
+        return made
 
     def settle(request: Settle) -> None:
         if request.done:

@@ -9,21 +9,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from ..engine.instance import Env
+from ..model.errors import StoreError
 from ..model.names import partition_of
 from ..ports import Delivery, Lease, Row, RowKey
 from .courier import Courier, Taken
 from .requests import Claim, Read, Request, Run
 from .serving import Serving
 from .wire import Work
-from .workload import Held, Workload
+from .workload import Workload
 
 log = logging.getLogger("durable.worker")
-
-FRESH_SECONDS: Final = 30.0  # an invocation older than that may have been taken by somebody else
-UNSERVED_SECONDS: Final = 10.0  # until an invocation that nobody here has code for is offered again
 
 
 class Intake:
@@ -58,16 +56,24 @@ class Intake:
             else:
                 self.courier.take(work, delivery.tag)
                 fresh.append(work)
+        yield from self._run(fresh)
         if doubtful:
-            fresh += yield from self._lease(doubtful)
-        if fresh:
-            self.workload.running.update(work.invocation.row_key for work in fresh)
-            yield Run([work.invocation for work in fresh])
+            try:
+                leased = yield from self._lease(doubtful)
+            except StoreError:
+                self.offered[:0] = doubtful
+                raise
+            yield from self._run(leased)
+
+    def _run(self, works: Sequence[Work]) -> Generator[Request, Any, None]:
+        if works:
+            self.workload.running.update(work.invocation.row_key for work in works)
+            yield Run([work.invocation for work in works])
 
     def _is_doubtful(self, work: Work, delivery: Delivery) -> bool:
         if delivery.redelivered or work.resent or not self._serves(work):
             return True
-        return self.clock().timestamp() - work.sent_at > FRESH_SECONDS
+        return self.clock().timestamp() - work.sent_at > self.serving.patience.fresh
 
     def _serves(self, work: Work) -> bool:
         return self.workload.names.serves_activity(work.invocation.name)
@@ -85,12 +91,17 @@ class Intake:
         leases: list[Lease] = []
         wanted: list[Work] = []
         for (work, _), row in zip(offered, rows, strict=True):
+            if work.invocation.row_key in self.courier.taken:
+                continue  # a first copy came in the same batch
             if row is None or (row.holder in self.alive and row.holder not in (work.sent_by, self.env.holder)):
                 continue
             due_at, holder = now + self.env.hold, self.env.holder
             if not self._serves(work):
                 self.workload.warn(work.invocation)
-                due_at, holder = now + UNSERVED_SECONDS, ""  # its owner sends it again then, perhaps to others
+                due_at, holder = (
+                    now + self.serving.patience.unserved,
+                    "",
+                )  # its owner sends it again then, perhaps to others
             leases.append(Lease(row.partition, row.key, row.holder, row.attempt, due_at, holder))
             wanted.append(work)
         granted: list[bool] = (yield Claim(leases)) if leases else []
@@ -99,7 +110,7 @@ class Intake:
         started: list[Work] = []
         for work, lease, ours in zip(wanted, leases, granted, strict=True):
             if ours and lease.holder:
-                self.workload.held[lease.key] = Held(lease.partition, lease.expect_attempt + 1, lease.due_at or now)
+                self.workload.hold(lease)
                 self.courier.take(work, None)
                 started.append(work)
         return started
@@ -129,7 +140,7 @@ class Intake:
         granted: list[bool] = (yield Claim(leases)) if leases else []
         for lease, ours in zip(leases, granted, strict=True):
             if ours:
-                self.workload.held[lease.key] = Held(lease.partition, lease.expect_attempt + 1, until)
+                self.workload.hold(lease)
         yield from self.receive(len(kept))  # before acknowledging, or the broker would send as many again
         for taken in kept:
             self.courier.acknowledge(taken.invocation.row_key)

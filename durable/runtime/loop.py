@@ -27,7 +27,7 @@ from ..model.status import RuntimeStatus, Summary
 from ..ports import FACTS, STATUS, Fact, Lease, Outcome, Record, Row, RowKey, Want
 from ..replay.execution import Code
 from .agenda import Agenda
-from .courier import Courier
+from .courier import Courier, Posted
 from .intake import Intake
 from .outbox import Outbox
 from .requests import (
@@ -140,13 +140,13 @@ class Loop:
         if self.assigned is not None:
             assigned, self.assigned = self.assigned, None
             yield from self._assign(assigned)
-        if self.lost is not None:
-            if self.lost.connection:
-                yield from self.intake.connection_lost()
-            else:
-                yield from self.work.send_again()
-                self.agenda.sweep_soon(lost_messages=True)
-            self.lost = None
+        if self.lost is not None and self.lost.connection:
+            yield from self.intake.connection_lost()
+        elif self.lost is not None or self.courier.found_missing:
+            yield from self.work.send_again()
+            self.agenda.sweep_soon(lost_messages=True)
+            self.courier.found_missing = False
+        self.lost = None
 
     def _assign(self, assigned: Assigned) -> Asking:
         self.agenda.owned = frozenset(assigned.owned)
@@ -156,6 +156,7 @@ class Loop:
             del self.warm[instance_id]
         self.agenda.sweep_soon()
         if self.serving.by_mail:
+            # Before anything is sent: a queue that is missing now has lost nothing of ours.
             self.courier.want_outcomes(assigned.owned)
             yield from self.intake.receive()
 
@@ -177,7 +178,7 @@ class Loop:
         if self.arrived or self.hinted:
             yield from self._turns()
             yield from self._send()
-        self.work.sent.update((yield from self.courier.post()))
+        yield from self._post()
 
     def _idle_seconds(self) -> float:
         if self.arrived or self.hinted or self.outbox.rows or self.work.orphans or self.courier.busy:
@@ -185,7 +186,11 @@ class Loop:
         if self.stopping is not None and not self.work.running:
             return 0.0  # the last activity has ended within the grace: nothing is left to wait for
         now = self.clock().timestamp()
-        until = min(self.agenda.next_at, self.work.next_renewal) if self.serving.by_mail else self.agenda.next_at
+        until = self.agenda.next_at
+        if self.serving.by_mail:
+            until = min(until, self.work.next_renewal)
+            if self.courier.waits:
+                until = min(until, self.courier.not_before)
         if self.stopping is not None:
             until = min(until, self.stopping)
         return max(0.0, min(until - now, self.settings.sweep))
@@ -462,6 +467,16 @@ class Loop:
         if news:
             yield Notify(STATUS, news)
 
+    def _post(self) -> Asking:
+        posted = Posted([], [], [])
+        try:
+            yield from self.courier.post(posted)
+        finally:
+            self.work.sent.update(key for key in posted.sent if key in self.work.held)
+            self.work.outcome_stored(posted.stored)
+        if posted.unwanted:
+            yield from self.work.end(posted.unwanted)
+
     def _send(self) -> Asking:
         if self.outbox.rows:
             sent = yield from self.outbox.send()
@@ -498,5 +513,5 @@ class Loop:
         if self.serving.by_mail:
             self.courier.want_outcomes(())
             yield from self.courier.receive()
-            yield from self.courier.post()
+            yield from self._post()
         return True

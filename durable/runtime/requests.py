@@ -107,7 +107,7 @@ class Declare(NamedTuple):
 class Receive(NamedTuple):
     """From now on receive from these queues, so many unsettled deliveries of each; 0: no more. Missing ones are made.
 
-    -> bool: whether it could be done now.
+    -> list[bool] | None: whether each had to be made; None when it can't be done now.
     """
 
     prefetch: Mapping[str, int]

@@ -7,6 +7,21 @@ from typing import Final, NamedTuple
 from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE
 
 
+class Patience(NamedTuple):
+    """Seconds. long: an activity that runs longer is leased, and its delivery acknowledged. fresh: an invocation older
+    than that may have been taken by somebody else. unserved: until an invocation that nobody here has code for is
+    offered again. sent: how long an outcome is waited for before its invocation is sent again; then twice as long, at
+    most `sent_at_most`. retry: after trouble with the broker.
+    """
+
+    long: float = 30.0
+    fresh: float = 30.0
+    unserved: float = 10.0
+    sent: float = 300.0
+    sent_at_most: float = 3_600.0
+    retry: float = 0.5
+
+
 class Serving(NamedTuple):
     """groups: whose orchestrations; queues: whose activities; slots: how many activities at a time.
 
@@ -20,6 +35,7 @@ class Serving(NamedTuple):
     slots: int = 32
     by_mail: bool = False
     eager: bool = True
+    patience: Patience = Patience()
 
 
 ALONE: Final = Serving()

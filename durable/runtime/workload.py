@@ -23,8 +23,6 @@ from .serving import Serving
 log = logging.getLogger("durable.worker")
 
 _RENEW_EVERY: Final = 5.0  # seconds, or a quarter of the hold where that is less
-_SENT_FOR: Final = 300.0  # an outcome is waited for so long before its invocation is sent again; then twice as long
-_SENT_AT_MOST: Final = 3_600.0
 
 
 class ActivityNames(Protocol):
@@ -44,7 +42,10 @@ class Held(NamedTuple):
 
 
 class Workload:
-    """running: handed to threads. unserved: no code for them here. sent: with the broker. orphans: rows nobody runs."""
+    """held: task rows of ours. Among them sent: with the broker; stored: the outcome is in the store, to be taken.
+
+    running: handed to threads. unserved: no code for them here. orphans: rows that nobody runs.
+    """
 
     def __init__(
         self, env: Env, serving: Serving, names: ActivityNames, courier: Courier, clock: Callable[[], datetime]
@@ -58,6 +59,7 @@ class Workload:
         self.running: set[str] = set()
         self.unserved: dict[str, Invocation] = {}
         self.sent: set[str] = set()
+        self.stored: set[str] = set()
         self.orphans: list[Row] = []
         self.next_renewal = 0.0
         self.closed = False
@@ -92,13 +94,23 @@ class Workload:
             return False
         return invocation.queue in self.serving.queues and self.names.serves_activity(invocation.name)
 
+    def hold(self, lease: Lease) -> None:
+        """This row was leased to us, because its activity runs here."""
+        self.forget([lease.key])
+        self.held[lease.key] = Held(lease.partition, lease.expect_attempt + 1, lease.due_at or 0.0)
+
     def forget(self, row_keys: Iterable[str]) -> None:
         """These rows are gone, or somebody else's."""
         for key in row_keys:
             if self.held.pop(key, None) is not None:
                 self.sent.discard(key)
+                self.stored.discard(key)
                 self.courier.outgoing.pop(key, None)
                 self.unserved.pop(key, None)
+
+    def outcome_stored(self, row_keys: Iterable[str]) -> None:
+        """The turn that takes it ends the row; until then nobody need run it again, so it is kept, but not renewed."""
+        self.stored.update(key for key in row_keys if key in self.held)
 
     def cancel(self, row_keys: Collection[str]) -> Generator[Request, Any, None]:
         """Nobody waits for these any more."""
@@ -126,14 +138,19 @@ class Workload:
         """Keep our rows ours, let go of those that are with the broker, start what is served by now."""
         self.next_renewal = now + min(_RENEW_EVERY, self.env.hold / 4)
         soon = now + self.env.hold / 2
+        self.forget([key for key in self.stored if self.held[key].due_at <= now])
         ready = {key for key, i in self.unserved.items() if self._runs_here(i)}
-        due = [(key, held) for key, held in self.held.items() if held.due_at < soon or key in ready]
+        due = [
+            (key, held)
+            for key, held in self.held.items()
+            if (held.due_at < soon or key in ready) and key not in self.stored
+        ]
         if not due:
             return
         until = now + self.env.hold
         kept: list[bool] = yield Claim(
             [
-                Lease(held.partition, key, self.env.holder, held.attempt, now + _sent_for(held.attempt))
+                Lease(held.partition, key, self.env.holder, held.attempt, now + self._sent_for(held.attempt))
                 if key in self.sent
                 else Lease(held.partition, key, self.env.holder, held.attempt, until, self.env.holder)
                 for key, held in due
@@ -192,6 +209,11 @@ class Workload:
             yield Claim(leases)
         self.forget(row_keys)
 
+    def _sent_for(self, attempt: int) -> float:
+        """Each round of sending counts the row's attempt up by two: once leased for sending, once let go of."""
+        patience = self.serving.patience
+        return min(patience.sent * 2.0 ** min(attempt // 2, 20), patience.sent_at_most)
+
     def warn(self, invocation: Invocation) -> None:
         """Say once that nobody here can run this."""
         if (invocation.queue, invocation.name) not in self._warned:
@@ -201,8 +223,3 @@ class Workload:
             else:
                 why = f"no worker here serves queue {invocation.queue!r}, only {', '.join(self.serving.queues)}"
             log.warning("activity %r (instance %r) waits: %s", invocation.name, invocation.instance_id, why)
-
-
-def _sent_for(attempt: int) -> float:
-    """Each round of sending counts the row's attempt up by two: once leased for sending, once let go of."""
-    return min(_SENT_FOR * 2.0 ** (attempt // 2), _SENT_AT_MOST)

@@ -54,6 +54,11 @@ class Worker:
             ask.Cancel: self._cancel,
             ask.Halt: lambda r: [key for key, begun in [*self.running.items()] if not begun and not self._forget(key)],
             ask.Notify: lambda r: world.notify(r.instance_ids) if r.topic == FACTS else None,
+            ask.Publish: lambda r: world.broker.publish(r.messages),
+            ask.Announce: lambda r: None,
+            ask.Settle: lambda r: world.broker.settle(self, r),
+            ask.Declare: lambda r: world.broker.declare(r.queues),
+            ask.Receive: lambda r: world.broker.receive(self, r),
         }
 
     @property
@@ -74,7 +79,7 @@ class Worker:
             world.later(world.random.uniform(0.1, 3.0), self.learn)
         self.inbox, self.running, self.missed, self.sleeping = [], {}, [], 0
         env = Env(self.holder, world.plan.hold, world.mint, world.plan.partitions, Limits(), self.watch)
-        self.requests = Loop(env, self, self.clock, world.plan.settings).run()
+        self.requests = Loop(env, self, self.clock, world.plan.settings, world.plan.serving).run()
         world.note(self.name, f"boots as {self.holder}")
         self.pending = next(self.requests)
         self._schedule()
@@ -84,6 +89,7 @@ class Worker:
         self.world.note(self.name, "crashes")
         self.requests = None
         self.epoch += 1
+        self.world.broker.gone(self)
 
     def reboot(self) -> None:
         if self.requests is None:
@@ -96,6 +102,7 @@ class Worker:
             missed, self.missed = self.missed, []
             for call in missed:
                 self.world.soon(call)
+            self.world.broker.mend(self)
             self.world.reassign()
 
     def learn(self) -> None:
@@ -172,6 +179,7 @@ class Worker:
         world.note(self.name, "has drained")
         self.requests = None
         self.epoch += 1
+        world.broker.gone(self)
         world.soon(world.assign)
         world.later(world.random.uniform(0.0, 2.0), self.reboot)
 

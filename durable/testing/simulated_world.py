@@ -20,7 +20,9 @@ from ..backends.memory import MemoryStore
 from ..model.status import DEFAULT_GROUP
 from ..runtime import requests as ask
 from ..runtime.loop import Settings
+from ..runtime.serving import Patience, Serving
 from .programs import Script
+from .simulated_broker import BROKER_FAULTS, Broker
 from .simulated_client import Client
 from .simulated_store import STORE_FAULTS, FaultyStore
 from .simulated_worker import Worker
@@ -31,9 +33,11 @@ EPOCH: Final = datetime(2030, 1, 1, tzinfo=timezone.utc)
 PROCESS_FAULTS: Final = {
     "crash": 5, "pause": 4, "drain": 3, "clock forward": 3, "clock back": 3, "two owners": 4, "wrong alive": 4,
 }  # fmt: skip
+MAIL_FAULTS: Final = {"queue lost": 4, "connection lost": 4}
 MESSAGE_FAULTS: Final = {"hint lost": 0.7, "done twice": 0.4, "done late": 0.4, "code missing": 0.8}
 STORE_RATE: Final = 0.15
 DETECTED: Final = 1.0  # seconds until a dead worker's partitions move
+HASTY: Final = Patience(long=1.0, fresh=2.0, unserved=1.0, sent=6.0, sent_at_most=20.0, retry=0.2)
 
 
 class Plan(NamedTuple):
@@ -50,19 +54,22 @@ class Plan(NamedTuple):
     strikes: Sequence[tuple[float, str]]
     terminate: Collection[int]
     slow: float
+    serving: Serving
 
 
 def make_plan(random: Random, scripts: Sequence[Script], faults: bool) -> Plan:
     """Swarm testing: each seed turns on some of the faults, at rates of its own."""
     heal = random.uniform(1.0, 8.0)
+    by_mail = random.random() < 0.6
     store_rates: dict[str, float] = {}
     message_rates: dict[str, float] = {}
     strikes: list[tuple[float, str]] = []
     if faults:
         share = random.choice((0.2, 0.4, 0.6))
         store_rates = {k: random.uniform(0.01, STORE_RATE) for k in STORE_FAULTS if random.random() < share}
-        message_rates = {k: random.uniform(0.1, top) for k, top in MESSAGE_FAULTS.items() if random.random() < share}
-        for kind, most in PROCESS_FAULTS.items():
+        rates = MESSAGE_FAULTS | BROKER_FAULTS if by_mail else MESSAGE_FAULTS
+        message_rates = {k: random.uniform(0.1, top) for k, top in rates.items() if random.random() < share}
+        for kind, most in (PROCESS_FAULTS | MAIL_FAULTS if by_mail else PROCESS_FAULTS).items():
             if random.random() < share:
                 strikes += [(random.uniform(0.0, heal), kind) for _ in range(random.randint(1, most))]
     cached = random.choice((10_000, 10_000, 1, 0))
@@ -79,6 +86,7 @@ def make_plan(random: Random, scripts: Sequence[Script], faults: bool) -> Plan:
         strikes=sorted(strikes),
         terminate={i for i in range(len(scripts)) if random.random() < 0.08},
         slow=random.choice((0.002, 0.002, 0.02)),
+        serving=Serving(by_mail=by_mail, eager=not by_mail or random.random() < 0.3, slots=4, patience=HASTY),
     )
 
 
@@ -103,6 +111,7 @@ class World:
         self._agenda: list[tuple[float, int, Callable[[], object]]] = []
         self._minted = 0
         self._planned = 0
+        self.broker = Broker(self)
         self.workers = [Worker(self, number) for number in range(plan.workers)]
         self.clients = [Client(self, n, script, n in plan.terminate) for n, script in enumerate(plan.scripts)]
 
@@ -194,7 +203,14 @@ class World:
         elif kind == "pause":
             worker.paused = True
             self.reassign()
+            self.later(self.random.uniform(0.5, 2.0), lambda: self.broker.cut(worker) if worker.paused else None)
             self.later(self.random.uniform(0.1, 4.0), worker.resume)
+        elif kind == "queue lost":
+            if self.broker.queues:
+                self.broker.lose(self.random.choice(sorted(self.broker.queues)))
+        elif kind == "connection lost":
+            self.broker.cut(worker)
+            self.later(self.random.uniform(0.0, 1.0), lambda: self.broker.mend(worker))
         elif kind == "drain":
             worker.tell(ask.Stop(self.random.uniform(0.0, 1.0)))
         elif kind == "clock forward":
