@@ -32,6 +32,7 @@ HEARTBEAT_SECONDS: Final = 5
 CONNECT_SECONDS: Final = 8.0
 ANSWER_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 3.0
+_CHANCES: Final = 3
 
 Answer: TypeAlias = "Future[Any]"
 
@@ -146,12 +147,15 @@ class Session:
         self._loop.call_later(0, call)
 
     def _run(self) -> None:
-        while not self._ended:
+        for _ in range(_CHANCES):
             try:
                 self._loop.start()  # until `_stop_when_closed`
-            except Exception as error:  # pika's own state is broken then
+                break
+            except Exception as error:  # in pika itself: what comes after is for the sake of closing sockets
                 log.exception("the connection to %s is given up", self.target)
                 self._lose(SessionLost(f"connection to {self.target} lost: {error!r}"))
+        with self._lock:
+            self._ended = True
         self._do_posted()
         self._loop.close()
 
@@ -165,12 +169,12 @@ class Session:
 
     def _do_posted(self) -> None:
         self._woken = False
-        todo = self._todo
-        while todo:
-            call, arguments = todo.popleft()
+        for _ in range(len(self._todo)):  # not those posted meanwhile: the sockets have their turn in between
+            call, arguments = self._todo.popleft()
             try:
                 call(*arguments)
             except Exception as error:  # pika refuses what its state does not allow: the state is what's wrong
+                log.exception("the connection to %s is given up", self.target)
                 self._lose(SessionLost(f"connection to {self.target} lost: {error!r}"))
 
     def _connect(self, opened: Answer) -> None:

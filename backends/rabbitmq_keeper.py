@@ -253,14 +253,28 @@ class Keeper:
         self._delete_silent(topology)
         with self._state:
             wanted = [*dict.fromkeys((*self._declared, *self._subscriptions))]
-        missing = topology.declare(wanted)
+        again = self._declare_again(topology, wanted)
         topology.close()
         with self._state:
             if session.lost or self._closing.is_set():
                 raise session.lost or TransportError(f"connection to {self.target} closed")
             self.session, self.publisher, self._attempt = session, publisher, None
             self._ready.set()
-        return [queue for queue, was_missing in zip(wanted, missing, strict=True) if was_missing]
+        return again
+
+    def _declare_again(self, topology: Topology, queues: Sequence[str]) -> list[str]:
+        """Which were missing. One that the broker refuses, because somebody made it otherwise, is left as it is."""
+        again = []
+        for queue in queues:
+            try:
+                [missing] = topology.declare([queue])
+            except (SessionLost, NoAnswer):
+                raise
+            except TransportError as error:
+                log.error("%s; the other queues are served", error)
+            else:
+                again += [queue] if missing else []
+        return again
 
     def _resume(self, session: Session, again: Sequence[str]) -> None:
         for queue in again:
@@ -285,7 +299,7 @@ class Keeper:
             return
         with self._control:
             topology = Topology(session, self.names)
-            topology.declare([queue])
+            self._declare_again(topology, [queue])
             topology.close()
             self._say_made_again(queue)
             with self._state:

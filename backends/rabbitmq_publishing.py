@@ -210,4 +210,9 @@ def _properties(message: Message) -> Any:
 
 def short(text: str) -> bool:
     """Whether it fits an AMQP short string, as routing keys and names must."""
-    return len(text) * 4 <= SHORT or len(text.encode()) <= SHORT
+    if text.isascii():
+        return len(text) <= SHORT
+    try:
+        return len(text.encode()) <= SHORT
+    except UnicodeEncodeError:  # a lone surrogate
+        return False

@@ -90,6 +90,7 @@ class RabbitTransport:
         self._keeper.subscribe(Subscription(queue, prefetch, sink))
 
     def unsubscribe(self, queue: str) -> None:
+        """What is under way already may still come."""
         self._keeper.unsubscribe(queue)
 
     def ack(self, tags: Sequence[object]) -> None:

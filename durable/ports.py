@@ -240,7 +240,8 @@ class Beat(msgspec.Struct, frozen=True):
     """One sign of life of a worker. `counter` moves with each; nobody compares clocks.
 
     incarnation: fresh for each start of a worker, the `holder` of its rows. groups, queues: what it serves;
-    activities: the names it has code for. repairs: how often it found a queue missing and made it again.
+    activities: the names it has code for. repairs: how often it found a queue missing and made it again. at: its clock,
+    in POSIX seconds, for people who look once; never for a decision about ownership.
     """
 
     incarnation: str
@@ -251,6 +252,7 @@ class Beat(msgspec.Struct, frozen=True):
     pid: int = 0
     host: str = ""
     repairs: int = 0
+    at: float = 0.0
 
 
 class Membership(Protocol):
@@ -312,7 +314,12 @@ class Trouble(NamedTuple):
 
 
 class Transport(Protocol):
-    """Where CloudEvents travel between workers. Raises `durable.TransportError` when it can't be used."""
+    """Where CloudEvents travel between workers. Raises `durable.TransportError` when it can't be used.
+
+    `dead_letters`: the queue of what was parked, or came back too often.
+    """
+
+    dead_letters: str
 
     def declare(self, queues: Sequence[str]) -> list[bool]:
         """Make these durable queues where they are missing; whether each was missing."""

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
 from uuid import uuid4
 
+import msgspec
+
 from ..engine.codeless import terminate_request
 from ..engine.step import create
 from ..model import history as h
-from ..model.errors import DurableError, InstanceExistsError, InstanceFinishedError, InstanceNotFoundError, TimeoutError
+from ..model.errors import InstanceExistsError, InstanceFinishedError, InstanceNotFoundError
 from ..model.history import Event, HistoryEvent, Raw, decode_event, decode_events, encode_event
 from ..model.limits import Limits
-from ..model.moments import to_timedelta, to_utc
+from ..model.moments import to_utc
 from ..model.names import check_name, partition_of
 from ..model.status import OrchestrationStatus, Page, RuntimeStatus, Summary
 from ..payload.values import encode
 from ..ports import (
     FACTS,
-    STATUS,
     Backend,
     Commit,
     Delivered,
@@ -36,6 +36,7 @@ from ..ports import (
 )
 from ..replay.callee import OrchestratorRef, as_orchestrator, checked_tags
 from ..replay.guard import running
+from .diagnosis import Diagnosis, diagnose, living, unserved
 from .handle import OrchestrationHandle
 from .identity import Ids, random_ids
 from .plugins import (
@@ -48,6 +49,7 @@ from .plugins import (
 )
 from .starting import IfExists, ManyOptions, starts_orchestration
 from .views import cloud_events, event_view, input_of, status_view
+from .waiting import Waits
 
 if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
@@ -55,7 +57,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-_REREAD: Final = 5.0  # a signal is a hint and may be lost; reading again now and then makes a wait right
 _COMMITTED_TOGETHER: Final = 500
 _LARGEST_PAGE: Final = 1_000
 
@@ -94,15 +95,13 @@ class Client:
         self._workspace = workspace
         self._events_url = events_url
         self._transport = self.open_transport()
-        self._reply_to = "" if self._transport is None else self._transport.replies(self._replied)
+        self._waits = Waits(backend)
+        self._reply_to = "" if self._transport is None else self._transport.replies(self._waits.wake)
         self._store = backend.store
         self._signals = backend.signals
         self._limits = limits
         self._ids = Ids()
         self._closed = False
-        self._dead: BaseException | None = None
-        self._waiting: dict[str, list[threading.Event]] = {}
-        self._waiting_lock = threading.Lock()
 
     @property
     def backend(self) -> Backend:
@@ -146,14 +145,7 @@ class Client:
 
     def worker_died(self, error: BaseException | None) -> None:
         """Told by the worker on this client: its engine ended by `error`, or (None) one has just started."""
-        self._dead = error
-        self._replied(list(self._waiting))
-
-    def _replied(self, instance_ids: Collection[str]) -> None:
-        with self._waiting_lock:
-            for instance_id in instance_ids:
-                for changed in self._waiting.get(instance_id, ()):
-                    changed.set()
+        self._waits.worker_died(error)
 
     # ---- starting
 
@@ -326,6 +318,9 @@ class Client:
         summary = self._summary(instance_id)
         if summary is None:
             return None
+        if summary.status is RuntimeStatus.RUNNING:
+            waits = unserved(self._store, summary, living(self._backend.membership.members()))
+            summary = msgspec.structs.replace(summary, blocked_reason=waits)
         events = self._events(_execution(summary)) if history else None
         payload = input_of(self._store.input_of([_execution(summary)])[0]) if payloads else h.NO_PAYLOAD
         return status_view(summary, payload, events, payloads)
@@ -425,6 +420,11 @@ class Client:
     def _summary(self, instance_id: str) -> Summary | None:
         return self._store.summaries([instance_id])[0]
 
+    def diagnose(self) -> Diagnosis:
+        """Look at store, broker and workers once: what `durable doctor` prints. Raises StoreError, TransportError."""
+        self._refuse_inside("diagnose", "an activity that calls the client")
+        return diagnose(self._store, self._backend.membership.members(), self._transport, self._workspace)
+
     # ---- waiting
 
     def wait(
@@ -450,54 +450,9 @@ class Client:
     def wait_summary(
         self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool
     ) -> Summary:
-        """The wait behind `wait` and `handle.result`: subscribe, read, sleep; again when a signal comes."""
+        """The wait behind `wait` and `handle.result`."""
         self._refuse_inside("wait", "yield")
-        deadline = None
-        if timeout is not None:
-            deadline = time.monotonic() + to_timedelta(timeout, "timeout=").total_seconds()
-        summary = self._summary(instance_id)
-        if summary is not None and _reached(summary, until, blocked_ends):
-            return summary
-        changed = threading.Event()
-
-        def wake(_: Collection[str] | None) -> None:
-            changed.set()
-
-        stop = self._signals.listen(STATUS, wake, instance_id)
-        self._enter(instance_id, changed)
-        try:
-            while True:
-                changed.clear()
-                summary = self._summary(instance_id)
-                if summary is None:
-                    raise InstanceNotFoundError(f"wait: no orchestration has the id {instance_id!r}")
-                if _reached(summary, until, blocked_ends):
-                    return summary
-                if self._dead is not None:
-                    raise DurableError(
-                        f"orchestration {instance_id!r} is {summary.status}, and the worker in this process has "
-                        "stopped by an error of its own (see the log). Nothing is lost: start a worker, and it goes on"
-                    ) from self._dead
-                left = _REREAD if deadline is None else min(_REREAD, deadline - time.monotonic())
-                if left <= 0:
-                    raise TimeoutError(
-                        f"orchestration {instance_id!r} is {summary.status} after {timeout}; it goes on. Is a worker "
-                        "running that serves it?"
-                    )
-                changed.wait(left)
-        finally:
-            self._leave(instance_id, changed)
-            stop()
-
-    def _enter(self, instance_id: str, changed: threading.Event) -> None:
-        with self._waiting_lock:
-            self._waiting.setdefault(instance_id, []).append(changed)
-
-    def _leave(self, instance_id: str, changed: threading.Event) -> None:
-        with self._waiting_lock:
-            self._waiting[instance_id].remove(changed)
-            if not self._waiting[instance_id]:
-                del self._waiting[instance_id]
+        return self._waits.wait(instance_id, timeout, until, blocked_ends)
 
     def _refuse_inside(self, method: str, instead: str) -> None:
         inside = running.get()
@@ -509,12 +464,6 @@ class Client:
 
 def _execution(summary: Summary) -> ExecutionKey:
     return ExecutionKey(summary.instance_id, summary.execution_id)
-
-
-def _reached(summary: Summary, until: str, blocked_ends: bool) -> bool:
-    if summary.status.finished or (blocked_ends and summary.status is RuntimeStatus.BLOCKED):
-        return True
-    return until == "started" and summary.status is not RuntimeStatus.PENDING
 
 
 def _reference(orchestrator: Any, version: str | None, tags: Mapping[str, str] | None) -> OrchestratorRef[Any, Any]:

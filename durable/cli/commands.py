@@ -10,13 +10,15 @@ import typer
 
 from ..model.errors import InstanceNotFoundError
 from ..model.history import HistoryEvent
+from .doctor import examine
 from .events import EventRows
 from .exits import CommandError, Exit
 from .following import Following
 from .listing import print_list
+from .processes import serve_many
 from .run import json_argument, run
-from .serve import serve
-from .session import Everywhere, Json, NoColor, Session, Url, command
+from .serve import Part, serve
+from .session import EventsUrl, Everywhere, Json, NoColor, Session, Url, Workspace, command
 from .show import show
 from .terminal import Screen, safe
 
@@ -61,8 +63,15 @@ def _plain_help() -> None:
 
 
 @app.callback()
-def _everywhere(ctx: typer.Context, url: Url = None, json: Json = False, no_color: NoColor = False) -> None:
-    ctx.obj = Everywhere(url, json, no_color)
+def _everywhere(
+    ctx: typer.Context,
+    url: Url = None,
+    events_url: EventsUrl = None,
+    workspace: Workspace = None,
+    json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    ctx.obj = Everywhere(url, events_url, workspace, json, no_color)
 
 
 # ---- Run
@@ -93,12 +102,28 @@ def _worker(
         float,
         typer.Option("--grace", metavar="SECONDS", show_default=False, help="For running activities, at the end [30]."),
     ] = 30.0,
-) -> None:
+    processes: Annotated[
+        int, typer.Option("--processes", metavar="N", min=1, show_default=False, help="How many workers [1].")
+    ] = 1,
+    eager: Annotated[
+        bool, typer.Option("--eager", help="Run the activities of own turns here, not through the broker.")
+    ] = False,
+    group: Annotated[
+        list[str] | None, typer.Option("--group", metavar="NAME", help="Whose orchestrations; may be repeated.")
+    ] = None,
+    queue: Annotated[
+        list[str] | None, typer.Option("--queue", metavar="NAME", help="Whose activities; may be repeated.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", metavar="N", min=1, show_default=False, help="Activities at a time [32].")
+    ] = 32,
+) -> int:
     """Serve the orchestrators and activities of modules.
 
     Runs in the foreground until SIGINT or SIGTERM. It then takes nothing new and gives running activities some time.
     """
-    serve(session, modules, grace)
+    part = Part(grace, eager, tuple(group or ["default"]), tuple(queue or ["default"]), concurrency)
+    return serve(session, modules, part) if processes == 1 else serve_many(processes)
 
 
 # ---- Look
@@ -187,6 +212,15 @@ def _history(
         return
     for event in session.client.history(id, execution_id=execution, pending=True):
         write(event)
+
+
+@command(app, "doctor", LOOK)
+def _doctor(session: Session) -> int:
+    """Check store, broker and workers; say what is stuck, and what to do.
+
+    Exit status 1 when something needs attention.
+    """
+    return examine(session)
 
 
 # ---- Steer

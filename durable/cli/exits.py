@@ -1,6 +1,6 @@
 """What an exit status means, and which error leads to which.
 
-    0 done   1 the orchestration failed   2 usage   3 not found   4 the store can't be used   5 timed out   6 blocked
+    0 done  1 the orchestration failed  2 usage  3 not found  4 store or broker can't be used  5 timed out  6 blocked
 
 70 is a bug of ours (EX_SOFTWARE), 130 is Ctrl-C and 141 a closed pipe, as everywhere.
 """
@@ -47,6 +47,7 @@ _EXITS: tuple[tuple[type[Exception], Exit], ...] = (
     (errors.OrchestrationFailedError, Exit.FAILED),
     (errors.OrchestrationTerminatedError, Exit.FAILED),
     (errors.StoreError, Exit.STORE),
+    (errors.TransportError, Exit.STORE),
     (errors.TimeoutError, Exit.TIMED_OUT),
     (errors.LimitError, Exit.USAGE),
     (ValueError, Exit.USAGE),

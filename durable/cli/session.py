@@ -13,12 +13,18 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import typer
 
 from ..app.client import Client, connect
-from ..app.plugins import url_or_default
+from ..app.plugins import events_url_or_default, url_or_default
 from .exits import Exit, command_error
 from .terminal import Screen, safe
 
 Url = Annotated[
     str | None, typer.Option("--url", metavar="URL", help="The store. Default: $DURABLE_URL, else .durable/durable.db")
+]
+EventsUrl = Annotated[
+    str | None, typer.Option("--events-url", metavar="URL", help="The broker. Default: $DURABLE_EVENTS_URL, else none.")
+]
+Workspace = Annotated[
+    str | None, typer.Option("--workspace", metavar="NAME", help="Default: $DURABLE_WORKSPACE, else default.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, errors as JSON on stderr.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colour. So does NO_COLOR, and a pipe.")]
@@ -28,6 +34,8 @@ class Everywhere(NamedTuple):
     """The options of every command; they may stand before it too."""
 
     url: str | None = None
+    events_url: str | None = None
+    workspace: str | None = None
     as_json: bool = False
     no_color: bool = False
 
@@ -38,33 +46,38 @@ class Session:
     def __init__(self, options: Everywhere) -> None:
         self.screen = Screen(as_json=options.as_json, colour=not options.no_color)
         self.as_json = options.as_json
+        self.options = options
         self._url = url_or_default(options.url)
+        self._events_url = events_url_or_default(options.events_url)
         self._client: Client | None = None
 
     @property
     def client(self) -> Client:
         """The client of the store; opened when it is first needed."""
         if self._client is None:
-            self._client = connect(self._url)
+            self._client = connect(self._url, events=self.options.events_url, workspace=self.options.workspace)
         return self._client
 
     @property
     def store(self) -> str:
         """The store's URL without what may be secret in it."""
-        try:
-            parts = urlsplit(self._url)
-        except ValueError:
-            return "the store"
-        return safe(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
+        return _shown(self._url, "the store")
+
+    @property
+    def broker(self) -> str:
+        """The broker's URL likewise; '' where there is none."""
+        return "" if self._events_url is None else _shown(self._events_url, "the broker")
 
     def without_secrets(self, message: str) -> str:
-        """`message` without the password of the store's URL, whoever put it there."""
-        try:
-            parts = urlsplit(self._url)
-        except ValueError:
-            return message.replace(self._url, "URL")
-        for secret in _secrets(parts):
-            message = message.replace(secret, "***")
+        """`message` without the passwords of the URLs, whoever put them there."""
+        for url in filter(None, (self._url, self._events_url)):
+            try:
+                parts = urlsplit(url)
+            except ValueError:
+                message = message.replace(url, "URL")
+                continue
+            for secret in _secrets(parts):
+                message = message.replace(secret, "***")
         return message
 
     def close(self) -> None:
@@ -79,9 +92,23 @@ def command(app: typer.Typer, name: str, panel: str) -> Callable[[Body], Body]:
     """Make `body(session, ...)` a command: its own options, those of every command, and one way to end."""
 
     def register(body: Body) -> Body:
-        def call(ctx: typer.Context, url: str | None, json: bool, no_color: bool, **given: Any) -> int:
+        def call(
+            ctx: typer.Context,
+            url: str | None,
+            events_url: str | None,
+            workspace: str | None,
+            json: bool,
+            no_color: bool,
+            **given: Any,
+        ) -> int:
             before = ctx.obj if isinstance(ctx.obj, Everywhere) else Everywhere()
-            options = Everywhere(url or before.url, json or before.as_json, no_color or before.no_color)
+            options = Everywhere(
+                url or before.url,
+                events_url or before.events_url,
+                workspace or before.workspace,
+                json or before.as_json,
+                no_color or before.no_color,
+            )
             return _ended(options, lambda session: body(session, **given))
 
         hints = inspect.get_annotations(body, eval_str=True)  # get_type_hints makes Optional of defaults in 3.10
@@ -134,6 +161,14 @@ def _closed_pipe() -> int:
     return Exit.CLOSED_PIPE
 
 
+def _shown(url: str, otherwise: str) -> str:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return otherwise
+    return safe(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
+
+
 def _secrets(parts: SplitResult) -> list[str]:
     password = parts.password or ""
     return [text for text in (parts.netloc.rpartition("@")[0], password, unquote(password), parts.query) if text]
@@ -143,6 +178,8 @@ _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _CONTEXT = inspect.Parameter("ctx", _KEYWORD, annotation=typer.Context)
 _COMMON = (
     inspect.Parameter("url", _KEYWORD, default=None, annotation=Url),
+    inspect.Parameter("events_url", _KEYWORD, default=None, annotation=EventsUrl),
+    inspect.Parameter("workspace", _KEYWORD, default=None, annotation=Workspace),
     inspect.Parameter("json", _KEYWORD, default=False, annotation=Json),
     inspect.Parameter("no_color", _KEYWORD, default=False, annotation=NoColor),
 )

@@ -131,7 +131,9 @@ class Seat:
             log.warning("the store did not take a sign of life, trying again in %g s: %s", BEAT_EVERY, error)
 
     def _beat(self) -> None:
-        self._me = msgspec.structs.replace(self._me, counter=self._me.counter + 1, activities=self._names())
+        self._me = msgspec.structs.replace(
+            self._me, counter=self._me.counter + 1, activities=self._names(), at=time.time()
+        )
         beats = self._membership.beat(self._me)
         now = time.monotonic()
         alive = self._peers.alive(beats, self._me.incarnation, now)

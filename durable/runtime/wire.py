@@ -34,7 +34,7 @@ FAILED: Final = "durable.task-failed"
 STARTED: Final = "durable.execution-started"
 ENDED: Final = "durable.execution-completed"
 
-_LONGEST_QUEUE: Final = 200  # bytes; AMQP allows 255
+_LONGEST_PART: Final = 60  # characters; a queue's name and a routing key may have 255 in all
 
 
 class NotOurs(ValueError):
@@ -60,11 +60,14 @@ def is_outcome_queue(name: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _queue(kind: str, *parts: str) -> str:
-    name = ".".join(["durable", *(quote(part, safe="") for part in (parts[0], kind, *parts[1:]))])
-    if len(name) > _LONGEST_QUEUE:
-        name = f"{name[: _LONGEST_QUEUE - 33]}.{hashlib.sha256(name.encode()).hexdigest()[:32]}"
-    return name
+def _queue(kind: str, workspace: str, *parts: str) -> str:
+    return ".".join(["durable", _part(workspace), kind, *map(_part, parts)])
+
+
+def _part(name: str) -> str:
+    """A name as a part of a queue's: percent-encoded, the dots that separate parts too, and never too long."""
+    part = quote(name, safe="").replace(".", "%2E")
+    return part if len(part) <= _LONGEST_PART else f"{part[:20]}~{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def source(workspace: str, orchestrator: str) -> str:
@@ -288,8 +291,8 @@ def lifecycle_messages(summary: Summary, workspace: str) -> list[Message]:
     event_id = f"{quote(summary.instance_id, safe='')}/{summary.execution_id}/{'ended' if ended else 'started'}"
     at = summary.updated_at if summary.updated_at.tzinfo else from_timestamp(summary.updated_at.timestamp())
     body = _encoded(kind, event_id, source(workspace, summary.name), summary.instance_id, at, data)
-    key = f"{'ended' if ended else 'started'}.{summary.status.value}.{quote(summary.name, safe='')}"
-    messages = [Message(key[:_LONGEST_QUEUE], event_id, kind, body)]
+    key = f"{'ended' if ended else 'started'}.{summary.status.value}.{_part(summary.name)}"
+    messages = [Message(key, event_id, kind, body)]
     if ended and summary.reply_to:
         messages.append(Message(summary.reply_to, event_id, kind, body))
     return messages

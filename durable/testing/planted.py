@@ -6,7 +6,7 @@ They are planted from outside, in the store or over a method, so product code ha
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Final
 from unittest.mock import patch
@@ -18,8 +18,10 @@ from ..engine.effects import Effects
 from ..engine.instance import task_key
 from ..model import history as h
 from ..model.history import Event
-from ..ports import Append, Commit, Delivered, Fact, Outcome
+from ..ports import Append, Commit, Delivered, Fact, Message, Outcome, Published
 from ..replay.execution import Execution
+from ..runtime import wire
+from .simulated_broker import Broker
 from .simulated_worker import Worker
 
 
@@ -112,6 +114,35 @@ def _ids_without_attempt() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _after_the_confirm(spoil: Callable[[MemoryStore, str], None]) -> Iterator[None]:
+    """Do something to the work row of each invocation that the broker has confirmed."""
+    publish = Broker.publish
+
+    def publish_and_spoil(self: Broker, messages: Sequence[Message]) -> list[Published]:
+        answers = publish(self, messages)
+        for message, answer in zip(messages, answers, strict=True):
+            if message.type == wire.SCHEDULED and answer is Published.CONFIRMED:
+                spoil(self.world.store.inner, wire.read_work(message.body).invocation.row_key)
+        return answers
+
+    with patch.object(Broker, "publish", publish_and_spoil):
+        yield
+
+
+def _ends_rows_at_the_confirm() -> AbstractContextManager[Any]:
+    return _after_the_confirm(lambda store, key: store._drop(key))
+
+
+def _trusts_the_broker_for_ever() -> AbstractContextManager[Any]:
+    def never_due(store: MemoryStore, key: str) -> None:
+        row = store._rows.get(key)
+        if row is not None:
+            store._put(msgspec.structs.replace(row, holder="", due_at=1e12))
+
+    return _after_the_confirm(never_due)
+
+
 def _leaves_rows_behind() -> AbstractContextManager[Any]:
     return patch.object(Effects, "forget_what_ended_at_once", lambda self: None)
 
@@ -124,6 +155,8 @@ PLANTED: Final[dict[str, tuple[type[MemoryStore], Patch]]] = {
     "no-version-check": (ChecksNoVersion, nullcontext),
     "rows-end-when-sent": (EndsMessagesWhenSent, _ends_rows_when_sent),
     "ids-without-attempt": (MemoryStore, _ids_without_attempt),
+    "rows-end-at-the-confirm": (MemoryStore, _ends_rows_at_the_confirm),
+    "trusts-the-broker": (MemoryStore, _trusts_the_broker_for_ever),
     # Found by the simulator in our own code, and planted again so that it keeps finding them.
     "events-lost-at-continue": (ForgetsInboxAtContinue, nullcontext),
     "rows-left-behind": (MemoryStore, _leaves_rows_behind),

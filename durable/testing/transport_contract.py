@@ -307,6 +307,7 @@ class TransportContract:
         mine.wait(1)
         first.unsubscribe(queue)
         first.unsubscribe(queue)
+        first.ack(mine.tags)  # a free place, and no use for it
         transport.subscribe(queue, 10, theirs)
         assert theirs.data(2) == [1, 2]
         assert mine.data(1) == [0]
@@ -320,8 +321,8 @@ class TransportContract:
         assert second.data(2) == [1, 2]
         transport.ack(first.tags)  # of the earlier one, and still good
         transport.ack(second.tags)
-        transport.publish([event(queue, "next")])
-        assert second.data(3)[2] == "next"
+        transport.publish(events(queue, 5, first=3))
+        assert second.data(7) == [1, 2, 3, 4, 5, 6, 7]
         assert len(first.deliveries) == 1
 
     def test_somebody_else_has_what_is_requeued(

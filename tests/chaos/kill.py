@@ -19,119 +19,30 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import durable
 
-Ctx = durable.OrchestrationContext
-Steps = Generator[Any, Any, Any]
+if TYPE_CHECKING:
+    from tests.chaos import account, programs
+else:
+    import account
+    import programs
+
 PATIENCE = 60.0  # seconds in which something must happen
-RETRY = durable.RetryPolicy(max_attempts=5, first_interval=0.02, backoff_coefficient=1.0)
-
-
-# ---- the programs, run by the worker
-
-
-def enter(ctx: durable.ActivityContext) -> None:
-    """One line in the ledger, whatever happens next: a write to a file opened with O_APPEND is one piece."""
-    ledger = os.open("ledger", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(ledger, f"{ctx.idempotency_key}/{ctx.attempt}\n".encode())
-    os.close(ledger)
-    time.sleep(0.003)
-
-
-def mix(value: int) -> int:
-    return (value * 31 + 7) % 1_000_003
-
-
-@durable.activity
-def step(ctx: durable.ActivityContext, value: int) -> int:
-    enter(ctx)
-    return mix(value)
-
-
-@durable.activity
-async def stroll(ctx: durable.ActivityContext, value: int) -> int:
-    enter(ctx)
-    return mix(value)
-
-
-@durable.activity(retry=RETRY)
-def stumble(ctx: durable.ActivityContext, value: int) -> int:
-    enter(ctx)
-    if ctx.attempt < 3:
-        raise ConnectionError(f"attempt {ctx.attempt}")
-    return mix(value)
-
-
-@durable.orchestrator
-def sequence(ctx: Ctx, value: int) -> Steps:
-    for _ in range(8):
-        value = yield ctx.call_activity(step, value)
-    return value
-
-
-@durable.orchestrator
-def fan_out(ctx: Ctx, value: int) -> Steps:
-    values = yield ctx.task_all([ctx.call_activity(step, value + n) for n in range(10)])
-    return (yield ctx.call_activity(step, sum(values)))
-
-
-@durable.orchestrator
-def children(ctx: Ctx, value: int) -> Steps:
-    values = yield [ctx.call_sub_orchestrator(child, value + n) for n in range(3)]
-    return sum(values)
-
-
-@durable.orchestrator
-def child(ctx: Ctx, value: int) -> Steps:
-    for _ in range(2):
-        value = yield ctx.call_activity(step, value)
-    return value
-
-
-@durable.orchestrator
-async def timers(ctx: Ctx, value: int) -> int:
-    for _ in range(3):
-        await ctx.create_timer(0.02)
-        value = await ctx.call_activity(stroll, value)
-    return value
-
-
-@durable.orchestrator
-def events(ctx: Ctx, value: int) -> Steps:
-    for _ in range(3):
-        value += yield ctx.wait_for_external_event("add")
-        value = yield ctx.call_activity(step, value)
-    return value
-
-
-@durable.orchestrator
-def late(ctx: Ctx, value: int) -> Steps:
-    try:
-        yield ctx.wait_for_external_event("never", timeout=0.1)
-    except durable.TimeoutError:
-        value = yield ctx.call_activity(step, value)
-    return value
-
-
-@durable.orchestrator
-def retries(ctx: Ctx, value: int) -> Steps:
-    for _ in range(2):
-        value = yield ctx.call_activity(stumble, value)
-    return value
-
-
-@durable.orchestrator
-def rounds(ctx: Ctx, value: int, before: list[str]) -> Steps:
-    ctx.set_custom_status(before)  # so that whoever checks finds the histories of its earlier executions
-    value = yield ctx.call_activity(step, value)
-    if len(before) < 5:
-        ctx.continue_as_new(value, [*before, ctx.execution_id])
-    return value
+SIZES: dict[Any, int] = {
+    programs.sequence: 8,
+    programs.fan_out: 10,
+    programs.children: 3,
+    programs.timers: 3,
+    programs.events: 3,
+    programs.late: 1,
+    programs.retries: 2,
+    programs.rounds: 6,
+}
 
 
 def work(cached: int, slots: int) -> None:
@@ -141,33 +52,6 @@ def work(cached: int, slots: int) -> None:
     ):
         print("serving", flush=True)
         sys.stdin.read()
-
-
-# ---- what plain Python says
-
-
-def mixed(value: int, times: int) -> int:
-    for _ in range(times):
-        value = mix(value)
-    return value
-
-
-def added(value: int) -> int:
-    for n in range(3):
-        value = mix(value + n)
-    return value
-
-
-ORACLE: dict[Any, Callable[[int], int]] = {
-    sequence: lambda v: mixed(v, 8),
-    fan_out: lambda v: mix(sum(mix(v + n) for n in range(10))),
-    children: lambda v: sum(mixed(v + n, 2) for n in range(3)),
-    timers: lambda v: mixed(v, 3),
-    events: added,
-    late: lambda v: mixed(v, 1),
-    retries: lambda v: mixed(v, 2),
-    rounds: lambda v: mixed(v, 6),
-}
 
 
 # ---- the killing
@@ -208,14 +92,14 @@ class Chaos:
 
     def start(self, count: int) -> None:
         for _ in range(count):
-            program, value = self.random.choice(list(ORACLE)), self.random.randrange(1_000)
+            program, value = self.random.choice(list(SIZES)), self.random.randrange(1_000)
+            size = SIZES[program]
             instance = f"{program.name}-{len(self.expected)}"
-            self.expected[instance] = ORACLE[program](value)
+            self.expected[instance] = programs.ORACLE[program](value, size)
             self.open.add(instance)
-            args: tuple[Any, ...] = (value, []) if program is rounds else (value,)
-            self.client.start_orchestration(program, *args, instance_id=instance)
-            if program is events:
-                for n in range(3):
+            self.client.start_orchestration(program, value, size, instance_id=instance)
+            if program is programs.events:
+                for n in range(size):
                     for _ in range(self.random.randint(1, 2)):  # sent twice is sent once
                         self.client.raise_event(instance, "add", n, event_id=f"{instance}.{n}")
 
@@ -232,38 +116,18 @@ class Chaos:
         return len(self.client.list_orchestrations(status=["PENDING", "RUNNING"], limit=1)) > 0
 
     def ledger(self) -> Counter[str]:
-        try:
-            return Counter((self.folder / "ledger").read_text().splitlines())
-        except FileNotFoundError:
-            return Counter()
+        return programs.runs(programs.entries(self.folder))
 
     def take_stock(self) -> None:
         """After a kill: what has an outcome now must never run again."""
         ran = self.ledger()
         for instance in sorted(self.open):
-            for attempt in self.outcomes(instance):
+            for attempt in account.read(self.client, instance).outcomes:
                 self.recorded.setdefault(attempt, ran[attempt])
             status = self.client.get_status(instance)
             assert status is not None, f"{instance} is lost"
             if status.runtime_status.finished:
                 self.open.discard(instance)
-
-    def outcomes(self, instance: str) -> Counter[str]:
-        """How often the history holds an outcome for each attempt, children included."""
-        status = self.client.get_status(instance, history=True)
-        assert status is not None, f"{instance} is lost"
-        found: Counter[str] = Counter()
-        histories = {status.execution_id: status.history or []}
-        for execution in status.custom_status or ():
-            histories[execution] = self.client.history(instance, execution_id=execution)
-        for execution, history in histories.items():
-            for event in history:
-                if event.type in ("TaskCompleted", "TaskFailed"):
-                    found[f"{execution}/{event.task_id}/{event.attempt}"] += 1
-                child = event.instance_id if event.type == "SubOrchestrationInstanceCreated" else None
-                if child and self.client.get_status(child) is not None:  # it may not have been started yet
-                    found += self.outcomes(child)
-        return found
 
     # ---- the verdict
 
@@ -276,8 +140,9 @@ class Chaos:
             output = self.client.handle(instance).result(PATIENCE)
             if output != expected:
                 found.append(f"{instance}: {output}, but plain Python says {expected}")
-            outcomes += self.outcomes(instance)
-            found += [f"{instance}: {what}" for what in self.oddities(instance)]
+            read = account.read(self.client, instance)
+            outcomes += read.outcomes
+            found += read.odd
         found += [f"attempt {key}: {n} outcomes" for key, n in outcomes.items() if n != 1]
         found += [f"attempt {key} has an outcome and never ran" for key in outcomes if not ran[key]]
         found += [f"attempt {key} ran and has no outcome" for key in ran if not outcomes[key]]
@@ -289,25 +154,11 @@ class Chaos:
         ]
         return found
 
-    def oddities(self, instance: str) -> list[str]:
-        """Facts that stand twice in a history, or whose numbers have gaps."""
-        history = self.client.history(instance)
-        found = []
-        if [event.event_id for event in history] != list(range(len(history))):
-            found.append("its events are not numbered without gaps")
-        kinds = ("TimerFired", "SubOrchestrationInstanceCompleted", "TaskScheduled", "ExecutionCompleted")
-        seen = Counter((e.type, e.task_id, e.attempt) for e in history if e.type in kinds)
-        found += [f"{key} stands {n} times" for key, n in seen.items() if n > 1]
-        raised = [event.input for event in history if event.type == "EventRaised"]
-        if raised not in ([], [0, 1, 2]):
-            found.append(f"events {raised}")
-        return found
-
     def summary(self, seconds: float) -> str:
         ran = self.ledger()
         again = {key: n - 1 for key, n in ran.items() if n > 1}
         return (
-            f"{self.kills} kills, {len(self.expected)} instances of {len(ORACLE)} programs, {len(ran)} attempts of "
+            f"{self.kills} kills, {len(self.expected)} instances of {len(SIZES)} programs, {len(ran)} attempts of "
             f"activities, {sum(again.values())} of them run again after a kill (one at most "
             f"{max(again.values(), default=0)} times), {len(self.recorded)} recorded outcomes outlived a kill, "
             f"{seconds:.0f} s"

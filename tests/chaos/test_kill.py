@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,18 +32,20 @@ def test_a_killed_worker_loses_nothing_and_does_nothing_twice(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("right", "wrong", "says"),
     [
-        ("    for _ in range(8):\n", "    for _ in range(7):\n", "but plain Python says"),
-        ("/{ctx.attempt}\\n", "/x\\n", "has an outcome and never ran"),
-        ("/{ctx.attempt}\\n", "/{ctx.attempt}\\n" * 9, "times"),
+        ("    for _ in range(times):\n", "    for _ in range(times - 1):\n", "but plain Python says"),
+        ("/{ctx.attempt} ", "/x ", "has an outcome and never ran"),
+        ('\\n".encode()', '\\n".encode() * 9', "times"),
     ],
     ids=["a wrong output", "an attempt that never ran", "one that ran too often"],
 )
 def test_it_would_notice(tmp_path: Path, right: str, wrong: str, says: str) -> None:
-    text = KILL.read_text()
-    assert text.count(right) == 1
-    program = tmp_path / "kill.py"
-    program.write_text(text.replace(right, wrong))
-    done = run("2", cwd=tmp_path, program=program)
+    for module in KILL.parent.glob("*.py"):
+        shutil.copy(module, tmp_path)
+    programs = tmp_path / "programs.py"
+    text = programs.read_text()
+    assert wrong in text.replace(right, wrong, 1) != text
+    programs.write_text(text.replace(right, wrong, 1))
+    done = run("2", cwd=tmp_path, program=tmp_path / "kill.py")
     assert done.returncode == 1, done
     assert says in done.stdout
     assert "WRONG" in done.stdout

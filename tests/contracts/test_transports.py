@@ -302,11 +302,13 @@ def test_a_queue_with_other_arguments(transport: Transport, queue: str, raw: Raw
     assert transport.publish([event(queue)]) == [CONFIRMED]
 
 
-@pytest.mark.parametrize("name", ["", "x" * 256, "é" * 128])
+@pytest.mark.parametrize("name", ["", "x" * 256, "é" * 128, "\ud800"])
 def test_names_that_no_queue_has(transport: Transport, name: str) -> None:
     with pytest.raises(TransportError, match="255"):
         transport.declare([name])
-    assert transport.publish([Message("é" * 128, "i", "t", b"{}")]) == [Published.RETURNED]
+    if name:
+        assert transport.publish([Message(name, name, name, b"{}")]) == [Published.RETURNED]
+        transport.announce([Message(name, "i", "t", b"{}")])
 
 
 def test_a_workspace_with_too_long_a_name(rabbitmq_server: RabbitServer) -> None:
@@ -480,6 +482,21 @@ def test_a_connection_that_is_cut(frail: RabbitServer, mistreated: Callable[...,
         assert it.heard.all == [Trouble()]
 
 
+def test_a_queue_that_somebody_made_otherwise(
+    frail: RabbitServer, mistreated: Callable[..., Mistreated], caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(Proxy(frail.port)) as proxy, closing(Raw(frail.url())) as raw:
+        it = mistreated(frail.url(port=proxy.port))
+        other = f"{it.queue}.other"
+        it.transport.declare([other])
+        raw.ask(lambda channel, done: channel.queue_delete(other, callback=done))
+        raw.ask(lambda channel, done: channel.queue_declare(other, durable=True, callback=done))
+        proxy.cut()
+        it.publish_when_back(0)
+        assert it.receiver.data(1) == [0]
+        assert f"queue '{other}' is there with other arguments" in caplog.text
+
+
 def test_a_broker_that_is_killed(frail: RabbitServer, mistreated: Callable[..., Mistreated]) -> None:
     it = mistreated()
     assert it.publish(0, 1, 2) == [CONFIRMED] * 3
@@ -541,7 +558,7 @@ def test_a_broker_that_freezes(
     it = mistreated()
     frail.pause()
     try:
-        assert it.publish(0) == [UNKNOWN]
+        _until(lambda: it.publish(0) == [UNKNOWN])  # it takes a moment to freeze
     finally:
         frail.resume()
     it.publish_when_back("back")

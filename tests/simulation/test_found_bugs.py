@@ -19,6 +19,7 @@ from durable.ports import Row
 from durable.runtime.activities import Activities, ActivityCode
 from durable.runtime.loop import Settings
 from durable.runtime.requests import Done
+from durable.runtime.serving import ALONE
 from durable.testing import simulated_world as simulated
 from durable.testing.programs import Script
 
@@ -27,7 +28,7 @@ def test_rows_that_wait_do_not_hide_the_ones_behind_them() -> None:
     """Overdue timers of instances that nobody serves filled the sweep, so a start whose hint was lost never ran."""
     few_rows = Settings(batch=400, window=5.0, sweep=1.0, page=2, cached=10_000, retry=0.2)
     script = Script("generator", [["act", "k1", 0, 1, 0, ""], 0, []], [])
-    plan = simulated.Plan(1, 1, few_rows, 2.0, [script], 1.0, {}, {}, [], set(), 0.002)
+    plan = simulated.Plan(1, 1, few_rows, 2.0, [script], 1.0, {}, {}, [], set(), 0.002, ALONE)
     world = simulated.World(Random(1), plan)
     long_ago = simulated.EPOCH - timedelta(seconds=100)
     for n in range(12):

@@ -1,0 +1,158 @@
+"""What `durable doctor` finds: who works here, what waits for whom, what is overdue, and what to do about each."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from ..engine.ledger import Ledger
+from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE, RuntimeStatus, Summary
+from ..ports import Beat, ExecutionKey, Query, Row, Store, Transport
+from ..runtime import wire
+
+LOOKS_DEAD_AFTER: Final = 10.0  # seconds between two clocks: good enough for people, never for ownership
+OVERDUE: Final = 60.0
+_LOOKED_AT: Final = 1_000  # unfinished instances, at most
+_TURNS_READ: Final = 1_000  # of one history, at most
+
+_UNFINISHED: Final = frozenset({RuntimeStatus.PENDING, RuntimeStatus.RUNNING, RuntimeStatus.BLOCKED})
+
+
+class WorkerSeen(msgspec.Struct, frozen=True):
+    """A worker that showed itself. age: seconds since its last beat, by two clocks. alive: whether that is short."""
+
+    pid: int
+    host: str
+    groups: tuple[str, ...]
+    queues: tuple[str, ...]
+    activities: tuple[str, ...]
+    age: float
+    alive: bool
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that needs attention: what, and what to do."""
+
+    what: str
+    remedy: str
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """workers: those seen lately. waiting: messages by queue, of the broker. unfinished: instances, by status."""
+
+    workers: list[WorkerSeen]
+    unfinished: dict[str, int]
+    waiting: dict[str, int]
+    findings: list[Finding]
+
+
+def living(beats: Iterable[Beat]) -> list[Beat]:
+    """Those that seem to be alive, to somebody who looks once."""
+    now = time.time()
+    return [beat for beat in beats if not beat.at or abs(now - beat.at) < LOOKS_DEAD_AFTER]
+
+
+def unserved(store: Store, summary: Summary, members: Sequence[Beat]) -> str:
+    """Which open activities of a running instance nobody alive takes, in words; '' for none.
+
+    Reads the first thousand turns of its history.
+    """
+    key = ExecutionKey(summary.instance_id, summary.execution_id)
+    rows = store.history(key, 0, _TURNS_READ)
+    served = {queue for beat in members for queue in beat.queues}
+    waits = [
+        f"activity {event.name!r} (task {event.task_id}) waits: no living worker serves queue {queue!r}"
+        for event in Ledger.of_rows([row for _, row in rows.items]).tasks.values()
+        if (queue := event.queue or DEFAULT_QUEUE) not in served
+    ]
+    more = f" (and {len(waits) - 3} more)" if len(waits) > 3 else ""
+    return "; ".join(waits[:3]) + more
+
+
+def diagnose(store: Store, members: Sequence[Beat], transport: Transport | None, workspace: str) -> Diagnosis:
+    """Look at everything once. Raises StoreError."""
+    alive = living(members)
+    findings: list[Finding] = []
+    page = store.find(Query(status=_UNFINISHED, limit=_LOOKED_AT))
+    groups = {DEFAULT_GROUP, *(s.group for s in page.items), *(g for beat in members for g in beat.groups)}
+    findings += _about_groups(page.items, alive)
+    findings += _about_instances(store, page.items, alive)
+    findings += _about_rows(store, groups)
+    waiting: dict[str, int] = {}
+    if transport is not None:
+        waiting, found = _about_queues(transport, workspace, alive)
+        findings += found
+    now = time.time()
+    workers = [
+        WorkerSeen(b.pid, b.host, b.groups, b.queues, b.activities, round(max(0.0, now - b.at), 1), b in alive)
+        for b in members
+    ]
+    return Diagnosis(workers, dict(Counter(s.status.value for s in page.items)), waiting, findings)
+
+
+def _about_groups(unfinished: Sequence[Summary], alive: Sequence[Beat]) -> list[Finding]:
+    served = {group for beat in alive for group in beat.groups}
+    count = Counter(summary.group for summary in unfinished if summary.group not in served)
+    return [
+        Finding(
+            f"{number} unfinished orchestrations of group {group!r}, and no living worker serves it",
+            "start one: durable worker MODULE" + ("" if group == DEFAULT_GROUP else f" --group {group}"),
+        )
+        for group, number in count.items()
+    ]
+
+
+def _about_instances(store: Store, unfinished: Sequence[Summary], alive: Sequence[Beat]) -> list[Finding]:
+    findings: list[Finding] = []
+    served = {queue for beat in alive for queue in beat.queues}
+    for summary in unfinished:
+        if summary.status is RuntimeStatus.BLOCKED:
+            what = f"{summary.instance_id!r} is blocked: {summary.blocked_reason}"
+            findings.append(Finding(what, "it goes on under a worker whose code fits; or terminate it"))
+        elif served and summary.status is RuntimeStatus.RUNNING and (why := unserved(store, summary, alive)):
+            what = f"{summary.instance_id!r}: {why}"
+            findings.append(Finding(what, "start a worker with --queue for it"))
+    return findings
+
+
+def _about_rows(store: Store, groups: Iterable[str]) -> list[Finding]:
+    """Work that should have been looked at a minute ago."""
+    until = time.time() - OVERDUE
+    overdue: Counter[str] = Counter()
+    oldest: Row | None = None
+    for group in groups:
+        for partition in range(store.partitions):
+            for row in store.due(partition, group, until, _LOOKED_AT).items:
+                overdue[row.kind] += 1
+                if oldest is None or row.due_at < oldest.due_at:
+                    oldest = row
+    if oldest is None:
+        return []
+    kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(overdue.items()))
+    since = datetime.fromtimestamp(oldest.due_at).astimezone().isoformat(timespec="seconds")
+    what = f"overdue rows: {kinds}; the oldest is {oldest.key!r} of {oldest.instance_id!r}, due since {since}"
+    return [Finding(what, "workers look every 5 s: is one running, is the machine overloaded, does its log complain?")]
+
+
+def _about_queues(transport: Transport, workspace: str, alive: Sequence[Beat]) -> tuple[dict[str, int], list[Finding]]:
+    queues = {DEFAULT_QUEUE, *(queue for beat in alive for queue in beat.queues)}
+    waiting: dict[str, int] = {}
+    findings: list[Finding] = []
+    for queue in sorted(queues):
+        depth = transport.depth(wire.work_queue(workspace, queue))
+        if depth is not None:
+            waiting[queue] = depth
+        elif any(queue in beat.queues for beat in alive):
+            findings.append(Finding(f"work queue {queue!r} is missing at the broker", "its workers make it again"))
+    parked = transport.depth(transport.dead_letters)
+    if parked:
+        what = f"{parked} messages that nobody understood, or that failed 20 times, are in {transport.dead_letters}"
+        findings.append(
+            Finding(what, "look at them with RabbitMQ's tools, then purge the queue; no instance needs them")
+        )
+    return waiting, findings

@@ -1,0 +1,121 @@
+"""Waiting for an orchestration: subscribe, read, sleep; again when a signal comes, and now and then without one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Collection
+from datetime import timedelta
+from typing import Final
+
+from ..model.errors import DurableError, InstanceNotFoundError, TimeoutError
+from ..model.moments import to_timedelta
+from ..model.status import RuntimeStatus, Summary
+from ..ports import STATUS, Backend
+from .diagnosis import living
+
+log = logging.getLogger("durable.client")
+
+_REREAD: Final = 5.0  # a signal is a hint and may be lost; reading again now and then makes a wait right
+_ALONE: Final = 2.0  # seconds after which somebody who waits is told that nobody works
+
+
+class Waits:
+    """Everybody in this process who waits for something of one store."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._store = backend.store
+        self._signals = backend.signals
+        self._membership = backend.membership
+        self._dead: BaseException | None = None
+        self._waiting: dict[str, list[threading.Event]] = {}
+        self._lock = threading.Lock()
+
+    def wake(self, instance_ids: Collection[str]) -> None:
+        """Something happened to these."""
+        with self._lock:
+            for instance_id in instance_ids:
+                for changed in self._waiting.get(instance_id, ()):
+                    changed.set()
+
+    def worker_died(self, error: BaseException | None) -> None:
+        """The worker in this process ended by `error`, or (None) one has just started."""
+        self._dead = error
+        self.wake(list(self._waiting))
+
+    def wait(self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool) -> Summary:
+        """Raises durable.TimeoutError, InstanceNotFoundError, and DurableError when the worker here has died."""
+        deadline = None
+        if timeout is not None:
+            deadline = time.monotonic() + to_timedelta(timeout, "timeout=").total_seconds()
+        summary = self._summary(instance_id)
+        if summary is not None and _reached(summary, until, blocked_ends):
+            return summary
+        changed = threading.Event()
+
+        def wake(_: Collection[str] | None) -> None:
+            changed.set()
+
+        stop = self._signals.listen(STATUS, wake, instance_id)
+        self._enter(instance_id, changed)
+        patience = _ALONE
+        try:
+            while True:
+                changed.clear()
+                summary = self._summary(instance_id)
+                if summary is None:
+                    raise InstanceNotFoundError(f"wait: no orchestration has the id {instance_id!r}")
+                if _reached(summary, until, blocked_ends):
+                    return summary
+                if self._dead is not None:
+                    raise DurableError(
+                        f"orchestration {instance_id!r} is {summary.status}, and the worker in this process has "
+                        "stopped by an error of its own (see the log). Nothing is lost: start a worker, and it goes on"
+                    ) from self._dead
+                left = _REREAD if deadline is None else min(_REREAD, deadline - time.monotonic())
+                if left <= 0:
+                    raise TimeoutError(_late(summary, timeout))
+                if not changed.wait(min(left, patience)) and patience is _ALONE:
+                    patience = _REREAD
+                    self._warn_if_alone(summary)
+        finally:
+            self._leave(instance_id, changed)
+            stop()
+
+    def _warn_if_alone(self, summary: Summary) -> None:
+        """A program that waits for what nobody will do would otherwise stand still in silence."""
+        if not living(self._membership.members()):
+            log.warning(
+                "orchestration %r is %s, and no worker serves this store: use `with durable.Worker():` around the "
+                "wait, or start `durable worker MODULE`",
+                summary.instance_id,
+                summary.status,
+            )
+
+    def _enter(self, instance_id: str, changed: threading.Event) -> None:
+        with self._lock:
+            self._waiting.setdefault(instance_id, []).append(changed)
+
+    def _leave(self, instance_id: str, changed: threading.Event) -> None:
+        with self._lock:
+            self._waiting[instance_id].remove(changed)
+            if not self._waiting[instance_id]:
+                del self._waiting[instance_id]
+
+    def _summary(self, instance_id: str) -> Summary | None:
+        return self._store.summaries([instance_id])[0]
+
+
+def _late(summary: Summary, timeout: timedelta | float | None) -> str:
+    waited = f"{timeout:g} s" if isinstance(timeout, int | float) else str(timeout)
+    what = f"orchestration {summary.instance_id!r} is {summary.status} after {waited}"
+    if summary.status is RuntimeStatus.BLOCKED:
+        return f"{what}: {summary.blocked_reason}. It goes on under a worker whose code fits"
+    return f"{what}; it is not lost, and goes on while a worker runs that serves it"
+
+
+def _reached(summary: Summary, until: str, blocked_ends: bool) -> bool:
+    if summary.status.finished or (blocked_ends and summary.status is RuntimeStatus.BLOCKED):
+        return True
+    return until == "started" and summary.status is not RuntimeStatus.PENDING

@@ -1,0 +1,54 @@
+"""`durable doctor`: what works here, and what needs attention, in the order in which to mend it."""
+
+from __future__ import annotations
+
+from importlib.metadata import packages_distributions
+from typing import Final
+
+from ..app.diagnosis import Diagnosis, Finding
+from .exits import Exit
+from .session import Session
+from .terminal import cut, safe
+
+_OURS: Final = "durable-orchestrations"
+
+
+def examine(session: Session) -> int:
+    """The command `doctor`; exit status 1 when there is a finding."""
+    found = session.client.diagnose()
+    findings = [*_about_installation(), *found.findings]
+    screen = session.screen
+    if session.as_json:
+        screen.document({**_plain(found), "findings": [{"what": f.what, "remedy": f.remedy} for f in findings]})
+        return Exit.FAILED if findings else Exit.DONE
+    screen.say(("store", "bold"), f"     {session.store}")
+    if session.broker:
+        waiting = ", ".join(f"{number} in {safe(queue)}" for queue, number in found.waiting.items() if number)
+        screen.say(("broker", "bold"), f"    {session.broker}; waiting: {waiting or 'nothing'}")
+    counted = ", ".join(f"{number} {status}" for status, number in sorted(found.unfinished.items()))
+    screen.say(("unfinished", "bold"), f" {counted or 'none'}")
+    if not found.workers:
+        screen.say(("workers", "bold"), "    none has shown itself")
+    for worker in found.workers:
+        state = "alive" if worker.alive else f"silent for {worker.age:.0f} s"
+        served = f"groups {', '.join(worker.groups) or 'none'}; queues {', '.join(worker.queues)}"
+        screen.say(("worker", "bold"), f"     pid {worker.pid} on {safe(worker.host)}, {state}; {safe(served)}")
+        screen.say(f"           activities: {cut(safe(', '.join(worker.activities) or 'none'), 300)}")
+    for finding in findings:
+        screen.say(("attention", "yellow"), f"  {safe(finding.what)}")
+        screen.say(f"           {safe(finding.remedy)}")
+    if not findings:
+        screen.say(("well", "green"), "       nothing needs attention")
+    return Exit.FAILED if findings else Exit.DONE
+
+
+def _plain(found: Diagnosis) -> dict[str, object]:
+    return {"workers": found.workers, "unfinished": found.unfinished, "waiting": found.waiting}
+
+
+def _about_installation() -> list[Finding]:
+    others = sorted(set(packages_distributions().get("durable", [])) - {_OURS})
+    if not others:
+        return []
+    what = f"the package `durable` is also installed by {', '.join(others)}: files of one overwrite the other's"
+    return [Finding(what, "keep them in different virtual environments")]

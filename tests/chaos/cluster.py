@@ -1,0 +1,509 @@
+"""Workers on Redis and RabbitMQ under a steady load, while workers or servers are killed; then see that all is right.
+
+    python tests/chaos/cluster.py --fault worker-kill --seconds 60 --seed 1
+
+Faults: worker-kill (kill -9 of a random worker every second, another one is started at once), worker-freeze (SIGSTOP
+for 8 s), rabbit-kill and redis-kill (kill -9, started again), queues-deleted (every queue, with what is in it), all,
+none. In the end every instance must have finished with the result that plain Python says, every history must hold each
+outcome once, nothing may be left in the store or on the broker, and partitions must have been taken over in time.
+Exit status 1 when anything is wrong; the folder with what the workers said is kept then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import durable
+from durable.model.names import partition_of
+from tests.servers.rabbitmq_server import RabbitServer
+from tests.servers.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from tests.chaos import account, fleet, programs
+else:
+    import account
+    import fleet
+    import programs
+
+FAULTS: Final = ("worker-kill", "worker-freeze", "rabbit-kill", "redis-kill", "queues-deleted")
+WORKSPACE: Final = "chaos"
+# A program's size and how many of all are of it: two activities each on average.
+SHAPES: Final[dict[Any, tuple[int, int]]] = {
+    programs.sequence: (2, 6),
+    programs.fan_out: (3, 1),
+    programs.children: (2, 1),
+    programs.timers: (1, 2),
+    programs.events: (1, 2),
+    programs.late: (1, 1),
+    programs.retries: (1, 1),
+    programs.rounds: (2, 1),
+}
+STALLED: Final = 45.0  # seconds without any instance finishing, after the load: what is open then is stuck
+TAKEOVER: Final = {"killed": 5.0, "frozen": 20.0}  # seconds
+FROZEN: Final = 8.0
+EMPTY_WITHIN: Final = 15.0
+
+
+def work(url: str, events: str) -> int:
+    """A worker until SIGTERM, or until the process that watches it ends."""
+    fleet.end_with_parent()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        with durable.connect(url, events=events, workspace=WORKSPACE) as client:
+            durable.Worker(client, shutdown_grace=5).run()
+    except (durable.StoreError, durable.TransportError) as error:
+        logging.warning("this worker can't work: %s", error)
+        return fleet.UNREACHABLE
+    return 0
+
+
+# ---- the load
+
+
+class Load:
+    """Starts instances at a steady rate, whatever happens, as a careful program would: until it is told that each has
+    been started. Some of them are waited for, to see how late `result()` is."""
+
+    def __init__(self, client: durable.Client, rate: float, random: Random) -> None:
+        self.client = client
+        self.rate = rate
+        self.random = random
+        self.expected: dict[str, int] = {}
+        self.handles: dict[str, Any] = {}
+        self.repeated = 0  # calls that were tried again after an error
+        self.returned: dict[str, float] = {}  # when `result()` of one had returned, in POSIX seconds
+
+    def run(self, seconds: float) -> None:
+        began = time.monotonic()
+        while (elapsed := time.monotonic() - began) < seconds:
+            for _ in range(int(elapsed * self.rate) - len(self.expected)):
+                self._start_one()
+            time.sleep(0.01)
+
+    def _start_one(self) -> None:
+        program = self.random.choices(list(SHAPES), [weight for _, weight in SHAPES.values()])[0]
+        size, value = SHAPES[program][0], self.random.randrange(1_000)
+        instance = f"{program.name}-{len(self.expected)}"
+        self.expected[instance] = programs.ORACLE[program](value, size)
+        self._surely(
+            lambda: self.client.start_orchestration(program, value, size, instance_id=instance, if_exists="return")
+        )
+        if program is programs.events:
+            for n in range(size):
+                self._surely(lambda: self._raise(instance, n))  # noqa: B023  # called at once
+
+    def _raise(self, instance: str, n: int) -> None:
+        for _ in range(self.random.randint(1, 2)):  # sent twice is sent once
+            try:
+                self.client.raise_event(instance, "add", n, event_id=f"{instance}.{n}")
+            except durable.InstanceFinishedError:
+                return  # it has it from the first time
+
+    def _surely(self, call: Callable[[], object]) -> None:
+        while True:
+            try:
+                call()
+            except durable.StoreError:
+                self.repeated += 1
+                time.sleep(0.05)
+            else:
+                return
+
+    def wait_for_some(self, over: threading.Event) -> None:
+        """Wait for one of those that were started last, again and again."""
+        while not over.is_set():
+            instance = next(reversed(self.expected), None)
+            if instance is None or instance in self.returned:
+                time.sleep(0.01)
+                continue
+            try:
+                self.client.handle(instance).result(1.0)
+            except durable.TimeoutError:
+                continue
+            except (durable.StoreError, durable.InstanceNotFoundError):  # it is being started
+                time.sleep(0.05)
+            else:
+                self.returned[instance] = time.time()
+
+
+# ---- the faults
+
+
+class Faults:
+    """Each plan runs on a thread of its own until `over`."""
+
+    def __init__(self, workers: fleet.Fleet, redis: RedisServer, rabbit: RabbitServer, random: Random) -> None:
+        self.workers = workers
+        self.redis = redis
+        self.rabbit = rabbit
+        self.random = random
+        self.over = threading.Event()
+        self.count: Counter[str] = Counter()
+        self.broken: list[str] = []  # plans that could not go on
+        self.plans: dict[str, Callable[[], None]] = {
+            "worker-kill": self._worker_kill,
+            "worker-freeze": self._worker_freeze,
+            "rabbit-kill": self._rabbit_kill,
+            "redis-kill": self._redis_kill,
+            "queues-deleted": self._queues_deleted,
+        }
+
+    def run(self, names: Sequence[str]) -> None:
+        threads = [threading.Thread(target=self._run, args=(name,), daemon=True) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _run(self, name: str) -> None:
+        try:
+            self.plans[name]()
+        except Exception as error:
+            self.broken.append(f"fault {name} could not go on: {type(error).__name__}: {error}")
+            raise
+
+    def _worker_kill(self) -> None:
+        while not self.over.wait(1.0):
+            self.workers.kill()
+            self.count["workers killed"] += 1
+
+    def _worker_freeze(self) -> None:
+        while not self.over.wait(self.random.uniform(1.0, 3.0)):
+            frozen = self.workers.freeze()
+            self.count["workers frozen"] += 1
+            self.over.wait(FROZEN)
+            self.workers.thaw(frozen)
+
+    def _rabbit_kill(self) -> None:
+        while not self.over.wait(self.random.uniform(5.0, 12.0)):
+            self.rabbit.restart(graceful=False)
+            self.count["RabbitMQ killed"] += 1
+
+    def _redis_kill(self) -> None:
+        while not self.over.wait(self.random.uniform(3.0, 9.0)):
+            self.redis.restart(graceful=False)
+            self.count["Redis killed"] += 1
+
+    def _queues_deleted(self) -> None:
+        while not self.over.wait(self.random.uniform(4.0, 10.0)):
+            if self.rabbit.running and self.rabbit.ready():
+                self.count["queues deleted"] += delete_queues(self.rabbit)
+
+
+def delete_queues(rabbit: RabbitServer) -> int:
+    """All of them but those that belong to one connection; how many."""
+    import pika
+    from pika.exceptions import AMQPError
+
+    deleted = 0
+    try:
+        queues = depths(rabbit)
+        with pika.BlockingConnection(pika.URLParameters(rabbit.url())) as connection:
+            channel = connection.channel()
+            for queue in queues:
+                if ".reply." not in queue:
+                    channel.queue_delete(queue)
+                    deleted += 1
+    except (AMQPError, OSError):
+        return deleted  # somebody else kills the broker as well
+    return deleted
+
+
+def depths(rabbit: RabbitServer) -> dict[str, int]:
+    """How many messages are in each queue, delivered ones included."""
+    lines = rabbit.control("list_queues", "name", "messages", "--no-table-headers", "--quiet").splitlines()
+    return {name: int(count) for name, count in (line.split("\t") for line in lines if "\t" in line)}
+
+
+# ---- the verdict
+
+
+class Verdict:
+    """What is wrong, and the figures."""
+
+    def __init__(self, client: durable.Client, load: Load, folder: Path) -> None:
+        self.client = client
+        self.load = load
+        self.folder = folder
+        self.wrong: list[str] = []
+        self.figures: list[str] = []
+
+    def judge(self, blows: Sequence[fleet.Blow], over_at: float) -> None:
+        """Once everything has finished, or will not. `over_at`: when the load ended, in POSIX seconds."""
+        statuses = self._results()
+        with ThreadPoolExecutor(4) as pool:
+            read = list(pool.map(lambda instance: account.read(self.client, instance), statuses))
+        for one in read:
+            self.wrong += one.odd
+        self._attempts(read)
+        self._takeovers(blows, [turn for one in read for turn in one.turns], over_at)
+        ends = {i: status.completed_at.timestamp() for i, status in statuses.items() if status.completed_at}
+        took = [ends[i] - status.created_at.timestamp() for i, status in statuses.items() if i in ends]
+        self.figures.append(f"{len(statuses)} instances, {spread(took)} from start to end")
+        late = [at - ends[i] for i, at in self.load.returned.items() if i in ends]
+        self.figures.append(f"result() of {len(late)}: {spread(late)} after the end")
+
+    def _results(self) -> dict[str, durable.OrchestrationStatus]:
+        found: dict[str, durable.OrchestrationStatus] = {}
+        for instance, expected in self.load.expected.items():
+            status = self.client.get_status(instance)
+            if status is None:
+                self.wrong.append(f"{instance}: lost")
+                continue
+            found[instance] = status
+            if not status.runtime_status.finished:
+                self.wrong.append(f"{instance}: stuck, {status.runtime_status.name}")
+            elif status.output != expected:
+                self.wrong.append(f"{instance}: {status.output} {status.failure}, but plain Python says {expected}")
+        return found
+
+    def _attempts(self, read: Sequence[account.Account]) -> None:
+        outcomes: Counter[str] = Counter()
+        recorded: dict[str, float] = {}
+        for one in read:
+            outcomes += one.outcomes
+            recorded |= one.recorded
+        entries = programs.entries(self.folder)
+        ran = programs.runs(entries)
+        self.wrong += [f"attempt {key}: {n} outcomes" for key, n in outcomes.items() if n != 1]
+        self.wrong += [f"attempt {key} has an outcome and never ran" for key in outcomes if not ran[key]]
+        self.wrong += [f"attempt {key} ran and has no outcome" for key in ran if not outcomes[key]]
+        again = Counter({key: n - 1 for key, n in ran.items() if n > 1})
+        late = [entry for entry in entries if entry.at > recorded.get(entry.attempt, math.inf) + 0.5]
+        self.figures.append(
+            f"{len(ran)} attempts of activities, {again.total()} runs more than one each (one at most "
+            f"{max(again.values(), default=0)} times), {len(late)} after the outcome was recorded"
+        )
+
+    def _takeovers(self, blows: Sequence[fleet.Blow], turns: Sequence[account.Turn], over_at: float) -> None:
+        """For each partition of a worker that was hit: how long until one of its instances had a turn."""
+        by_partition: dict[int, list[float]] = defaultdict(list)
+        partitions = self.client.backend.store.partitions
+        for turn in turns:
+            by_partition[partition_of(turn.instance_id, partitions)].append(turn.at)
+        for times in by_partition.values():
+            times.sort()
+        gaps: dict[str, list[float]] = defaultdict(list)
+        for number, times in by_partition.items():
+            last: dict[float, fleet.Blow] = {}
+            for blow in blows:
+                place = bisect_right(times, blow.at)
+                if number in blow.partitions and place < len(times) and blow.at < over_at - TAKEOVER[blow.kind]:
+                    last[times[place]] = blow  # its successor was hit too: counted from there
+            for progress, blow in last.items():
+                gap = progress - blow.at
+                gaps[blow.kind].append(gap)
+                if gap > TAKEOVER[blow.kind]:
+                    self.wrong.append(
+                        f"partition {number} stood still for {gap:.1f} s after worker {blow.pid} was {blow.kind} at "
+                        f"{time.strftime('%H:%M:%S', time.localtime(blow.at))}"
+                    )
+        for kind, some in gaps.items():
+            self.figures.append(f"{len(some)} partitions of {kind} workers: {spread(some)} until the next turn")
+
+
+def spread(seconds: Sequence[float]) -> str:
+    if not seconds:
+        return "nothing"
+    ordered = sorted(seconds)
+    return f"p50 {median(ordered):.3f} s, p99 {ordered[int(0.99 * (len(ordered) - 1))]:.3f} s, max {ordered[-1]:.3f} s"
+
+
+# ---- a run
+
+
+class Plan(NamedTuple):
+    """What one run is."""
+
+    faults: Sequence[str]
+    seconds: float
+    rate: float
+    workers: int
+    partitions: int
+    seed: int
+    quiet: bool
+
+
+class Run:
+    """Servers, workers, a load, faults; then the verdict."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan = plan
+        self.folder = folder
+        self.wrong: list[str] = []
+        self.figures: list[str] = []
+
+    def run(self) -> None:
+        plan, random = self.plan, Random(self.plan.seed)
+        with ExitStack() as closing:
+            redis, rabbit = (
+                closing.enter_context(started(RedisServer())),
+                closing.enter_context(started(RabbitServer())),
+            )
+            url = f"{redis.url}?partitions={plan.partitions}"
+            client = closing.enter_context(durable.connect(url, events=rabbit.url(), workspace=WORKSPACE))
+            command = [sys.executable, os.path.abspath(__file__), "--work", url, rabbit.url()]
+            workers = fleet.Fleet(command, plan.workers, self.folder, client, Random(random.random()))
+            closing.callback(workers.close)
+            until(lambda: workers.serving() == plan.workers, "all workers serve")
+            load = Load(client, plan.rate, Random(random.random()))
+            faults = Faults(workers, redis, rabbit, Random(random.random()))
+            over_at = self._live(load, faults)
+            self.wrong += faults.broken
+            self.figures += [f"{n} {what}" for what, n in faults.count.items()]
+            self._finish(load, workers)
+            verdict = Verdict(client, load, self.folder)
+            verdict.judge(workers.blows, over_at)
+            self.wrong += [*verdict.wrong, *self._left(client, rabbit), *workers.stop(15)]
+            self.figures += [*verdict.figures, f"{load.repeated} calls of the client tried again"]
+
+    def _live(self, load: Load, faults: Faults) -> float:
+        over = threading.Event()
+        loading = threading.Thread(target=load.run, args=(self.plan.seconds,), daemon=True)
+        waiting = [threading.Thread(target=load.wait_for_some, args=(over,), daemon=True) for _ in range(4)]
+        hurting = threading.Thread(target=faults.run, args=(self.plan.faults,), daemon=True)
+        for thread in (loading, *waiting, hurting):
+            thread.start()
+        while loading.is_alive():
+            loading.join(0.2)
+            faults.workers.look_after()
+            self._say(load, faults)
+        over_at = time.time()
+        faults.over.set()
+        hurting.join(60)
+        over.set()
+        for thread in waiting:
+            thread.join(20)
+        return over_at
+
+    def _say(self, load: Load, faults: Faults) -> None:
+        if not self.plan.quiet:
+            done = ", ".join(f"{n} {what}" for what, n in faults.count.items())
+            print(f"\r{len(load.expected)} started; {done}   ", end="", file=sys.stderr, flush=True)
+
+    def _finish(self, load: Load, workers: fleet.Fleet) -> None:
+        """Until all have finished, or none does any more."""
+        began = moved = time.monotonic()
+        still = list(load.expected)
+        while still and time.monotonic() - moved < STALLED:
+            try:
+                found = [
+                    s
+                    for n in range(0, len(still), 1000)
+                    for s in load.client.backend.store.summaries(still[n : n + 1000])
+                ]
+            except durable.StoreError:
+                continue
+            left = [
+                i for i, summary in zip(still, found, strict=True) if summary is None or not summary.status.finished
+            ]
+            if len(left) < len(still):
+                still, moved = left, time.monotonic()
+            workers.look_after()
+            time.sleep(0.1)
+        self.figures.append(
+            f"all finished {moved - began:.1f} s after the load" if not still else f"{len(still)} STUCK"
+        )
+
+    def _left(self, client: durable.Client, rabbit: RabbitServer) -> Iterator[str]:
+        """Rows and messages that are left although everything has finished."""
+        store = client.backend.store
+        deadline = time.monotonic() + EMPTY_WITHIN
+        while True:
+            rows = [row for n in range(store.partitions) for row in store.due(n, "default", math.inf, 1000).items]
+            messages = {queue: n for queue, n in depths(rabbit).items() if n}
+            if not (rows or messages) or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        now = time.time()
+        for row in rows:
+            yield f"a row is left: {row.kind} {row.key}, due in {row.due_at - now:.0f} s, holder {row.holder!r}"
+        for queue, n in messages.items():
+            yield f"{n} messages are left in queue {queue}"
+
+    def said(self) -> Counter[str]:
+        """What the workers logged, without what differs from line to line."""
+        lines: Counter[str] = Counter()
+        for log in self.folder.glob("worker-*.log"):
+            for line in log.read_text(errors="replace").splitlines():
+                words = line.split(" ", 2)
+                if len(words) == 3 and words[0][:2] == "20":
+                    lines[words[2][:150]] += 1
+                elif line.startswith("Traceback"):
+                    self.wrong.append(f"a traceback in {log.name}")
+        return lines
+
+
+@contextmanager
+def started(server: Any) -> Iterator[Any]:
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {seconds:g} s")
+        time.sleep(0.05)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="kill workers and servers under a steady load")
+    parser.add_argument("--fault", action="append", choices=[*FAULTS, "all", "none"], help="several times for several")
+    parser.add_argument("--seconds", type=float, default=60, help="how long the load lasts")
+    parser.add_argument("--rate", type=float, default=200, help="orchestrations started a second")
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--partitions", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.work is not None:
+        return work(*given.work)
+    asked = given.fault or ["all"]
+    faults = [fault for fault in FAULTS if fault in asked or "all" in asked]
+    folder = Path(tempfile.mkdtemp(prefix="durable-cluster-"))
+    plan = Plan(faults, given.seconds, given.rate, given.workers, given.partitions, given.seed, given.quiet)
+    run = Run(plan, folder)
+    began = time.monotonic()
+    run.run()
+    said = run.said()
+    print(
+        f"\n{'+'.join(faults) or 'no fault'}, {plan.rate:g}/s for {plan.seconds:g} s, {plan.workers} workers, seed {plan.seed}"
+    )
+    print(*(f"  {figure}" for figure in run.figures), sep="\n")
+    for line, n in said.most_common(12):
+        print(f"  workers said {n} times: {line}")
+    print(f"{len(run.wrong)} WRONG" if run.wrong else "all right", f"after {time.monotonic() - began:.0f} s")
+    if run.wrong:
+        print(*(f"  {what}" for what in run.wrong[:30]), f"what is left of it: {folder}", sep="\n")
+        return 1
+    shutil.rmtree(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Who owns what: everybody computes the same from the same beats, and a change moves as little as it must."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durable.ports import Beat
+from durable.runtime.membership import DEAD_AFTER, Peers, owned
+
+_names = st.lists(st.text("abcdef0123456789", min_size=4, max_size=8), min_size=1, max_size=6, unique=True)
+_groups = st.lists(st.sampled_from(["default", "night", "gpu"]), min_size=1, max_size=3, unique=True).map(tuple)
+
+
+@st.composite
+def _beats(draw: st.DrawFn) -> list[Beat]:
+    return [Beat(name, groups=draw(_groups)) for name in draw(_names)]
+
+
+@given(beats=_beats(), partitions=st.integers(1, 64))
+def test_each_partition_of_each_served_group_has_one_owner(beats: list[Beat], partitions: int) -> None:
+    shares = [owned(beat, beats, partitions) for beat in beats]
+    everything = [pair for share in shares for pair in share]
+    assert len(everything) == len(set(everything))
+    served = {group for beat in beats for group in beat.groups}
+    assert set(everything) == {(group, number) for group in served for number in range(partitions)}
+    for beat, share in zip(beats, shares, strict=True):
+        assert {group for group, _ in share} <= set(beat.groups)
+
+
+@given(beats=_beats(), partitions=st.integers(1, 64))
+def test_the_order_of_the_beats_does_not_matter(beats: list[Beat], partitions: int) -> None:
+    for beat in beats:
+        assert owned(beat, beats, partitions) == owned(beat, beats[::-1], partitions)
+
+
+@given(beats=_beats(), partitions=st.integers(1, 64))
+def test_who_leaves_moves_only_its_own_share(beats: list[Beat], partitions: int) -> None:
+    gone, rest = beats[0], beats[1:]
+    for beat in rest:
+        assert owned(beat, beats, partitions) <= owned(beat, rest, partitions)
+        assert owned(beat, rest, partitions) - owned(beat, beats, partitions) <= owned(gone, beats, partitions)
+
+
+def test_a_share_is_fair() -> None:
+    beats = [Beat(f"worker-{number}") for number in range(4)]
+    shares = [len(owned(beat, beats, 4_000)) for beat in beats]
+    assert all(850 < share < 1_150 for share in shares)
+
+
+def test_a_peer_lives_while_its_counter_moves_on_the_watchers_clock() -> None:
+    peers, me = Peers(), Beat("me", counter=1)
+
+    def alive(counter: int, now: float) -> bool:
+        return len(peers.alive([me, Beat("you", counter=counter)], "me", now)) == 2
+
+    assert alive(7, 100.0)  # seen for the first time
+    assert alive(7, 100.0 + DEAD_AFTER - 0.1)
+    assert not alive(7, 100.0 + DEAD_AFTER)
+    assert alive(8, 110.0)  # it was frozen, and goes on
+    assert alive(3, 110.0 + DEAD_AFTER)  # any move counts: it may have begun again
+    assert not peers.alive([], "me", 111.0)
+    assert peers.alive([me], "me", 500.0) == [me]  # I do not declare myself dead
+
+
+def test_who_has_been_still_for_long_need_not_be_remembered() -> None:
+    peers = Peers()
+    peers.alive([Beat("you", counter=1)], "me", 0.0)
+    assert peers.long_dead(59.0) == []
+    peers.alive([Beat("you", counter=1)], "me", 59.0)
+    assert peers.long_dead(60.0) == ["you"]

@@ -1,0 +1,190 @@
+"""What travels is a CloudEvent: the SDK reads ours, we read the SDK's, and junk is refused without an accident."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+import pytest
+from cloudevents.core.bindings.rabbitmq import RabbitMQMessage, from_rabbitmq_event, to_structured_event
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
+from hypothesis import given
+from hypothesis import strategies as st
+
+from durable.engine.instance import Invocation, task_key
+from durable.model import history as h
+from durable.model.failure import FailureDetails
+from durable.model.history import Event, Raw
+from durable.model.status import RuntimeStatus, Summary
+from durable.runtime import wire
+
+NOW = datetime(2030, 1, 1, 12, 30, tzinfo=timezone.utc)
+
+_letters = st.characters(categories=["L", "N", "P", "S", "Zs"], exclude_characters="/\\#?")
+_names = st.text(_letters, min_size=1, max_size=40) | st.sampled_from(["default", "a.b", "😀" * 100, "x" * 200])
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def _invocations(draw: st.DrawFn) -> Invocation:
+    execution, task_id, attempt = (
+        draw(st.text("0123456789abcdef", min_size=1)),
+        draw(st.integers(1)),
+        draw(st.integers(1)),
+    )
+    return Invocation(
+        draw(_names),
+        execution,
+        task_id,
+        attempt,
+        draw(_names),
+        Raw(json.dumps(draw(_json)).encode()),
+        task_key(execution, task_id, attempt),
+        draw(st.floats(0, 1e6)),
+        draw(st.floats(0, 1e6)),
+        draw(_names),
+        draw(_names),
+        draw(_names),
+    )
+
+
+def read_by_sdk(body: bytes) -> CloudEvent:
+    event = from_rabbitmq_event(RabbitMQMessage({}, "application/cloudevents+json", body))
+    assert isinstance(event, CloudEvent)
+    return event
+
+
+@given(invocation=_invocations(), workspace=_names, holder=_names, resent=st.booleans())
+def test_an_invocation_comes_back_and_the_sdk_reads_it(
+    invocation: Invocation, workspace: str, holder: str, resent: bool
+) -> None:
+    message = wire.invocation_message(invocation, workspace, 16, holder, NOW, resent=resent)
+    work = wire.read_work(message.body)
+    assert bytes(work.invocation.input) == bytes(invocation.input)
+    for field in Invocation.__struct_fields__:
+        if field != "input":
+            assert getattr(work.invocation, field) == getattr(invocation, field)
+    assert (work.sent_by, work.resent, work.sent_at) == (holder, resent, NOW.timestamp())
+    event = read_by_sdk(message.body)
+    assert (event.get_id(), event.get_type()) == (message.id, "durable.task-scheduled")
+    assert event.get_subject() == invocation.instance_id
+    assert event.get_extension("replyqueue") == work.reply_queue
+    data: Any = event.get_data()
+    assert data["input"] == json.loads(bytes(invocation.input))
+    assert (data["name"], data["task_id"], data["attempt"]) == (invocation.name, invocation.task_id, invocation.attempt)
+
+
+@given(invocation=_invocations(), result=_json)
+def test_an_outcome_comes_back_and_the_sdk_reads_it(invocation: Invocation, result: Any) -> None:
+    done = Event(
+        h.TASK_COMPLETED, NOW, invocation.task_id, attempt=invocation.attempt, result=Raw(json.dumps(result).encode())
+    )
+    message = wire.outcome_message(invocation, done, "default", "somewhere")
+    returned = wire.read_outcome(message.body, NOW)
+    assert (returned.instance_id, returned.execution_id) == (invocation.instance_id, invocation.execution_id)
+    assert json.loads(bytes(returned.event.result)) == result
+    assert (returned.event.task_id, returned.event.attempt) == (invocation.task_id, invocation.attempt)
+    data: Any = read_by_sdk(message.body).get_data()
+    assert data["result"] == result
+
+
+@given(result=_json)
+def test_an_outcome_written_by_the_sdk_is_read(result: Any) -> None:
+    data = {"instance_id": "a b", "execution_id": "x", "task_id": 3, "attempt": 2, "result": result}
+    event = CloudEvent({"type": "durable.task-completed", "source": "/elsewhere", "subject": "a b"}, data)
+    for body in (JSONFormat().write(event), to_structured_event(event).body):
+        returned = wire.read_outcome(body, NOW)
+        assert (returned.instance_id, returned.event.task_id, returned.event.attempt) == ("a b", 3, 2)
+        assert json.loads(bytes(returned.event.result)) == result
+
+
+def test_a_failure_travels_with_its_causes() -> None:
+    cause = FailureDetails("KeyError", "'x'")
+    failure = FailureDetails("ValueError", "broken", "trace", cause, hierarchy=("ValueError", "Exception"))
+    invocation = Invocation("a", "x", 1, 1, "f", Raw(b"null"), "x/1/1")
+    message = wire.outcome_message(invocation, Event(h.TASK_FAILED, NOW, 1, attempt=1, failure=failure), "w", "q")
+    assert message.type == "durable.task-failed"
+    assert wire.read_outcome(message.body, NOW).event.failure == failure
+
+
+GOOD: dict[str, Any] = {
+    "specversion": "1.0",
+    "id": "1",
+    "source": "/x",
+    "type": "durable.task-completed",
+    "data": {"instance_id": "a", "execution_id": "x", "task_id": 1, "attempt": 1, "result": 1},
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"specversion": "0.3"},
+        {"type": "durable.task-scheduled"},
+        {"type": "durable.task-failed"},  # without a failure
+        {"type": 5},
+        {"data": None},
+        {"data": {"instance_id": "a"}},
+        {"data": {**GOOD["data"], "task_id": "1"}},
+        {"data": {**GOOD["data"], "attempt": 1.5}},
+        {"data": [1]},
+        {"time": "yesterday"},
+        {"time": "2030-01-01T00:00:00"},
+        {"id": None},
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
+    assert wire.read_outcome(json.dumps(GOOD).encode(), NOW).instance_id == "a"
+    with pytest.raises(wire.NotOurs):
+        wire.read_outcome(json.dumps(GOOD | change).encode(), NOW)
+
+
+@given(junk=st.binary(max_size=200) | _json.map(lambda value: json.dumps(value).encode()))
+def test_junk_is_refused_and_nothing_else_happens(junk: bytes) -> None:
+    for read in (wire.read_work, wire.subject_of, lambda body: wire.read_outcome(body, NOW)):
+        with pytest.raises(wire.NotOurs):
+            read(junk)
+
+
+@given(workspace=_names, group=_names, partition=st.integers(0, 10**6), queue=_names)
+def test_names_of_queues_fit_the_broker_and_never_meet(workspace: str, group: str, partition: int, queue: str) -> None:
+    outcomes, work = wire.partition_queue(workspace, group, partition), wire.work_queue(workspace, queue)
+    for name in (outcomes, work):
+        assert len(name.encode()) <= 255
+        assert name.startswith("durable.")
+        assert name.isascii()
+    assert wire.is_outcome_queue(outcomes)
+    assert not wire.is_outcome_queue(work)
+
+
+def test_long_names_stay_apart() -> None:
+    names = {wire.work_queue("w" * 150, "q" * 150 + letter) for letter in "abc"}
+    assert len(names) == 3
+    names = {wire.partition_queue("w", "g" * 199, number) for number in range(20)}
+    assert len(names) == 20
+
+
+def test_the_end_of_an_orchestration_is_announced_and_told_to_who_started_it() -> None:
+    summary = Summary("a/b".replace("/", "-"), "x", "order", RuntimeStatus.COMPLETED, NOW, NOW, output=Raw(b'{"n":1}'))
+    (topic,) = wire.lifecycle_messages(summary, "default")
+    assert topic.to == "ended.COMPLETED.order"
+    event = read_by_sdk(topic.body)
+    assert (event.get_type(), event.get_subject()) == ("durable.execution-completed", "a-b")
+    assert event.get_data() == {
+        "instance_id": "a-b", "execution_id": "x", "name": "order", "status": "COMPLETED", "output": {"n": 1}
+    }  # fmt: skip
+    asked = msgspec.structs.replace(summary, reply_to="durable.default.reply.1")
+    assert [m.to for m in wire.lifecycle_messages(asked, "default")] == [
+        "ended.COMPLETED.order",
+        "durable.default.reply.1",
+    ]
+    assert wire.subject_of(topic.body) == "a-b"
+    running = msgspec.structs.replace(asked, status=RuntimeStatus.RUNNING)
+    assert [m.to for m in wire.lifecycle_messages(running, "default")] == ["started.RUNNING.order"]
