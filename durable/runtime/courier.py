@@ -195,8 +195,10 @@ class Courier:
 
     def _publish(self, posted: Posted) -> Generator[Request, Any, None]:
         outcomes, self.outcomes = self.outcomes[:_TOGETHER], self.outcomes[_TOGETHER:]
-        mailed = [o for o in outcomes if o.taken.tag is not None and o.taken.reply_queue]
-        stored = [o for o in outcomes if o.taken.tag is None or not o.taken.reply_queue]
+        mailed: list[Outcome] = []
+        stored: list[Outcome] = []
+        for outcome in outcomes:
+            (mailed if self._can_be_mailed(outcome) else stored).append(outcome)
         calls = [item for _, item in zip(range(_TOGETHER), self.outgoing.items(), strict=False)]
         now, serving = self.clock(), self.serving
         messages = [
@@ -204,7 +206,7 @@ class Courier:
         ]
         messages += [
             wire.invocation_message(
-                call.invocation, serving.workspace, self.env.partitions, self.env.holder, now, resent=call.resent
+                call.invocation, serving, self.env.partitions, self.env.holder, now, resent=call.resent
             )
             for _, call in calls
         ]
@@ -221,6 +223,12 @@ class Courier:
             except BaseException:
                 self.outcomes = stored + self.outcomes
                 raise
+
+    def _can_be_mailed(self, outcome: Outcome) -> bool:
+        taken = outcome.taken
+        if taken.tag is None or not taken.reply_queue:
+            return False
+        return len(bytes(outcome.event.result)) <= self.serving.carried
 
     def _sort_sent(
         self, calls: Sequence[tuple[str, Outgoing]], answers: Sequence[Published], messages: Sequence[Message]

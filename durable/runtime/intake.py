@@ -14,14 +14,17 @@ from typing import Any
 from ..engine.instance import Env
 from ..model.errors import StoreError
 from ..model.names import partition_of
-from ..ports import Delivery, Lease, Row, RowKey
+from ..ports import Delivery, Lease, Record, Row, RowKey, Want
 from .courier import Courier, Taken
-from .requests import Claim, Read, Request, Run
+from .recovery import open_task
+from .requests import Claim, Load, Read, Request, Run
 from .serving import Serving
 from .wire import Work
 from .workload import Workload
 
 log = logging.getLogger("durable.worker")
+
+Offered = tuple[Work, Delivery]
 
 
 class Intake:
@@ -36,13 +39,18 @@ class Intake:
         self.courier = courier
         self.clock = clock
         self.alive: frozenset[str] = frozenset({env.holder})
-        self.offered: list[tuple[Work, Delivery]] = []
+        self.offered: list[Offered] = []
 
     def accept(self) -> Generator[Request, Any, None]:
         """Run what was offered, as far as it is for us to run."""
         offered, self.offered = self.offered, []
+        try:
+            offered = yield from self._with_inputs(offered)
+        except StoreError:
+            self.offered[:0] = offered
+            raise
         fresh: list[Work] = []
-        doubtful: list[tuple[Work, Delivery]] = []
+        doubtful: list[Offered] = []
         for work, delivery in offered:
             key = work.invocation.row_key
             if self.workload.closed:
@@ -65,6 +73,25 @@ class Intake:
                 raise
             yield from self._run(leased)
 
+    def _with_inputs(self, offered: list[Offered]) -> Generator[Request, Any, list[Offered]]:
+        """Read from the history what was too large to travel; what is not open any more is done with."""
+        ids = [work.invocation.instance_id for work, _ in offered if not bytes(work.invocation.input)]
+        if not ids:
+            return offered
+        records: list[Record | None] = yield Load([Want(i) for i in dict.fromkeys(ids)])
+        found = dict(zip(dict.fromkeys(ids), records, strict=True))
+        complete: list[Offered] = []
+        for work, delivery in offered:
+            if bytes(work.invocation.input):
+                complete.append((work, delivery))
+                continue
+            invocation = open_task(work.invocation.row_key, found[work.invocation.instance_id])
+            if invocation is None:
+                self.courier.done.append(delivery.tag)
+            else:
+                complete.append((work._replace(invocation=invocation), delivery))
+        return complete
+
     def _run(self, works: Sequence[Work]) -> Generator[Request, Any, None]:
         if works:
             self.workload.running.update(work.invocation.row_key for work in works)
@@ -85,7 +112,7 @@ class Intake:
         else:
             self.courier.taken[taken.invocation.row_key] = taken._replace(tag=delivery.tag)
 
-    def _lease(self, offered: Sequence[tuple[Work, Delivery]]) -> Generator[Request, Any, list[Work]]:
+    def _lease(self, offered: Sequence[Offered]) -> Generator[Request, Any, list[Work]]:
         rows: list[Row | None] = yield Read([self._row_key(work) for work, _ in offered])
         now = self.clock().timestamp()
         leases: list[Lease] = []

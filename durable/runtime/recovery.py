@@ -29,12 +29,20 @@ def open_tasks(rows: Iterable[Row], found: dict[str, Record | None]) -> list[tup
                 ledgers[row.instance_id] = Ledger.of_rows(record.history or ())
         except UnreadableHistory:
             continue
-        tasks.append((row, _open_task(row, record, ledgers[row.instance_id])))
+        tasks.append((row, _open_task(row.key, record, ledgers[row.instance_id])))
     return tasks
 
 
-def _open_task(row: Row, record: Record, ledger: Ledger) -> Invocation | None:
-    execution_id, task_id, attempt = row.key.rsplit("/", 2)
+def open_task(row_key: str, record: Record | None) -> Invocation | None:
+    """The invocation behind one row; None where nobody waits for it any more, or nobody can tell."""
+    try:
+        return None if record is None else _open_task(row_key, record, Ledger.of_rows(record.history or ()))
+    except UnreadableHistory:
+        return None
+
+
+def _open_task(row_key: str, record: Record, ledger: Ledger) -> Invocation | None:
+    execution_id, task_id, attempt = row_key.rsplit("/", 2)
     if record.summary.execution_id != execution_id or record.summary.status is RuntimeStatus.TERMINATED:
         return None
     scheduled = ledger.tasks.get(int(task_id))

@@ -23,7 +23,8 @@ class Patience(NamedTuple):
 
 
 class Serving(NamedTuple):
-    """groups: whose orchestrations; queues: whose activities; slots: how many activities at a time.
+    """groups: whose orchestrations; queues: whose activities; slots: how many activities at a time. carried: bytes of
+    an input or a result that travel in a message; what is larger is left in the store, and read there.
 
     by_mail: invocations and outcomes travel as CloudEvents on a transport. Without one a worker runs the activities of
     its own turns, as it does with `eager` wherever it serves their queue and has a free slot.
@@ -35,6 +36,7 @@ class Serving(NamedTuple):
     slots: int = 32
     by_mail: bool = False
     eager: bool = True
+    carried: int = 1 << 20
     patience: Patience = Patience()
 
 

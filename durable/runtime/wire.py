@@ -27,6 +27,7 @@ from ..model.moments import from_timestamp
 from ..model.names import partition_of
 from ..model.status import DEFAULT_QUEUE, Summary
 from ..ports import Message
+from .serving import Serving
 
 SCHEDULED: Final = "durable.task-scheduled"
 COMPLETED: Final = "durable.task-completed"
@@ -84,14 +85,14 @@ def outcome_id(instance_id: str, execution_id: str, task_id: int, attempt: int) 
 
 
 class _Call(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """The data of an invocation. `orchestrator` and `group` are for the answer's `source` and for other languages."""
+    """The data of an invocation. Without `input` it is too large to travel: TaskScheduled in the history has it."""
 
     instance_id: str
     execution_id: str
     task_id: int
     attempt: int
     name: str
-    input: Raw
+    input: Raw = NO_PAYLOAD
     timeout: float = 0.0
     heartbeat_timeout: float = 0.0
     orchestrator: str = ""
@@ -130,7 +131,10 @@ class _CloudEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 class Work(NamedTuple):
-    """An invocation as it was received. `sent_by`: the worker whose row it is; `resent`: it may be a second copy."""
+    """An invocation as it was received, its input empty where it has to be read from the history.
+
+    sent_by: the worker whose row it is. resent: it may be a second copy.
+    """
 
     invocation: Invocation
     reply_queue: str
@@ -170,17 +174,17 @@ def _encoded(type: str, id: str, source: str, subject: str, at: datetime, data: 
 
 
 def invocation_message(
-    invocation: Invocation, workspace: str, partitions: int, holder: str, now: datetime, *, resent: bool
+    invocation: Invocation, serving: Serving, partitions: int, holder: str, now: datetime, *, resent: bool
 ) -> Message:
     """The CloudEvent that asks some worker of its queue to run this attempt."""
-    i = invocation
+    i, workspace = invocation, serving.workspace
     call = _Call(
         i.instance_id,
         i.execution_id,
         i.task_id,
         i.attempt,
         i.name,
-        i.input,
+        i.input if len(bytes(i.input)) <= serving.carried else NO_PAYLOAD,
         i.timeout,
         i.heartbeat_timeout,
         i.orchestrator,

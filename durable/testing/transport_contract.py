@@ -291,11 +291,12 @@ class TransportContract:
         receiver.wait(4)
         first.ack([receiver.tags[1]])
         first.unsubscribe(queue)
+        transport.publish([event(queue, "new")])
         first.close()
         second = Receiver()
         transport.subscribe(queue, 10, second)
-        assert second.data(3) == [0, 2, 3]
-        assert [delivery.redelivered for delivery in second.deliveries] == [True] * 3
+        assert second.data(4) == [0, 2, 3, "new"]  # in its old place
+        assert [delivery.redelivered for delivery in second.deliveries] == [True, True, True, False]
 
     def test_after_unsubscribing_others_receive(
         self, opened: Callable[[], Transport], transport: Transport, queue: str

@@ -20,6 +20,7 @@ from durable.model.failure import FailureDetails
 from durable.model.history import Event, Raw
 from durable.model.status import RuntimeStatus, Summary
 from durable.runtime import wire
+from durable.runtime.serving import Serving
 
 NOW = datetime(2030, 1, 1, 12, 30, tzinfo=timezone.utc)
 
@@ -65,7 +66,7 @@ def read_by_sdk(body: bytes) -> CloudEvent:
 def test_an_invocation_comes_back_and_the_sdk_reads_it(
     invocation: Invocation, workspace: str, holder: str, resent: bool
 ) -> None:
-    message = wire.invocation_message(invocation, workspace, 16, holder, NOW, resent=resent)
+    message = wire.invocation_message(invocation, Serving(workspace), 16, holder, NOW, resent=resent)
     work = wire.read_work(message.body)
     assert bytes(work.invocation.input) == bytes(invocation.input)
     for field in Invocation.__struct_fields__:
@@ -79,6 +80,15 @@ def test_an_invocation_comes_back_and_the_sdk_reads_it(
     data: Any = event.get_data()
     assert data["input"] == json.loads(bytes(invocation.input))
     assert (data["name"], data["task_id"], data["attempt"]) == (invocation.name, invocation.task_id, invocation.attempt)
+
+
+def test_an_input_too_large_to_travel_stays_in_the_history() -> None:
+    invocation = Invocation("a", "x", 1, 1, "f", Raw(b'"' + b"y" * 100 + b'"'), "x/1/1")
+    for carried, there in ((102, True), (101, False)):
+        serving = Serving(carried=carried)
+        body = wire.invocation_message(invocation, serving, 16, "me", NOW, resent=False).body
+        assert bool(bytes(wire.read_work(body).invocation.input)) is there
+        assert len(body) < 700
 
 
 @given(invocation=_invocations(), result=_json)
