@@ -239,6 +239,7 @@ class MemoryTransport:
     def __init__(self, broker: MemoryBroker, workspace: str) -> None:
         self._broker = broker
         self._names = names(workspace)
+        self.dead_letters = self._names.dead_letters
         self._address = f"{self._names.reply_prefix}{broker.number()}"
         self._lock = threading.Lock()
         self._closed = False
@@ -248,7 +249,7 @@ class MemoryTransport:
 
     def declare(self, queues: Sequence[str]) -> list[bool]:
         self._check_open()
-        return [self._broker.declare(queue, self._names.dead_letters) for queue in queues]
+        return [self._broker.declare(queue, self.dead_letters) for queue in queues]
 
     def depth(self, queue: str) -> int | None:
         self._check_open()

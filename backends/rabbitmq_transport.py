@@ -34,7 +34,9 @@ class RabbitTransport:
     """`open_rabbitmq` opens it. `patience`: seconds after which a queue that does not answer counts as silent."""
 
     def __init__(self, target: Target, workspace: str, patience: float = ANSWER_SECONDS) -> None:
-        self._keeper = Keeper(target, names(workspace), patience)
+        known = names(workspace)
+        self.dead_letters = known.dead_letters
+        self._keeper = Keeper(target, known, patience)
         if not short(self._keeper.address):
             raise TransportError(f"workspace {workspace!a}: RabbitMQ has no room for so long a name; use a shorter one")
 

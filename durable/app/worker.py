@@ -122,7 +122,12 @@ class Worker:
             clock=_now,
             client=client,
         )
-        engine = EngineThread(loop, backend.store, backend.signals, activities, transport, watchdog, client.worker_died)
+
+        def died(error: BaseException) -> None:
+            seat.leave()  # the others take over what this one will not do any more
+            client.worker_died(error)
+
+        engine = EngineThread(loop, backend.store, backend.signals, activities, transport, watchdog, died)
         me = Beat(holder, groups=self._groups, queues=self._queues, pid=os.getpid(), host=socket.gethostname())
         seat = Seat(
             backend.membership,

@@ -150,7 +150,7 @@ def _answers_of(transport: Transport, tell: Callable[[News], None]) -> dict[type
     def receive(request: Receive) -> list[bool] | None:
         wanted = {queue: prefetch for queue, prefetch in request.prefetch.items() if prefetch}
         try:
-            for queue in request.prefetch:
+            for queue in request.prefetch.keys() - wanted.keys():
                 transport.unsubscribe(queue)
             made = transport.declare(list(wanted))
             for queue, prefetch in wanted.items():

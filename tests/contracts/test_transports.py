@@ -95,6 +95,19 @@ def test_a_broker_that_is_pumped_by_hand() -> None:
     assert [(data(delivery), delivery.redelivered) for delivery in receiver.deliveries[2:]] == [(1, True)]
 
 
+def test_what_comes_back_takes_its_old_place() -> None:
+    broker = MemoryBroker()
+    first, second = MemoryTransport(broker, "w"), MemoryTransport(broker, "w")
+    first.declare(["q"])
+    receiver, other = Receiver(), Receiver()
+    first.subscribe("q", 4, receiver)
+    first.publish(events("q", 6))
+    first.ack(receiver.tags[1:2])
+    first.close()
+    second.subscribe("q", 10, other)
+    assert other.data(5) == [0, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("url", ["memory://a/b", "memory://a?b=c", "amqp://a"])
 def test_the_url_of_a_memory_broker(url: str) -> None:
     with pytest.raises(TransportError, match="memory://name"):
@@ -266,11 +279,11 @@ def test_workspaces_and_virtual_hosts_are_apart(rabbitmq_server: RabbitServer, w
         here.publish([event(queue, 1)])
         there.publish([event(queue, 2)])
         receiver.wait(1)
-        here.subscribe(names(workspace).dead_letters, 10, dead)
-        beside.subscribe(names(f"{workspace}.2").dead_letters, 10, other_dead)
+        here.subscribe(here.dead_letters, 10, dead)
+        beside.subscribe(beside.dead_letters, 10, other_dead)
         here.park(receiver.tags)
         assert dead.data(1) == [1]
-        assert there.depth(names(workspace).dead_letters) == 0
+        assert there.depth(there.dead_letters) == 0
         assert other_dead.deliveries == []
 
 
