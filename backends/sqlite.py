@@ -4,7 +4,8 @@ The file is WAL with `synchronous=FULL`: what a verb returned survives a power c
 alone (batched it is not) and may lose the last commits in a power cut. Not for network file systems, whose locks lie.
 
 sqlite_file.py opens and checks the file, sqlite_core.py shares it between threads, sqlite_statements.py writes,
-sqlite_reads.py reads for the engine, sqlite_signals.py tells who waits; here the ports are put together.
+sqlite_reads.py reads for the engine, sqlite_signals.py tells who waits, sqlite_handover.py takes writes of other
+processes to the worker; here the ports are put together.
 """
 
 from __future__ import annotations
@@ -48,25 +49,33 @@ from . import sqlite_statements as statements
 from .listing import due_place, encode_due, encode_place, place_of
 from .sqlite_core import Core, acquire, release
 from .sqlite_file import parse_url
+from .sqlite_handover import Sender
+from .sqlite_reception import Reception
 from .sqlite_statements import chunks, marks
 
 log = logging.getLogger("durable.sqlite")
 
 
 class SqliteStore:
-    """`durable.ports.Store` on one file. `now` is the clock by which old fact ids are forgotten."""
+    """`durable.ports.Store` on one file. `now` is the clock by which old fact ids are forgotten.
+
+    sender: tried first for what another process's worker can write; without one everything is written here.
+    """
 
     partitions = 1
 
-    def __init__(self, core: Core, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, core: Core, now: Callable[[], float] = time.time, sender: Sender | None = None) -> None:
         self._core = core
         self._now = now
+        self._sender = sender
 
     def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
-        return self._core.write(statements.commit, commits)
+        outcomes = None if self._sender is None else self._sender.commit(commits)
+        return self._core.write(statements.commit, commits) if outcomes is None else outcomes
 
     def deliver(self, facts: Sequence[Fact]) -> list[Delivered]:
-        return self._core.write(self._deliver, facts)
+        answers = None if self._sender is None else self._sender.deliver(facts)
+        return self._core.write(self._deliver, facts) if answers is None else answers
 
     def _deliver(self, connection: sqlite3.Connection, facts: Sequence[Fact]) -> list[Delivered]:
         return statements.deliver(connection, facts, self._now())
@@ -181,11 +190,12 @@ class WorkerLock:
     """`durable.ports.Membership` by a lock on `<file>-worker`: who holds it is the worker, the others stand by.
 
     The system lets go of the lock when its process dies, so whoever stands by has it with its next beat. The file
-    holds the worker's beat, for those who only look.
+    holds the worker's beat, for those who only look. `reception` is open while this process is the worker.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, reception: Reception) -> None:
         self._path = path + "-worker"
+        self._reception = reception
         self._mutex = threading.Lock()
         self._held: tuple[int, str] | None = None  # file descriptor, incarnation
 
@@ -202,6 +212,7 @@ class WorkerLock:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, _beat_encoder.encode(me), 0)
             self._held = descriptor, me.incarnation
+            self._reception.open()
             return [me]
 
     def members(self) -> list[Beat]:
@@ -214,6 +225,7 @@ class WorkerLock:
     def leave(self, incarnation: str) -> None:
         with self._mutex:
             if self._held is not None and self._held[1] == incarnation:
+                self._reception.close()  # first: its path belongs to whoever has the lock
                 # The file stays: removing it would let two workers lock two files of the same name.
                 descriptor, self._held = self._held[0], None
                 os.ftruncate(descriptor, 0)
@@ -257,14 +269,16 @@ class SqliteBackend:
 
     def __init__(self, core: Core) -> None:
         self._core = core
-        self._lock = WorkerLock(core.path)
+        self._sender = Sender(core)
+        self._lock = WorkerLock(core.path, Reception(core, SqliteStore(core)))
         self._closed = threading.Lock()
-        self.store: Store = SqliteStore(core)
+        self.store: Store = SqliteStore(core, sender=self._sender)
         self.signals: Signals = core.signals
         self.membership: Membership = self._lock
 
     def close(self) -> None:
         if self._closed.acquire(blocking=False):
+            self._sender.close()
             self._lock.close()
             release(self._core)
 

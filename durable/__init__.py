@@ -120,6 +120,8 @@ __all__ = [
     "start_orchestration",
 ]
 
+if TYPE_CHECKING:
+    __version__: str
 
 if not TYPE_CHECKING:  # type checkers that saw it would take any name, misspelt ones too
 
@@ -128,12 +130,24 @@ if not TYPE_CHECKING:  # type checkers that saw it would take any name, misspelt
 
         if name == "CloudEvent":  # the SDK's class
             value = import_module("cloudevents.core.v1.event").CloudEvent
+        elif name == "__version__":
+            value = _version()
         elif name in _HOME_OF:
             value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
         else:
             raise AttributeError(f"module 'durable' has no attribute {name!r}")
         globals()[name] = value
         return value
+
+
+def _version() -> str:
+    """That of the installed distribution."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("durable-orchestrations")
+    except PackageNotFoundError:  # a bare checkout on the path
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

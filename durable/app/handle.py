@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import timedelta
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
@@ -11,7 +12,7 @@ from ..model.errors import (
     OrchestrationFailedError,
     OrchestrationTerminatedError,
 )
-from ..model.failure import FailureDetails
+from ..model.failure import FailureDetails, origin
 from ..model.history import Raw
 from ..model.status import OrchestrationStatus, RuntimeStatus, Summary
 from ..payload.values import decode
@@ -80,7 +81,10 @@ def output_of(summary: Summary, returns: Any) -> Any:
     name = f"orchestration {summary.instance_id!r} ({summary.name})"
     if summary.status is RuntimeStatus.FAILED:
         failure = summary.failure or FailureDetails("unknown")
-        raise OrchestrationFailedError(f"{name} failed: {failure.summary}", failure)
+        place = origin(failure)
+        at = "" if place is None else f" ({place.file}:{place.line} in {place.function})"
+        details = f"details: durable show {shlex.quote(summary.instance_id)}"
+        raise OrchestrationFailedError(f"{name} failed: {failure.summary}{at}; {details}", failure)
     if summary.status is RuntimeStatus.TERMINATED:
         reason = plain(summary.output)
         because = "" if reason is None else f": {reason}"

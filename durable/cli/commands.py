@@ -8,8 +8,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from ..model.errors import InstanceNotFoundError
+import durable
+
+from ..model.errors import InstanceFinishedError, InstanceNotFoundError
 from ..model.history import HistoryEvent
+from ..model.status import OrchestrationStatus, RuntimeStatus
 from .doctor import examine
 from .events import EventRows
 from .exits import CommandError, Exit
@@ -20,6 +23,7 @@ from .run import json_argument, run
 from .serve import Part, serve
 from .session import EventsUrl, Everywhere, Json, NoColor, Session, Url, Workspace, command
 from .show import show
+from .tasks import open_waits_of
 from .terminal import Screen, safe
 
 RUN: Final = "Run"
@@ -62,6 +66,12 @@ def _plain_help() -> None:
     typer.rich_utils.COLOR_SYSTEM = None
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"durable {durable.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _everywhere(
     ctx: typer.Context,
@@ -70,6 +80,9 @@ def _everywhere(
     workspace: Workspace = None,
     json: Json = False,
     no_color: NoColor = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and end.")
+    ] = False,
 ) -> None:
     ctx.obj = Everywhere(url, events_url, workspace, json, no_color)
 
@@ -129,7 +142,7 @@ def _worker(
 # ---- Look
 
 
-@command(app, "list", LOOK)
+@command(app, "list", LOOK, needs_store=True)
 def _list(
     session: Session,
     status: Annotated[
@@ -168,7 +181,7 @@ def _list(
         screen.note_value({"cursor": page.cursor}, f"more: --cursor {page.cursor}")
 
 
-@command(app, "show", LOOK)
+@command(app, "show", LOOK, needs_store=True)
 def _show(session: Session, id: Id) -> None:
     """Show one orchestration: state, failure, waits, timeline."""
     status = session.client.get_status(id, history=True)
@@ -183,7 +196,7 @@ def _show(session: Session, id: Id) -> None:
         show(session.screen, status, pending, _now())
 
 
-@command(app, "history", LOOK)
+@command(app, "history", LOOK, needs_store=True)
 def _history(
     session: Session,
     id: Id,
@@ -214,7 +227,7 @@ def _history(
         write(event)
 
 
-@command(app, "doctor", LOOK)
+@command(app, "doctor", LOOK, needs_store=True)
 def _doctor(session: Session) -> int:
     """Check store, broker and workers; say what is stuck, and what to do.
 
@@ -226,23 +239,29 @@ def _doctor(session: Session) -> int:
 # ---- Steer
 
 
-@command(app, "raise", STEER)
+@command(app, "raise", STEER, needs_store=True)
 def _raise(
     session: Session,
     id: Id,
     event: Annotated[str, typer.Argument(metavar="EVENT", help="Its name; case does not count.")],
-    data: Annotated[str | None, typer.Option("--data", metavar="JSON", help="What it carries [null].")] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="JSON", help="What it carries; default null.")] = None,
     event_id: Annotated[
         str | None, typer.Option("--event-id", metavar="ID", help="The same one twice is one event.")
     ] = None,
 ) -> None:
     """Send an event to an orchestration."""
     value = json_argument(data, "--data")
+    before = session.client.get_status(id, history=True, payloads=False)
+    if before is None:
+        raise InstanceNotFoundError(_not_found(session, id))
+    if before.runtime_status.finished:
+        raise InstanceFinishedError(f"{id!r} has ended ({before.runtime_status}) and takes no more events")
     session.client.raise_event(id, event, value, event_id=event_id)
     session.screen.answer({"raised": event, "instance_id": id}, f"event {safe(event)} is recorded for {safe(id)}")
+    _note_other_waits(session, before, event)
 
 
-@command(app, "terminate", STEER)
+@command(app, "terminate", STEER, needs_store=True)
 def _terminate(
     session: Session,
     id: Id,
@@ -265,6 +284,18 @@ def _terminate(
 
 
 # ---- what the command line says in its own words
+
+
+def _note_other_waits(session: Session, before: OrchestrationStatus, event: str) -> None:
+    """A misspelt name is no error: the orchestration may come to wait for it. But somebody should look."""
+    waits = open_waits_of(before.history or [])
+    if before.runtime_status is RuntimeStatus.PENDING or event.casefold() in map(str.casefold, waits):
+        return
+    shown = ", ".join(f"'{safe(name)}'" for name in waits[:5]) or "no event"
+    session.screen.note_value(
+        {"waits_for": waits},
+        f"it waits for {shown} at the moment; the event is kept until it waits for '{safe(event)}'",
+    )
 
 
 def _not_found(session: Session, instance_id: str) -> str:

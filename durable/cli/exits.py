@@ -2,6 +2,7 @@
 
     0 done  1 the orchestration failed  2 usage  3 not found  4 store or broker can't be used  5 timed out  6 blocked
 
+1 also where it has ended before, so that nothing more can be asked of it.
 70 is a bug of ours (EX_SOFTWARE), 130 is Ctrl-C and 141 a closed pipe, as everywhere.
 """
 
@@ -42,7 +43,7 @@ class CommandError(Exception):
 # The first fit counts. ValueError and TypeError are what the client raises for ids, names, filters and inputs.
 _EXITS: tuple[tuple[type[Exception], Exit], ...] = (
     (errors.InstanceNotFoundError, Exit.NOT_FOUND),
-    (errors.InstanceFinishedError, Exit.USAGE),
+    (errors.InstanceFinishedError, Exit.FAILED),
     (errors.OrchestrationBlockedError, Exit.BLOCKED),
     (errors.OrchestrationFailedError, Exit.FAILED),
     (errors.OrchestrationTerminatedError, Exit.FAILED),

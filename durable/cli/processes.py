@@ -1,12 +1,13 @@
 """`durable worker --processes N`: N workers, each a process of its own, under one that only watches.
 
 A worker that dies is started again, with a growing pause when it dies at once. SIGINT and SIGTERM reach all of them;
-each drains, and this process ends when the last one has. The command line of a worker is this process's own, less
-`--processes`.
+each drains, and this process ends when the last one has. When this process is killed, they see the end of a pipe and
+drain too. The command line of a worker is this process's own, less `--processes`.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,19 @@ from .exits import Exit
 
 _QUICK_DEATH: Final = 5.0  # seconds
 _LONGEST_PAUSE: Final = 30.0
+_KEPT: Final = "DURABLE_KEPT"
+
+
+def end_with_keeper() -> None:
+    """In a worker that a keeper started: drain when the keeper is gone, however it went."""
+    if os.environ.pop(_KEPT, None):
+        threading.Thread(target=_wait_for_the_end, name="durable-kept", daemon=True).start()
+
+
+def _wait_for_the_end() -> None:
+    while os.read(0, 1024):
+        pass  # nothing is ever written; the end of the pipe is what counts
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def serve_many(count: int, arguments: Sequence[str] | None = None) -> int:
@@ -102,7 +116,9 @@ class _Keeper:
                 self._ended.release()
                 return
             # A session of its own: Ctrl-C in the terminal reaches this process alone, which passes it on once.
-            process = subprocess.Popen(self._command, start_new_session=True)
+            process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, start_new_session=True, env={**os.environ, _KEPT: "1"}
+            )
             self._running[place] = process
             self._since[place] = time.monotonic()
         threading.Thread(target=self._wait, args=(process,), daemon=True).start()

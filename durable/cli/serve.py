@@ -13,6 +13,7 @@ from ..app.worker import Worker
 from .exits import CommandError, Exit
 from .loading import load
 from .logs import show_logs
+from .processes import end_with_keeper
 from .session import Session
 from .terminal import cut, safe
 
@@ -37,6 +38,7 @@ def serve(session: Session, modules: Sequence[str], part: Part) -> int:
             f"{', '.join(modules)}: nothing to serve; decorate functions with @durable.orchestrator or activity",
         )
     show_logs(logging.WARNING)
+    end_with_keeper()
     _Foreground(session, session.client, part).run()
     return Exit.DONE
 

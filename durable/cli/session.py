@@ -8,13 +8,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import typer
 
 from ..app.client import Client, connect
-from ..app.plugins import events_url_or_default, url_or_default
-from .exits import Exit, command_error
+from ..app.plugins import events_url_or_default, url_or_default, workspace_or_default
+from .exits import CommandError, Exit, command_error
 from .terminal import Screen, safe
 
 Url = Annotated[
@@ -41,27 +41,31 @@ class Everywhere(NamedTuple):
 
 
 class Session:
-    """What a command works with."""
+    """What a command works with. `needs_store`: one that is there; it makes none."""
 
-    def __init__(self, options: Everywhere) -> None:
+    def __init__(self, options: Everywhere, needs_store: bool = False) -> None:
         self.screen = Screen(as_json=options.as_json, colour=not options.no_color)
         self.as_json = options.as_json
         self.options = options
         self._url = url_or_default(options.url)
         self._events_url = events_url_or_default(options.events_url)
+        self._needs_store = needs_store
         self._client: Client | None = None
 
     @property
     def client(self) -> Client:
-        """The client of the store; opened when it is first needed."""
+        """The client of the store; opened when it is first needed. Raises CommandError where it must be, and is not."""
         if self._client is None:
+            if self._needs_store:
+                _check_there(self._url, self.options.workspace)
             self._client = connect(self._url, events=self.options.events_url, workspace=self.options.workspace)
         return self._client
 
     @property
     def store(self) -> str:
-        """The store's URL without what may be secret in it."""
-        return _shown(self._url, "the store")
+        """Where the store is: the path of a file, else the URL without what may be secret in it."""
+        path = _path_of(self._url, self.options.workspace)
+        return safe(path) if path is not None else _shown(self._url, "the store")
 
     @property
     def broker(self) -> str:
@@ -85,11 +89,55 @@ class Session:
             self._client.close()
 
 
+def _path_of(url: str, workspace: str | None) -> str | None:
+    """The absolute path behind a `sqlite:///` URL; None for other URLs, and for those that the store refuses."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    path = unquote(parts.path[1:])
+    refused = parts.netloc or not path or path.endswith("/") or path == ":memory:" or not path.isprintable()
+    if parts.scheme != "sqlite" or refused:
+        return None
+    workspace = workspace_or_default(workspace)
+    beside = "" if workspace == "default" else f"@{quote(workspace, safe='')}"  # each has a file of its own
+    return os.path.realpath(path) + beside
+
+
+def _check_there(url: str, workspace: str | None) -> None:
+    """Opening would make the folders and the file that are missing, and show an empty store."""
+    if url.startswith("memory:"):
+        raise CommandError(
+            Exit.USAGE,
+            "memory:// is each process's own memory, and this one has just begun: give the URL of another store",
+        )
+    path = _path_of(url, workspace)
+    if path is not None and _is_missing(path):
+        raise CommandError(
+            Exit.STORE,
+            f"no store at {path}: go to the folder it is in, or give --url or $DURABLE_URL; "
+            "`durable run` and `durable worker` make one",
+        )
+
+
+def _is_missing(path: str) -> bool:
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # out of sight for this user: opening it says why
+        return False
+    return False
+
+
 Body = Callable[..., int | None]
 
 
-def command(app: typer.Typer, name: str, panel: str) -> Callable[[Body], Body]:
-    """Make `body(session, ...)` a command: its own options, those of every command, and one way to end."""
+def command(app: typer.Typer, name: str, panel: str, *, needs_store: bool = False) -> Callable[[Body], Body]:
+    """Make `body(session, ...)` a command: its own options, those of every command, and one way to end.
+
+    needs_store: it needs a store that is there already.
+    """
 
     def register(body: Body) -> Body:
         def call(
@@ -109,7 +157,7 @@ def command(app: typer.Typer, name: str, panel: str) -> Callable[[Body], Body]:
                 json or before.as_json,
                 no_color or before.no_color,
             )
-            return _ended(options, lambda session: body(session, **given))
+            return _ended(options, needs_store, lambda session: body(session, **given))
 
         hints = inspect.get_annotations(body, eval_str=True)  # get_type_hints makes Optional of defaults in 3.10
         own = [p.replace(annotation=hints[p.name], kind=_KEYWORD) for p in inspect.signature(body).parameters.values()]
@@ -123,12 +171,12 @@ def command(app: typer.Typer, name: str, panel: str) -> Callable[[Body], Body]:
     return register
 
 
-def _ended(options: Everywhere, body: Callable[[Session], int | None]) -> int:
+def _ended(options: Everywhere, needs_store: bool, body: Callable[[Session], int | None]) -> int:
     """Run a command to its exit status."""
     screen = Screen(as_json=options.as_json, colour=not options.no_color)
     session: Session | None = None
     try:
-        session = Session(options)
+        session = Session(options, needs_store)
         try:
             return body(session) or Exit.DONE
         finally:

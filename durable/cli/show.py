@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from datetime import datetime
 from typing import Final
 
-from ..model.failure import FailureDetails
+from ..model.failure import FailureDetails, users_line
 from ..model.history import HistoryEvent
 from ..model.status import OrchestrationStatus, RuntimeStatus
 from .events import detail, failure_line
-from .tasks import Kind, State, Task, tasks_of
+from .tasks import Kind, State, Task, tasks_of, untaken_of
 from .terminal import Screen, cut, duration, json_text, moment, preview, safe, status_style, wrapped
 from .timeline import draw
 
 _LABEL_CELLS: Final = 12
 _MOST_PAYLOAD: Final = 600
 _MOST_OPEN: Final = 20
-_FRAME: Final = re.compile(r'^  File "(?P<file>[^\n]+)", line (?P<line>\d+), in (?P<function>.+)$')
-_OURS: Final = re.compile(r"[/\\]durable[/\\](app|engine|replay|runtime|payload)[/\\]\w+\.py$")
-_LIBRARY: Final = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3[^/\\]*)[/\\]")
 
 
 def show(screen: Screen, status: OrchestrationStatus, pending: list[HistoryEvent], now: datetime) -> None:
@@ -42,7 +38,8 @@ class _Page:
         self.screen = screen
         self.status = status
         self.events = status.history or []
-        self.tasks = tasks_of(self.events)
+        here = [event for event in pending if event.execution_id in (None, status.execution_id)]
+        self.tasks = tasks_of([*self.events, *here])
         self.pending = pending
         self.now = now
         self.width = min(screen.width, 120)
@@ -55,9 +52,13 @@ class _Page:
         elif status is RuntimeStatus.BLOCKED:
             self._title("blocked")
             self._paragraph(safe(self.status.blocked_reason or "no reason was recorded"), "yellow")
+        elif self.status.blocked_reason:
+            self._title("nobody serves")
+            self._paragraph(safe(self.status.blocked_reason), "yellow")
         if not status.finished:
             self._waits()
             self._has_come()
+        self._nobody_took()
         self._next()
         if self.tasks:
             self._title("timeline")
@@ -111,14 +112,15 @@ class _Page:
         lead = ""
         while link is not None:
             self._paragraph(f"{lead}{failure_line(link)}", "red")
-            where = _user_line(link.stack_trace)
-            if where:
-                self._paragraph(where, "dim", indent=6)
+            place = users_line(link.stack_trace)
+            if place is not None:
+                text = f"{place.file}:{place.line} in {place.function}: {place.code}"
+                self._paragraph(safe(text), "dim", indent=6)
             link, lead = link.cause, "caused by "
         failed = self._failed_task(failure)
         if failed is not None:
             tries = f", {len(failed.attempts)} attempts" if len(failed.attempts) > 1 else ""
-            what = "arguments" if failed.kind is Kind.ACTIVITY else "input"
+            what = {Kind.ACTIVITY: "arguments", Kind.EVENT: "data"}.get(failed.kind, "input")
             given = "none" if failed.input is None else cut(json_text(failed.input), _MOST_PAYLOAD)
             self._paragraph(f"{what} of {safe(failed.name)} (task {failed.id}{tries}): {given}")
             if failed.child:
@@ -155,6 +157,16 @@ class _Page:
         if len(self.pending) > _MOST_OPEN:
             self.screen.say((f"  and {len(self.pending) - _MOST_OPEN} more", "dim"))
 
+    def _nobody_took(self) -> None:
+        kept = untaken_of(self.events)
+        if not kept:
+            return
+        self._title("came, and nobody has taken it")
+        for event in kept[:_MOST_OPEN]:
+            self._paragraph(f"event {safe(event.name or '')} {preview(event.input)}")
+        if len(kept) > _MOST_OPEN:
+            self.screen.say((f"  and {len(kept) - _MOST_OPEN} more", "dim"))
+
     def _open(self, task: Task) -> tuple[str, ...]:
         room = self.width - 12
         if task.kind is Kind.TIMER:
@@ -165,7 +177,7 @@ class _Page:
         if task.state is State.RETRYING:
             how = f"attempt {len(task.attempts) + 1} {self._due(task)}"
         else:
-            how = f"attempt {len(task.attempts)}, for {duration(self.now - task.attempts[-1].started)}"
+            how = f"attempt {len(task.attempts)}, scheduled {duration(self.now - task.attempts[-1].started)} ago"
         if task.child:
             return (f"{safe(task.name)} as {safe(task.child)}",)
         lead = f"{safe(task.name)}, {how}"
@@ -204,22 +216,10 @@ class _Page:
                 f"No worker has taken it yet: durable worker MODULE, with a module that has {safe(self.status.name)}"
             ]
         events = dict.fromkeys(t.name for t in self.tasks if t.open and t.kind is Kind.EVENT)
-        return [f"durable raise {instance} {_quoted(name)} --data JSON" for name in list(events)[:5]]
-
-
-def _user_line(stack_trace: str | None) -> str:
-    """The innermost line of the user's own code in a recorded traceback, and what stands there."""
-    found = best = ""
-    lines = (stack_trace or "").split("\n")
-    for number, line in enumerate(lines):
-        frame = _FRAME.match(line)
-        if frame is None or _OURS.search(frame["file"]):
-            continue
-        code = lines[number + 1].strip() if number + 1 < len(lines) else ""
-        best = safe(f"{frame['file']}:{frame['line']} in {frame['function']}: {code}")
-        if not _LIBRARY.search(frame["file"]):
-            found = best
-    return found or best
+        advice = [f"durable raise {instance} {_quoted(name)} --data JSON" for name in list(events)[:5]]
+        if any(t.state is State.OPEN and t.kind is Kind.ACTIVITY for t in self.tasks):
+            advice.append("If nothing moves, no worker may be running: durable worker MODULE")
+        return advice
 
 
 def _quoted(text: str) -> str:

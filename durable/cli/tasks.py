@@ -4,6 +4,8 @@ Laws.
 1. It reads the public events only, so it tells the same about any orchestration, without its code.
 2. Which wait took an event is not recorded. The first open wait of that name is a guess, and nearly always right.
 3. What is open when the execution ends is left: nobody waits for its outcome any more.
+4. Whether somebody works on an activity is not recorded either: without an outcome it is open, not running.
+5. A fact that no turn has taken yet counts as taken, and says so.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from enum import Enum
 from typing import Any
 
 from ..model import history as h
+from ..model.errors import PayloadError, TaskFailedError
 from ..model.failure import FailureDetails
 from ..model.history import HistoryEvent
 
@@ -31,7 +34,7 @@ class Kind(Enum):
 class State(Enum):
     """How a task stands; the value is what a reader sees."""
 
-    RUNNING = "running"
+    OPEN = "open"
     RETRYING = "retrying"
     WAITING = "waiting"
     DONE = "done"
@@ -41,20 +44,25 @@ class State(Enum):
     LEFT = "left"
 
 
-OPEN = frozenset({State.RUNNING, State.RETRYING, State.WAITING})
+UNFINISHED = frozenset({State.OPEN, State.RETRYING, State.WAITING})
 
 
 @dataclass
 class Attempt:
     """One try of an activity or a child."""
 
+    number: int
     started: datetime
     ended: datetime | None = None
 
 
 @dataclass
 class Task:
-    """One task of an execution. `due`: when its timer, its timeout or its next attempt is due."""
+    """One task of an execution.
+
+    input: of an event, what came. due: when its timer, its timeout or its next attempt is due.
+    taken: whether a turn has taken its outcome.
+    """
 
     id: int
     kind: Kind
@@ -67,33 +75,49 @@ class Task:
     child: str | None = None
     failure: FailureDetails | None = None
     attempts: list[Attempt] = field(default_factory=list)
+    taken: bool = True
 
     @property
     def open(self) -> bool:
         """Whether its outcome is still awaited."""
-        return self.state in OPEN
+        return self.state in UNFINISHED
 
 
 def tasks_of(events: Iterable[HistoryEvent]) -> list[Task]:
     """The tasks of one execution, in the order in which they were asked for."""
+    return list(_read(events).tasks.values())
+
+
+def untaken_of(events: Iterable[HistoryEvent]) -> list[HistoryEvent]:
+    """The events raised for one execution that nobody has taken, oldest first."""
+    kept = [event for events in _read(events).unclaimed.values() for event in events]
+    return sorted(kept, key=lambda event: event.event_id or 0)
+
+
+def open_waits_of(events: Iterable[HistoryEvent]) -> list[str]:
+    """The names of the events that one execution waits for; each once."""
+    return list(dict.fromkeys(task.name for task in tasks_of(events) if task.kind is Kind.EVENT and task.open))
+
+
+def _read(events: Iterable[HistoryEvent]) -> _Reading:
     reading = _Reading()
     for event in events:
         read = _READ.get(event.type)
         if read is not None:
             read(reading, event)
-    return list(reading.tasks.values())
+    return reading
 
 
 class _Reading:
     def __init__(self) -> None:
         self.tasks: dict[int, Task] = {}
-        self.unclaimed: dict[str, int] = {}  # events that came before anybody waited for them
+        self.unclaimed: dict[str, list[HistoryEvent]] = {}  # by name, those that came before anybody waited for them
 
     def called(self, event: HistoryEvent) -> None:
         kind = Kind.ACTIVITY if event.type == h.TASK_SCHEDULED else Kind.CHILD
-        task = self._task(event, kind, State.RUNNING)
-        task.state, task.due, task.child = State.RUNNING, None, event.instance_id
-        task.attempts.append(Attempt(event.timestamp))
+        task = self._task(event, kind, State.OPEN)
+        task.state, task.due, task.child = State.OPEN, None, event.instance_id
+        task.attempts.append(Attempt(event.attempt or 1, event.timestamp))
 
     def timer_set(self, event: HistoryEvent) -> None:
         if event.task_id in self.tasks:
@@ -106,22 +130,23 @@ class _Reading:
     def waits(self, event: HistoryEvent) -> None:
         task = self._task(event, Kind.EVENT, State.WAITING)
         task.due = event.fire_at
-        key = task.name.casefold()
-        if self.unclaimed.get(key):
-            self.unclaimed[key] -= 1
+        kept = self.unclaimed.get(task.name.casefold())
+        if kept:
+            task.input = kept.pop(0).input
             self._end(task, State.DONE, event)
 
     def event_came(self, event: HistoryEvent) -> None:
         key = (event.name or "").casefold()
         for task in self.tasks.values():
             if task.kind is Kind.EVENT and task.open and task.name.casefold() == key:
+                task.input = event.input
                 self._end(task, State.DONE, event)
                 return
-        self.unclaimed[key] = self.unclaimed.get(key, 0) + 1
+        self.unclaimed.setdefault(key, []).append(event)
 
     def came_out(self, event: HistoryEvent) -> None:
         task = self._known(event)
-        if task is not None and task.attempts:
+        if task is not None and task.state is State.OPEN and event.attempt in (None, task.attempts[-1].number):
             task.attempts[-1].ended = event.timestamp
             task.failure = event.failure
             self._end(task, State.DONE if event.failure is None else State.FAILED, event)
@@ -139,6 +164,12 @@ class _Reading:
             self._end(task, State.CANCELLED, event)
 
     def finished(self, event: HistoryEvent) -> None:
+        misfit = _misfit(event.failure)
+        if misfit is not None:
+            number, failure = misfit
+            wait = self.tasks.get(number)
+            if wait is not None and wait.kind is Kind.EVENT:  # it came, and was not what the code declares
+                wait.state, wait.failure = State.FAILED, failure
         for task in self.tasks.values():
             if task.open:
                 self._end(task, State.LEFT, event)
@@ -153,7 +184,17 @@ class _Reading:
         return self.tasks.get(event.task_id or 0)
 
     def _end(self, task: Task, state: State, event: HistoryEvent) -> None:
-        task.state, task.ended = state, event.timestamp
+        task.state, task.ended, task.taken = state, event.timestamp, event.event_id is not None
+
+
+def _misfit(failure: FailureDetails | None) -> tuple[int, FailureDetails] | None:
+    """The task whose data did not fit, if that ended this execution: what failed elsewhere names tasks of there."""
+    while failure is not None and not failure.is_a(TaskFailedError):
+        number = failure.properties.get("task_id")
+        if failure.is_a(PayloadError) and isinstance(number, int):
+            return number, failure
+        failure = failure.cause
+    return None
 
 
 _READ: dict[str, Callable[[_Reading, HistoryEvent], None]] = {

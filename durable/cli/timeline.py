@@ -1,6 +1,7 @@
 """The tasks of an execution over time: one row a task, drawn to one scale.
 
-A full block is work, a shade is waiting: for a retry, a timer, an event. A task begins where it was asked for.
+A full block is an attempt with an outcome, a shade is waiting: for one, for a retry, a timer, an event. A task begins
+where it was asked for.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from .terminal import Screen, cut, duration, preview, safe
 MOST_ROWS: Final = 60
 _TIMES: Final = "\u00d7"
 _TASK_CELLS: Final = 26
+_FEWEST_TASK_CELLS: Final = 18
 _OUTCOME_CELLS: Final = 11
 _STYLES: Final = {
     State.FAILED: "red",
     State.TIMED_OUT: "yellow",
     State.RETRYING: "yellow",
-    State.RUNNING: "cyan",
+    State.OPEN: "cyan",
     State.WAITING: "cyan",
     State.CANCELLED: "dim",
     State.LEFT: "dim",
@@ -33,20 +35,23 @@ def draw(screen: Screen, tasks: list[Task], begin: datetime, end: datetime) -> N
     shown = _worth_showing(tasks)
     digits = max(2, len(str(tasks[-1].id)))
     width = min(screen.width, 120)
-    bar = max(10, width - digits - _TASK_CELLS - _OUTCOME_CELLS - 7 - 7 - 10)
+    outcomes = [_outcome(task, screen.unicode) for task in shown]
+    outcome_cells = max([_OUTCOME_CELLS, *map(len, outcomes)])
+    task_cells = max(_FEWEST_TASK_CELLS, _TASK_CELLS - (outcome_cells - _OUTCOME_CELLS))
+    bar = max(10, width - digits - task_cells - outcome_cells - 7 - 7 - 10)
     whole = duration(end - begin)
     rule = ("─" if screen.unicode else "-") * (bar - len(whole) - 4)
-    columns = [digits, _TASK_CELLS, 7, 7, bar, _OUTCOME_CELLS]
+    columns = [digits, task_cells, 7, 7, bar, outcome_cells]
     _row(screen, ["#".rjust(digits), "TASK", "  START", "   TOOK", f"0s {rule} {whole}", ""], columns, ["dim"] * 6)
-    for task in shown:
+    for task, outcome in zip(shown, outcomes, strict=True):
         took = (task.ended or end) - task.started
         cells = [
             str(task.id).rjust(digits),
-            cut(title(task), _TASK_CELLS),
+            cut(title(task), task_cells),
             duration(task.started - begin).rjust(7),
             duration(took).rjust(7),
             _bar(task, begin, end, bar, screen.unicode),
-            _outcome(task, screen.unicode),
+            outcome,
         ]
         style = _STYLES.get(task.state, "")
         _row(screen, cells, columns, ["dim", "", "dim", "", style or "green", style])
@@ -75,7 +80,7 @@ def _worth_showing(tasks: list[Task]) -> list[Task]:
 
 def _outcome(task: Task, unicode: bool) -> str:
     tries = f" {_TIMES if unicode else 'x'}{len(task.attempts)}" if len(task.attempts) > 1 else ""
-    return f"{task.state.value}{tries}"
+    return f"{task.state.value}{tries}{'' if task.taken else ', not taken yet'}"
 
 
 def _bar(task: Task, begin: datetime, end: datetime, width: int, unicode: bool) -> str:
@@ -90,7 +95,9 @@ def _bar(task: Task, begin: datetime, end: datetime, width: int, unicode: bool) 
 
     fill(task.started, task.ended or end, wait)
     for attempt in task.attempts:
-        fill(attempt.started, attempt.ended or task.ended or end, work)
+        ended = attempt.ended or task.ended
+        if ended is not None:
+            fill(attempt.started, ended, work)
     return "".join(cells)
 
 

@@ -99,7 +99,12 @@ class TimeoutError(DurableError, builtins.TimeoutError):
 
 
 class PayloadError(DurableError, ValueError):
-    """A value can't travel as JSON, or JSON does not fit the type that its receiver declares. Names the path."""
+    """A value can't travel as JSON, or JSON does not fit the type that its receiver declares. Names the path.
+
+    task_id: the task of an orchestration whose result or event did not fit; None elsewhere.
+    """
+
+    task_id: int | None = None
 
 
 class LimitError(DurableError):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import re
 import traceback
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -13,6 +14,10 @@ from .errors import NonRetryableError, OrchestrationFailedError, TaskFailedError
 MESSAGE_CHARS = 4_000
 STACK_CHARS = 16_000
 CAUSES = 8
+
+_FRAME: Final = re.compile(r'^  File "(?P<file>[^\n]+)", line (?P<line>\d+), in (?P<function>.+)$')
+_OURS: Final = re.compile(r"[/\\]durable[/\\](app|engine|replay|runtime|payload)[/\\]\w+\.py$")
+_LIBRARY: Final = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3[^/\\]*)[/\\]")
 
 
 class FailureDetails(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,6 +59,40 @@ class FailureDetails(msgspec.Struct, frozen=True, omit_defaults=True):
     def summary(self) -> str:
         """`type: message` on one line."""
         return f"{self.type}: {self.message}" if self.message else self.type
+
+
+class Place(NamedTuple):
+    """A line of code in a traceback: file, line, function, and what stands there."""
+
+    file: str
+    line: int
+    function: str
+    code: str
+
+
+def users_line(stack_trace: str | None) -> Place | None:
+    """The innermost line of the user's own code in a recorded traceback, else of a library's, None without either."""
+    found: Place | None = None
+    any_other: Place | None = None
+    lines = (stack_trace or "").split("\n")
+    for number, line in enumerate(lines):
+        frame = _FRAME.match(line)
+        if frame is None or _OURS.search(frame["file"]):
+            continue
+        code = lines[number + 1].strip() if number + 1 < len(lines) else ""
+        any_other = Place(frame["file"], int(frame["line"]), frame["function"], code)
+        if not _LIBRARY.search(frame["file"]):
+            found = any_other
+    return found or any_other
+
+
+def origin(failure: FailureDetails) -> Place | None:
+    """The user's line where it began: that of the innermost cause that has one."""
+    place: Place | None = None
+    link: FailureDetails | None = failure
+    while link is not None:
+        place, link = users_line(link.stack_trace) or place, link.cause
+    return place
 
 
 def type_name(cls: type) -> str:

@@ -19,11 +19,12 @@ _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 def check_name(name: object, what: str) -> str:
     """Return `name` if it obeys the rule above, else raise TypeError or ValueError; `what` begins the message."""
     if not isinstance(name, str):
-        raise TypeError(f"{what} must be text, not {type(name).__name__}")
+        raise TypeError(f"{what.rstrip('=')} must be text, not {type(name).__name__}")
     problem = _problem(name)
     if problem:
         shown = ascii(name if len(name) <= 60 else name[:60] + "...")
-        raise ValueError(f"{what} {shown} {problem}; see 'Ids and names' in the documentation")
+        joint = "" if what.endswith("=") else " "
+        raise ValueError(f"{what}{joint}{shown} {problem} (see 'Ids and names' in the README)")
     return name
 
 
@@ -42,9 +43,10 @@ def _problem(name: str) -> str | None:
         if bad is None and not unicodedata.is_normalized("NFC", name):
             return "is not in NFC; normalise it with unicodedata.normalize('NFC', ...)"
     if bad is not None:
-        return f"holds the character {bad!a}, which is not allowed"
+        remedy = "use - or : instead" if bad in _FORBIDDEN else "leave it out"
+        return f"holds the character {bad!a}, which is not allowed; {remedy}"
     if name[0] == "@":
-        return "begins with '@', which is reserved"
+        return "begins with '@', which is reserved; begin with another character"
     return None
 
 

@@ -34,6 +34,7 @@ from durable.model.failure import type_name
 Path = tuple[Any, Any] | None
 
 _ANY_OF_SET: Final = object()
+_SAYS_WHY: Final = "__no_payload__"  # the method of a class whose values know themselves why they are none
 _KEY_CHARS: Final = 60
 _MINUTE: Final = timedelta(minutes=1)
 _NOTHING: Final = timedelta(0)
@@ -213,22 +214,23 @@ class _Walk:
 
     def other(self, value: Any, path: Path, left: int) -> Any:
         """Subclasses of leaves, `Raw`, and what a later msgspec may know: taken if it writes JSON, by what it wrote."""
+        why = getattr(type(value), _SAYS_WHY, None)
+        if why is not None:
+            raise PayloadError(f"{self.where}: {written_path(path)}, {value!r}, {why(value)}")
         base = next((base for base in type(value).__mro__ if base in LEAVES), None)
         problem = LEAVES[base](value) if base else None
         if problem:
             self.refuse(value, path, problem)
         try:
             written = msgspec.json.decode(json_encode(value))
-        except Exception as error:
-            self.refuse(value, path, _remedy_for(base), cause=error)
+        except Exception:  # it names the type, as we do, and runs no code of the value's
+            self.refuse(value, path, _remedy_for(base))
         return self.visit(written, path, left)
 
-    def refuse(
-        self, value: object, path: Path, problem: str, what: str = "", cause: Exception | None = None
-    ) -> NoReturn:
+    def refuse(self, value: object, path: Path, problem: str, what: str = "") -> NoReturn:
         what = f" {what}" if what else ""
         kind = type_name(type(value))
-        raise PayloadError(f"{self.where}: {written_path(path)}{what} of type {kind} {problem}") from cause
+        raise PayloadError(f"{self.where}: {written_path(path)}{what} of type {kind} {problem}") from None
 
 
 _copy_struct: Final[Callable[[Any], Any]] = cast(Any, msgspec.Struct).__copy__

@@ -90,14 +90,20 @@ class Signature:
     def encode_input(self, args: tuple[Any, ...], where: str, limits: Limits) -> Raw:
         """The one input of a call by function with `args`.
 
-        Raises TypeError for too few or too many arguments, `PayloadError` for what can't be encoded.
+        Raises TypeError for too few or too many arguments, `PayloadError` for what can't be encoded, by its argument.
         """
         if len(args) < self._required:
             missing = ", ".join(repr(p.name) for p in self.parameters[len(args) : self._required])
             raise TypeError(f"{where}: {self.display} is called without {missing}")
         if len(args) > len(self.parameters) and self.rest is None:
             raise TypeError(f"{where}: {self.display} takes {self._counts()}, but {len(args)} were given")
-        return encode(list(args), where, limits) if self.spreads else encode_plain_input(args, where, limits)
+        try:
+            return encode(list(args), where, limits) if self.spreads else encode_plain_input(args, where, limits)
+        except PayloadError as error:
+            refused = error
+        for index, arg in enumerate(args):
+            encode(arg, f"{self._argument(index)} of {self.display}", limits)
+        raise refused  # each of them would do, but not all together
 
     def decode_input(self, raw: Raw, where: str) -> tuple[Any, ...]:
         """The positional arguments for an input, decoded by their hints, defaults filled in.
@@ -109,15 +115,21 @@ class Signature:
         if self._required == 0 and _is_null(raw):
             return self._filled(())
         if not self.spreads:
-            return (decode(raw, self._hints(1)[0], where),)
+            return (decode(raw, self._hints(1)[0], f"{where}, {self._argument(0)}"),)
         count = _count(raw)
         if count is None:
             decode(raw, Any, where)  # what is no JSON at all is told first
             self._check_count(1, where)
-            return self._filled((decode(raw, self._hints(1)[0], where),))
+            return self._filled((decode(raw, self._hints(1)[0], f"{where}, {self._argument(0)}"),))
         self._check_count(count, where)
         hints = self._hints(count)
-        return self._filled(decode(raw, tuple[hints], where) if hints else ())  # type: ignore[valid-type]
+        try:
+            return self._filled(decode(raw, tuple[hints], where) if hints else ())  # type: ignore[valid-type]
+        except PayloadError as error:
+            refused = error
+        for index, item in enumerate(_items.decode(raw)):
+            decode(item, hints[index], f"{where}, {self._argument(index)}")
+        raise refused
 
     def input_same(self, recorded: Raw, now: Raw) -> bool:
         """Whether two inputs mean the same to this function; never raises for what they hold."""
@@ -152,6 +164,11 @@ class Signature:
 
     def __repr__(self) -> str:
         return f"<Signature {self.display}>"
+
+    def _argument(self, index: int) -> str:
+        if index < len(self.parameters):
+            return f"argument {self.parameters[index].name!r}"
+        return f"argument {index + 1}{f' (of *{self.rest.name})' if self.rest else ''}"
 
     def _filled(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return values + tuple(p.default for p in self.parameters[len(values) :])

@@ -53,16 +53,8 @@ def encode(value: object, where: str, limits: Limits) -> Raw:
     """
     if value is None:
         return NULL
-    kind = type(value)
-    try:
-        data = json_encode(value)
-        if kind not in _SAFE and (
-            kind is Raw or _suspicious(value, data, limits.payload_depth) or _may_hold_attrs(value, data)
-        ):
-            data = _carefully(value, where, limits)
-    except PayloadError:
-        raise
-    except Exception:  # whatever it was, the walk finds where
+    data = _quickly(value, limits.payload_depth)
+    if data is None:
         data = _carefully(value, where, limits)
     if len(data) > limits.payload_bytes:
         raise PayloadError(
@@ -86,11 +78,12 @@ def decode(raw: Raw, hint: Any, where: str) -> Any:
         return value
     except msgspec.ValidationError as error:
         problem = str(error) if "`$" in str(error) else f"{error} - at `$`"
-        raise PayloadError(f"{where}: {problem}; it is declared as {_hint_text(hint)}") from error
-    except RecursionError as error:
-        raise PayloadError(f"{where}: $ is nested too deep to be read") from error
+        # Its cause is what the declared class raised, if it did.
+        raise PayloadError(f"{where}: {problem}; it is declared as {_hint_text(hint)}") from error.__cause__
+    except RecursionError:
+        raise PayloadError(f"{where}: $ is nested too deep to be read") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise PayloadError(f"{where}: $ is not JSON ({error})") from error
+        raise PayloadError(f"{where}: $ is not JSON ({error})") from None
     except Exception as error:  # the code of the declared class, such as __post_init__
         name = type_name(type(error))
         raise PayloadError(f"{where}: $ can't be made a {_hint_text(hint)}, which raised {name}") from error
@@ -119,6 +112,19 @@ def _same_json(recorded: Raw, now: Raw) -> bool:
         return canonical(decode(recorded, Any, "")) == canonical(decode(now, Any, ""))
     except PayloadError:
         return False
+
+
+def _quickly(value: object, depth: int) -> bytes | None:
+    """What the fast encoder wrote; None where it refused, or may not have written what was meant."""
+    kind = type(value)
+    try:
+        data = json_encode(value)
+        if kind in _SAFE:
+            return data
+        doubtful = kind is Raw or _suspicious(value, data, depth) or _may_hold_attrs(value, data)
+        return None if doubtful else data
+    except Exception:  # whatever it was, the walk finds where
+        return None
 
 
 def _suspicious(value: object, data: bytes, depth: int) -> bool:
@@ -176,8 +182,8 @@ def _carefully(value: object, where: str, limits: Limits) -> bytes:
         return plain_encode(plain(value, where, limits.payload_depth))
     except PayloadError:
         raise
-    except RecursionError as error:
-        raise PayloadError(f"{where}: $ is nested deeper than this process can follow; flatten it") from error
+    except RecursionError:
+        raise PayloadError(f"{where}: $ is nested deeper than this process can follow; flatten it") from None
     except Exception as error:  # methods of hostile objects
         name = type(error).__name__
         raise PayloadError(f"{where}: $ can't be encoded, it raised {name}; pass plain data") from error

@@ -6,6 +6,7 @@ A decorated function is such a reference, and so is the name of one that lives e
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
@@ -257,7 +258,10 @@ def as_orchestrator(callee: OrchestratorRef[..., Any] | str) -> OrchestratorRef[
 
 def _refuse_other(callee: object, ref: type[_Ref]) -> None:
     if not isinstance(callee, ref):
-        raise TypeError(f"{callee!r} is no {ref.kind}: decorate it with @durable.{ref.kind}, or give its name")
+        shown = repr(callee)
+        if inspect.isroutine(callee) or inspect.isclass(callee):  # their repr is an address or a path
+            shown = f"{'class' if inspect.isclass(callee) else 'function'} {callee.__name__!r}"
+        raise TypeError(f"{shown} is no {ref.kind}: decorate it with @durable.{ref.kind}, or give its name")
 
 
 def checked_tags(tags: object) -> dict[str, str]:

@@ -36,10 +36,18 @@ class Mismatch(BaseException):
 
 def differs(number: int, recorded: Event | None, done: Event | None, line: str) -> Mismatch:
     """Name the first difference: event `number` of the history against what the code did at `line`."""
-    has = f"event {number} is {command(recorded)}" if recorded is not None else f"no further command at event {number}"
-    did = command(done) if done is not None else "did not ask for it and went on waiting"
+    if recorded is not None:
+        has = f"in the history, event {number} is {command(recorded)}"
+    else:
+        has = f"the history has no further command at event {number}"
+    if done is None:
+        did = "the code did not ask for it and went on waiting"
+    elif done.type == h.EXECUTION_COMPLETED:
+        did = f"the code: {command(done)}"
+    else:
+        did = f"the code now asks for {command(done)}"
     return Mismatch(
-        f"the code does not fit its history: the history has {has}; the code: {did} ({line}). "
+        f"the code does not fit its history: {has}; {did} ({line}). "
         "Nothing was lost; it goes on by itself when a worker runs code that fits."
     )
 

@@ -5,22 +5,32 @@ Laws.
 2. Leaves are settled by facts (or `cancel`), composites by their children, through links to their parents, so that
    a fan-in costs one step per fact whatever its width.
 3. `order` numbers settlements in the order of the history; `task_any` takes the lowest, then list order.
+4. A task is no result. Whoever uses it as one (adds, indexes, iterates, returns it) is told so at that line; only `==`
+   and `hash` work, by identity.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from typing import Any, Final, Generic, NoReturn, Protocol, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, TypeGuard, TypeVar, cast
 
 import msgspec
 
-from ..model.errors import TaskCancelledError, TaskFailedError, TimeoutError
+from ..model.errors import PayloadError, TaskCancelledError, TaskFailedError, TimeoutError
 from ..model.failure import FailureDetails
 from ..payload.values import decode
 from .callee import ActivityRef, OrchestratorRef
 
 R = TypeVar("R", covariant=True)
 _UNSET: Final[Any] = object()
+
+# What a forgetful `total = ctx.call_activity(...)` meets next.
+_OPERATIONS: Final = """
+    add radd sub rsub mul rmul matmul rmatmul truediv rtruediv floordiv rfloordiv mod rmod divmod rdivmod pow rpow
+    lshift rlshift rshift rrshift and rand xor rxor or ror neg pos abs invert
+    lt le gt ge int float complex index round trunc floor ceil
+    len contains getitem setitem delitem reversed
+""".split()
 
 
 class Canceller(Protocol):
@@ -35,6 +45,7 @@ class Task(Generic[R]):
     """Something that will have an outcome. `x = yield task` waits for it; `yield from task` and `await task` too."""
 
     __slots__ = ("_error", "_parents", "_value", "order", "owner")
+    made_by = "call_activity"  # the method of the context
 
     def __init__(self, owner: Canceller) -> None:
         self.owner = owner
@@ -68,13 +79,31 @@ class Task(Generic[R]):
 
     def __iter__(self) -> Generator[Task[Any], Any, R]:
         value: R = yield self
+        if value is None and not self.order:  # resumed by a `for` or an unpacking: the engine would have waited
+            raise TypeError(f"{self!r} {self.__no_payload__()}")
         return value
 
     def __await__(self) -> Generator[Task[Any], Any, R]:
         return self.__iter__()
 
     def __bool__(self) -> NoReturn:
-        raise TypeError(f"{self!r} has no truth value: did you forget yield?")
+        raise TypeError(f"{self!r} {self.__no_payload__()}")
+
+    if not TYPE_CHECKING:  # a type checker that saw it would take any name
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name.startswith("_"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise AttributeError(f"{self!r} has no attribute {name!r}; it {self.__no_payload__()}")
+
+    def __no_payload__(self) -> str:
+        """Why it is no value, after its name; `payload.plain` asks for it too."""
+        if self.order:
+            return "is a task, not its result: use its .result()"
+        return (
+            f"is a task, not its result: did you forget yield? Write `x = yield ctx.{self.made_by}(...)` "
+            "(in an `async def`: await)"
+        )
 
     def _read(self) -> Any:
         return self._value
@@ -89,6 +118,14 @@ class Task(Generic[R]):
         parents, self._parents = self._parents, []
         for parent in parents:
             parent.child_settled(self)
+
+
+def _is_no_result(task: Task[Any], *_: object) -> NoReturn:
+    raise TypeError(f"{task!r} {task.__no_payload__()}")
+
+
+for _operation in _OPERATIONS:
+    setattr(Task, f"__{_operation}__", _is_no_result)
 
 
 class Leaf(Task[R]):
@@ -106,6 +143,13 @@ class Leaf(Task[R]):
         self.owner.cancel(self)
         self._settle(None, TaskCancelledError(f"{self!r} was cancelled by the orchestrator"))
         return True
+
+    def _decoded(self, raw: msgspec.Raw, hint: Any, where: str) -> Any:
+        try:
+            return decode(raw, hint, where)
+        except PayloadError as error:
+            error.task_id = self.id  # recorded with the failure, so that a reader can tell which task it was
+            raise
 
 
 class CallTask(Leaf[R]):
@@ -144,7 +188,7 @@ class CallTask(Leaf[R]):
     def _read(self) -> Any:
         if isinstance(self._value, msgspec.Raw):
             where = f"the result of {self.ref.kind} {self.ref.name!r} (task {self.id})"
-            self._value = decode(self._value, self.ref.returns, where)
+            self._value = self._decoded(self._value, self.ref.returns, where)
         return self._value
 
     def __repr__(self) -> str:
@@ -155,6 +199,7 @@ class TimerTask(Leaf[None]):
     """A durable timer."""
 
     __slots__ = ()
+    made_by = "create_timer"
 
     def fired(self) -> None:
         self._settle(None, None)
@@ -167,6 +212,7 @@ class WaitTask(Leaf[R]):
     """A wait for an external event. `expired_at`: the number of buffered events when its timeout fired, else None."""
 
     __slots__ = ("expired_at", "hint", "name", "timed")
+    made_by = "wait_for_external_event"
 
     def __init__(self, owner: Canceller, task_id: int, name: str, hint: Any, timed: bool) -> None:
         super().__init__(owner, task_id)
@@ -183,7 +229,7 @@ class WaitTask(Leaf[R]):
 
     def _read(self) -> Any:
         if isinstance(self._value, msgspec.Raw):
-            self._value = decode(self._value, self.hint, f"the data of event {self.name!r}")
+            self._value = self._decoded(self._value, self.hint, f"the data of event {self.name!r}")
         return self._value
 
     def __repr__(self) -> str:
@@ -225,6 +271,7 @@ class AllTask(_Composite[R]):
     """All of them, in order; fails as soon as one fails unless it gathers the exceptions."""
 
     __slots__ = ("gather", "missing")
+    made_by = "task_all"
 
     def __init__(self, owner: Canceller, children: Sequence[Task[Any]], gather: bool) -> None:
         super().__init__(owner, children)
@@ -260,6 +307,7 @@ class AnyTask(_Composite[R]):
     """The first of them that has an outcome; its result is that task."""
 
     __slots__ = ()
+    made_by = "task_any"
 
     def __init__(self, owner: Canceller, children: Sequence[Task[Any]]) -> None:
         super().__init__(owner, children)

@@ -61,11 +61,11 @@ class Transaction(NamedTuple):
 # ---- what is written
 
 
-def _summary(instance: str, execution: str, name: str, status: str, output: str = "") -> bytes:
+def _summary(instance: str, execution: str, name: str, status: str, output: str, replies: str) -> bytes:
     ended = f',"completed_at":"{_TIME}","output":{output}' if output else ""
     return (
         f'{{"instance_id":"{instance}","execution_id":"{execution}","name":"{name}","status":"{status}",'
-        f'"created_at":"{_TIME}","updated_at":"{_TIME}"{ended}}}'
+        f'"created_at":"{_TIME}","updated_at":"{_TIME}"{ended}{replies}}}'
     ).encode()
 
 
@@ -88,18 +88,20 @@ class _Life:
 
     _numbers: Final = itertools.count(1)
 
-    def __init__(self, name: str, value: str = "null") -> None:
+    def __init__(self, name: str, value: str = "null", reply_to: str = "") -> None:
         self.instance = os.urandom(16).hex()
         self.execution = f"{_HOLDER[:20]}{next(self._numbers):012x}"
         self.name = name
         self.version = 0
         self.length = 0
         self.value = value
+        self.replies = f',"reply_to":"{reply_to}"' if reply_to else ""
 
     def start(self) -> Transaction:
         event = (
             f'{{"type":"ExecutionStarted","timestamp":"{_TIME}","name":"{self.name}","input":{self.value},'
-            f'"execution_id":"{self.execution}","seed":"{self.execution}"}}'
+            f'"instance_id":"{self.instance}","execution_id":"{self.execution}","seed":"{self.execution}"'
+            f"{self.replies}}}"
         )
         wake = (f"wake/{self.execution}", "inbox", self.instance, 0, _AT, "", 0, b"")
         return self._commit("PENDING", [event], [wake], [])
@@ -117,6 +119,22 @@ class _Life:
             events.append(_ended(end))
         return self._commit("COMPLETED" if end else "RUNNING", events, put, drop, end)
 
+    def park(self) -> Transaction:
+        """The first turn, which waits for an external event."""
+        events = [
+            f'{{"type":"OrchestratorStarted","timestamp":"{_TIME}"}}',
+            f'{{"type":"EventAwaited","timestamp":"{_TIME}","task_id":1,"name":"go"}}',
+        ]
+        return self._commit("RUNNING", events, [], [(f"wake/{self.execution}",)])
+
+    def wake(self) -> list[Transaction]:
+        """The event put into the inbox, and the turn that takes it and ends."""
+        event = f'{{"type":"EventRaised","timestamp":"{_TIME}","name":"go","input":1}}'
+        key = f"in/{self.execution}"
+        row = (key, "inbox", self.instance, 0, _AT, "", 0, event.encode())
+        events = [f'{{"type":"OrchestratorStarted","timestamp":"{_TIME}"}}', event, _ended("1")]
+        return [Transaction([], [], [row], []), self._commit("COMPLETED", events, [], [(key,)], "1")]
+
     def _key(self, task: int) -> str:
         return f"{self.execution}/{task}/1"
 
@@ -127,7 +145,7 @@ class _Life:
         row = f"[1,[{','.join(events)}]]".encode()
         history = [(self.execution, self.length, row)]
         self.length += len(events)
-        summary = _summary(self.instance, self.execution, self.name, status, output)
+        summary = _summary(self.instance, self.execution, self.name, status, output, self.replies)
         instance = (
             self.instance, self.version, self.execution, self.execution, status, self.name, _AT, None, summary,
         )  # fmt: skip
@@ -145,14 +163,14 @@ def _together(transactions: Sequence[Transaction]) -> Transaction:
     return together
 
 
-def _batches(transactions: Sequence[Transaction], size: int) -> Iterator[Transaction]:
+def batches(transactions: Sequence[Transaction], size: int) -> Iterator[Transaction]:
     for first in range(0, len(transactions), size):
         yield _together(transactions[first : first + size])
 
 
-def _hello() -> list[Transaction]:
+def hello(reply_to: str = "") -> list[Transaction]:
     """A sequence of three activities: its start and four turns."""
-    life = _Life("hello_sequence")
+    life = _Life("hello_sequence", reply_to=reply_to)
     greetings = ['"Hello Tokyo!"', '"Hello Seattle!"', '"Hello London!"']
     return [
         life.start(),
@@ -165,10 +183,10 @@ def _hello() -> list[Transaction]:
 
 def sequences_in_bulk(count: int) -> list[Transaction]:
     """Starts in commits of `STARTS`, then each of the four turns in commits of `TURNS`."""
-    turns = list(zip(*(_hello() for _ in range(count)), strict=True))
-    written = list(_batches(turns[0], STARTS))
+    turns = list(zip(*(hello() for _ in range(count)), strict=True))
+    written = list(batches(turns[0], STARTS))
     for turn in turns[1:]:
-        written += _batches(turn, TURNS)
+        written += batches(turn, TURNS)
     return written
 
 
@@ -176,16 +194,16 @@ def sequences_one_by_one(count: int) -> list[Transaction]:
     """Each start its own commit; after each `AHEAD` starts, their four turns in one commit each."""
     written: list[Transaction] = []
     for first in range(0, count, AHEAD):
-        turns = list(zip(*(_hello() for _ in range(first, min(count, first + AHEAD))), strict=True))
+        turns = list(zip(*(hello() for _ in range(first, min(count, first + AHEAD))), strict=True))
         written += turns[0]
         for turn in turns[1:]:
-            written += _batches(turn, TURNS)
+            written += batches(turn, TURNS)
     return written
 
 
 def sequences_alone(count: int) -> list[Transaction]:
     """Five commits a sequence, one after the other."""
-    return [transaction for _ in range(count) for transaction in _hello()]
+    return [transaction for _ in range(count) for transaction in hello()]
 
 
 def parallel(count: int) -> list[Transaction]:
@@ -206,6 +224,16 @@ def steps(count: int) -> list[Transaction]:
         written.append(life.turn([(i, str(i - 1))], [(i + 1, str(i))]))
     written.append(life.turn([(count, str(count - 1))], [], str(count)))
     return written
+
+
+def parked(count: int, woken: int) -> tuple[list[Transaction], list[Transaction]]:
+    """Instances that wait for an event, in commits as large as those of `sequences_in_bulk`; then some of them woken,
+    two commits each."""
+    lives = [_Life("waiting") for _ in range(count)]
+    starts = [life.start() for life in lives]
+    turns = [life.park() for life in lives]
+    written = [*batches(starts, STARTS), *batches(turns, TURNS)]
+    return written, [transaction for life in lives[:woken] for transaction in life.wake()]
 
 
 # ---- writing it

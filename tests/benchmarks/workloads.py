@@ -1,6 +1,6 @@
-"""What run.py measures: programs that use the product as its users do, and beside each the same rows in plain SQLite.
+"""What run.py measures: programs that use the product as its users do, and beside each a bare program of that shape.
 
-Each measurement makes a fresh file, opens client and worker in this process, runs the warm-up, then one timed run.
+Each measurement gets a fresh place, opens client and worker in this process, runs the warm-up, then one timed run.
 """
 
 from __future__ import annotations
@@ -19,31 +19,37 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import durable
 
 if TYPE_CHECKING:
+    from tests.benchmarks import limits
     from tests.benchmarks import raw_sqlite as raw
+    from tests.benchmarks.places import WORKSPACE, Place
+    from tests.benchmarks.raw_redis import Shape
 else:
+    import limits
     import raw_sqlite as raw
+    from places import WORKSPACE, Place
 
 EDGE: Final = 500  # steps at either end that are compared
 PATIENCE: Final = 60.0  # seconds until a wait is given up, e.g. because the engine stopped
+STEP: Final = 0.01  # seconds a sequential step that are waited besides
 
 Orchestration = Generator[durable.Task[Any], Any, Any]
 
 
 class Measured(NamedTuple):
-    """Figures by name, in seconds (or without a unit), and the bytes of histories and summaries in the file."""
+    """Figures by name, in seconds (or without a unit), and the bytes of histories and summaries stored."""
 
     figures: dict[str, float]
     stored: int = 0
 
 
-Measure = Callable[[str], Measured]  # of a path where a fresh file may be made
+Measure = Callable[[Place], Measured]
 
 
 class Case(NamedTuple):
-    """One way of measuring, in the product and raw."""
+    """One way of measuring, in the product and raw; None where a bare program has nothing to do."""
 
     product: Measure
-    raw: Measure
+    raw: Measure | None
 
 
 # ---- the orchestrations
@@ -81,48 +87,73 @@ def steps(ctx: durable.OrchestrationContext, count: int) -> Orchestration:
     return number
 
 
+@durable.orchestrator
+def waiting(ctx: durable.OrchestrationContext) -> Orchestration:
+    return (yield ctx.wait_for_external_event("go"))
+
+
 GREETINGS: Final = ["Hello Tokyo!", "Hello Seattle!", "Hello London!"]
 
 
 # ---- the product
 
 
+def worker(client: durable.Client, eager: bool) -> durable.Worker:
+    """A worker with its defaults, but for whether activities travel."""
+    return durable.Worker(client, eager_activities=eager)
+
+
 @contextmanager
-def _serving(path: str, warm_up: int) -> Iterator[durable.Client]:
-    with durable.connect(f"sqlite:///{path}") as client, durable.Worker(client):
-        for handle in client.start_many(hello_sequence, [None] * warm_up):
-            handle.result(PATIENCE)
+def _serving(place: Place, warm_up: int) -> Iterator[durable.Client]:
+    with (
+        durable.connect(place.store, events=place.events, workspace=WORKSPACE) as client,
+        worker(client, place.eager),
+    ):
+        warmed_up(client, warm_up)
         yield client
 
 
-def _stored(path: str) -> int:
-    with closing(sqlite3.connect(path)) as connection:
+def warmed_up(client: durable.Client, count: int) -> None:
+    """So many sequences, which are not timed."""
+    for handle in client.start_many(hello_sequence, [None] * count):
+        handle.result(PATIENCE)
+
+
+def stored(place: Place) -> int:
+    """Bytes of histories and summaries that the product has stored there."""
+    if not place.path:
+        if TYPE_CHECKING:
+            from tests.benchmarks import raw_redis
+        else:
+            import raw_redis
+        return raw_redis.stored_bytes(place.store, b"durable:")
+    with closing(sqlite3.connect(place.path)) as connection:
         return raw.stored_bytes(connection)
 
 
-def _expect(found: object, wanted: object) -> None:
+def expect(found: object, wanted: object) -> None:
+    """Raises RuntimeError: a figure for a wrong result is none."""
     if found != wanted:
         raise RuntimeError(f"the benchmark got {found!r} instead of {wanted!r}")
 
 
-def sequences(count: int, warm_up: int, bulk: bool) -> Case:
+def sequences(count: int, warm_up: int, shape: Shape) -> Case:
     """Sequences a second, from before the first start until the last result is here."""
 
-    def product(path: str) -> Measured:
-        with _serving(path, warm_up) as client:
+    def product(place: Place) -> Measured:
+        with _serving(place, warm_up) as client:
             begun = time.perf_counter()
-            if bulk:
+            if shape == "many":
                 handles = client.start_many(hello_sequence, [None] * count)
             else:
                 handles = [client.start_orchestration(hello_sequence) for _ in range(count)]
             results = [handle.result(PATIENCE) for handle in handles]
             seconds = time.perf_counter() - begun
-        _expect([r for r in results if r != GREETINGS], [])
-        return Measured({"rate": count / seconds}, _stored(path))
+        expect([r for r in results if r != GREETINGS], [])
+        return Measured({"rate": count / seconds}, stored(place))
 
-    def limit(path: str) -> Measured:
-        transactions = raw.sequences_in_bulk(count) if bulk else raw.sequences_one_by_one(count)
-        written = raw.write(path, raw.sequences_in_bulk(warm_up), transactions)
+    def limit(place: Place) -> Measured:
+        written = limits.sequences(place, shape, count, warm_up)
         return Measured({"rate": count / written.seconds}, written.stored)
 
     return Case(product, limit)
@@ -131,22 +162,19 @@ def sequences(count: int, warm_up: int, bulk: bool) -> Case:
 def alone(count: int, warm_up: int) -> Case:
     """Seconds from start to result, nothing else running: median and 99th percentile."""
 
-    def product(path: str) -> Measured:
+    def product(place: Place) -> Measured:
         seconds = []
-        with _serving(path, warm_up) as client:
+        with _serving(place, warm_up) as client:
             for _ in range(count):
                 begun = time.perf_counter()
                 result = client.start_orchestration(hello_sequence).result(PATIENCE)
                 seconds.append(time.perf_counter() - begun)
-                _expect(result, GREETINGS)
-        return Measured(_percentiles(seconds), _stored(path))
+                expect(result, GREETINGS)
+        return Measured(_percentiles(seconds), stored(place))
 
-    def limit(path: str) -> Measured:
-        transactions = raw.sequences_alone(count)
-        written = raw.write(path, raw.sequences_in_bulk(warm_up), transactions)
-        turns = len(transactions) // count
-        seconds = [sum(written.each[first : first + turns]) for first in range(0, len(transactions), turns)]
-        return Measured(_percentiles(seconds), written.stored)
+    def limit(place: Place) -> Measured:
+        written = limits.sequences(place, "alone", count, warm_up)
+        return Measured(_percentiles(written.each), written.stored)
 
     return Case(product, limit)
 
@@ -154,16 +182,16 @@ def alone(count: int, warm_up: int) -> Case:
 def parallel(count: int, warm_up: int) -> Case:
     """Seconds from the start of one orchestration with `count` parallel activities until its result is here."""
 
-    def product(path: str) -> Measured:
-        with _serving(path, warm_up) as client:
+    def product(place: Place) -> Measured:
+        with _serving(place, warm_up) as client:
             begun = time.perf_counter()
             joined = client.start_orchestration(fan_out, count).result(PATIENCE)
             seconds = time.perf_counter() - begun
-        _expect(joined, count)
-        return Measured({"seconds": seconds}, _stored(path))
+        expect(joined, count)
+        return Measured({"seconds": seconds}, stored(place))
 
-    def limit(path: str) -> Measured:
-        written = raw.write(path, raw.sequences_in_bulk(warm_up), raw.parallel(count))
+    def limit(place: Place) -> Measured:
+        written = raw.write(place.path, raw.sequences_in_bulk(warm_up), raw.parallel(count))
         return Measured({"seconds": written.seconds}, written.stored)
 
     return Case(product, limit)
@@ -172,21 +200,21 @@ def parallel(count: int, warm_up: int) -> Case:
 def in_sequence(count: int, warm_up: int) -> Case:
     """Seconds a step, and what the last steps cost compared with the first, by the times in the history."""
 
-    def product(path: str) -> Measured:
-        with _serving(path, warm_up) as client:
+    def product(place: Place) -> Measured:
+        with _serving(place, warm_up) as client:
             begun = time.perf_counter()
             handle = client.start_orchestration(steps, count)
-            total = handle.result(PATIENCE)
+            total = handle.result(PATIENCE + count * STEP)
             seconds = time.perf_counter() - begun
             history = client.history(handle.instance_id)
-        _expect(total, count * (count - 1) // 2)
+        expect(total, count * (count - 1) // 2)
         done: list[datetime] = [event.timestamp for event in history if event.type == "TaskCompleted"]
-        _expect(len(done), count)
+        expect(len(done), count)
         took = [(after - before).total_seconds() for before, after in pairwise(done)]
-        return Measured({"step": seconds / count, "drift": _drift(took)}, _stored(path))
+        return Measured({"step": seconds / count, "drift": _drift(took)}, stored(place))
 
-    def limit(path: str) -> Measured:
-        written = raw.write(path, raw.sequences_in_bulk(warm_up), raw.steps(count))
+    def limit(place: Place) -> Measured:
+        written = raw.write(place.path, raw.sequences_in_bulk(warm_up), raw.steps(count))
         return Measured({"step": written.seconds / count, "drift": _drift(written.each[1:-1])}, written.stored)
 
     return Case(product, limit)

@@ -12,10 +12,12 @@ Exit status 1 when anything is wrong; the folder with what the workers said is k
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import math
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -66,6 +68,7 @@ EMPTY_WITHIN: Final = 15.0
 def work(url: str, events: str) -> int:
     """A worker until SIGTERM, or until the process that watches it ends."""
     fleet.end_with_parent()
+    faulthandler.register(signal.SIGUSR1)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         with durable.connect(url, events=events, workspace=WORKSPACE) as client:
@@ -204,7 +207,7 @@ class Faults:
             self.count["Redis killed"] += 1
 
     def _queues_deleted(self) -> None:
-        while not self.over.wait(self.random.uniform(4.0, 10.0)):
+        while not self.over.wait(self.random.uniform(3.0, 6.0)):
             if self.rabbit.running and self.rabbit.ready():
                 self.count["queues deleted"] += delete_queues(self.rabbit)
 
@@ -420,6 +423,8 @@ class Run:
                 still, moved = left, time.monotonic()
             workers.look_after()
             time.sleep(0.1)
+        if still:
+            workers.dump()
         self.figures.append(
             f"all finished {moved - began:.1f} s after the load" if not still else f"{len(still)} STUCK"
         )
@@ -439,6 +444,10 @@ class Run:
             yield f"a row is left: {row.kind} {row.key}, due in {row.due_at - now:.0f} s, holder {row.holder!r}"
         for queue, n in messages.items():
             yield f"{n} messages are left in queue {queue}"
+        if messages:
+            yield rabbit.control("list_queues", "name", "messages_ready", "messages_unacknowledged", "consumers")
+            yield rabbit.control("list_consumers")
+            yield rabbit.control("list_channels", "pid", "consumer_count", "messages_unacknowledged", "prefetch_count")
 
     def said(self) -> Counter[str]:
         """What the workers logged, without what differs from line to line."""
@@ -499,7 +508,14 @@ def main() -> int:
         print(f"  workers said {n} times: {line}")
     print(f"{len(run.wrong)} WRONG" if run.wrong else "all right", f"after {time.monotonic() - began:.0f} s")
     if run.wrong:
-        print(*(f"  {what}" for what in run.wrong[:30]), f"what is left of it: {folder}", sep="\n")
+        (folder / "wrong").write_text("\n".join(run.wrong))
+        shown: Counter[str] = Counter()
+        for what in run.wrong:
+            kind = " ".join(word for word in what.split() if word.isalpha())
+            shown[kind] += 1
+            if shown[kind] <= 3:
+                print(f"  {what}")
+        print(f"what is left of it: {folder}")
         return 1
     shutil.rmtree(folder)
     return 0

@@ -117,6 +117,11 @@ class Fleet:
                         self.odd.append(f"worker {pid} ended with status {worker.returncode}")
                     self._spawn()
 
+    def dump(self) -> None:
+        """Each says in its log what its threads are doing."""
+        for worker in self._workers.values():
+            worker.send_signal(signal.SIGUSR1)
+
     def stop(self, seconds: float) -> list[str]:
         """SIGTERM to all; what was not as it must be."""
         for worker in self._workers.values():

@@ -538,6 +538,39 @@ class Dangling:
     x: "NoSuchName"  # type: ignore[name-defined]  # noqa: F821
 
 
+@dataclass
+class Checked:
+    x: int
+
+    def __post_init__(self) -> None:
+        raise ValueError("no such x")
+
+
+class Nowhere(tzinfo):
+    def utcoffset(self, at: datetime | None) -> timedelta:
+        raise LookupError("no offset")
+
+    dst = utcoffset
+
+    def tzname(self, at: datetime | None) -> str:
+        return "nowhere"
+
+
+def test_a_refusal_has_a_cause_only_where_somebody_s_code_raised() -> None:
+    with pytest.raises(PayloadError, match="no such x") as caught:
+        decode(Raw(b'{"x":1}'), Checked, "here")
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert not isinstance(caught.value.__cause__, msgspec.MsgspecError)
+    with pytest.raises(PayloadError) as caught:
+        encode([datetime(2026, 1, 1, tzinfo=Nowhere())], "here", LIMITS)
+    assert isinstance(caught.value.__cause__, LookupError)
+    for own in (lambda: encode([len], "here", LIMITS), lambda: decode(Raw(b"1"), str, "here")):
+        with pytest.raises(PayloadError) as caught:
+            own()
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
 MISFITS: list[tuple[bytes, Any, str]] = [
     (b'{"id":1}', Order, "here: Expected `uuid`, got `int` - at `$.id`; it is declared as"),
     (b'[{"sku":"a","price":"1"},{"sku":"a"}]', list[Item], "missing required field `price` - at `$[1]`"),
@@ -697,7 +730,9 @@ RECEIVED: list[tuple[Callable[..., Any], bytes, Any]] = [
     (two, b"[1]", "$ gives 1 of the arguments of two(a: int, b: str), which takes 2 arguments"),
     (two, b'[1,"b",3]', "$ gives 3 of the arguments of two(a: int, b: str), which takes 2 arguments"),
     (two, b"1", "$ gives 1 of the arguments of two(a: int, b: str)"),
-    (two, b'["b",1]', "Expected `int`, got `str` - at `$[0]`"),
+    (two, b'["b",1]', "here, argument 'a': Expected `int`, got `str` - at `$`; it is declared as int"),
+    (two, b"[1,2]", "here, argument 'b': Expected `str`, got `int` - at `$`; it is declared as str"),
+    (typed, b'["2026-01-01T00:00:00Z",["b",1]]', "here, argument 'tags': Expected `str`, got `int` - at `$[1]`"),
     (two, b'[1,"b"', "not JSON"),
     (two_default, b"1", (1, "x")),
     (two_default, b"[1]", (1, "x")),
@@ -713,7 +748,7 @@ RECEIVED: list[tuple[Callable[..., Any], bytes, Any]] = [
     (rest, b"[]", ()),
     (rest, b'["1.0","2"]', (Decimal("1.0"), Decimal(2))),
     (rest, b'"1.0"', (Decimal("1.0"),)),
-    (one_and_rest, b'["a",1,"b"]', "at `$[2]`"),
+    (one_and_rest, b'["a",1,"b"]', "here, argument 3 (of *more): Expected `int`, got `str` - at `$`"),
     (one_and_rest, b"[]", "takes 1 or more arguments"),
     (one_and_rest, b'"a"', ("a",)),
     (typed, b'["2026-01-01T00:00:00Z",["b","a"]]', (datetime(2026, 1, 1, tzinfo=timezone.utc), {"a", "b"})),
@@ -730,8 +765,10 @@ def test_one_input_is_received_by_the_rule(fn: Callable[..., Any], raw: bytes, e
     else:
         with pytest.raises(PayloadError) as caught:
             sig.decode_input(Raw(raw), "here")
-        assert str(caught.value).startswith("here: ")
+        assert str(caught.value).startswith(("here: ", "here, argument "))
         assert expected in str(caught.value)
+        assert caught.value.__cause__ is None  # one traceback, not three
+        assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
 @pytest.mark.parametrize(
@@ -757,8 +794,20 @@ def test_the_number_of_arguments_is_checked_as_python_does(
 
 
 def test_an_argument_that_cannot_travel_is_named_by_its_place() -> None:
-    with pytest.raises(PayloadError, match=r"here: \$\[1\] of type float"):
-        Signature.of(two, 0).encode_input((1, NAN), "here", LIMITS)
+    for fn, args, message in (
+        (two, (1, [NAN]), r"^argument 'b' of two\(a: int, b: str\): \$\[0\] of type float"),
+        (one, (len,), r"^argument 'a' of one\(a: int\): \$ of type builtin_function_or_method can't travel"),
+        (one_and_rest, ("a", 1, 1j), r"^argument 3 \(of \*more\) of one_and_rest\(.*\): \$ of type complex"),
+    ):
+        with pytest.raises(PayloadError, match=message) as caught:
+            Signature.of(fn, 0).encode_input(args, "here", LIMITS)
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_arguments_that_only_together_are_too_much_are_refused_as_the_input() -> None:
+    with pytest.raises(PayloadError, match=r"^here: \$ is 9 bytes of JSON, above the limit of 7"):
+        Signature.of(two, 0).encode_input((1, "abc"), "here", Limits(payload_bytes=7))
 
 
 def grown(a: Grown, b: int = 2) -> None: ...

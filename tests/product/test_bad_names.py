@@ -176,6 +176,36 @@ def test_a_name_that_is_no_text_is_a_type_error(world: World, name: Any) -> None
             call()
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a/b", "instance_id='a/b' holds the character '/', which is not allowed; use - or : instead (see"),
+        ("a\tb", "instance_id='a\\tb' holds the character '\\t', which is not allowed; leave it out (see"),
+        ("@a", "instance_id='@a' begins with '@', which is reserved; begin with another character (see"),
+    ],
+)
+def test_a_refused_id_comes_with_a_remedy(world: World, name: str, says: str) -> None:
+    world.work()
+    with pytest.raises(ValueError, match="Ids and names") as caught:
+        world.client.start_orchestration("healthy", 1, instance_id=name)
+    assert str(caught.value).startswith(says)
+    with pytest.raises(TypeError, match=r"^instance_id must be text, not int$"):
+        world.client.start_orchestration("healthy", 1, instance_id=5)  # type: ignore[call-overload]
+
+
+def test_what_is_no_activity_is_named_as_in_the_code(world: World) -> None:
+    def plain(text: str) -> str:
+        return text
+
+    def careless(ctx: Ctx, wrong: str) -> Steps:
+        callee: Any = {"function": plain, "class": dict}[wrong]
+        yield ctx.call_activity(callee, "x")
+
+    for wrong, named in (("function", "function 'plain'"), ("class", "class 'dict'")):
+        message = world.fails(careless, wrong).message
+        assert message == f"{named} is no activity: decorate it with @durable.activity, or give its name"
+
+
 def test_ids_that_differ_in_case_or_look_alike_are_different(world: World) -> None:
     world.work()
     ids = ["ID", "id", "Id", " id", "id ", "paypal", "\u0440aypal", "a:b", "a", "b"]

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -184,7 +184,7 @@ def test_a_worker_starts_once(world: World) -> None:
 
 
 def test_wrong_options_of_a_worker(world: World) -> None:
-    for options in (
+    wrong: tuple[dict[str, Any], ...] = (
         {"max_concurrent_activities": 0},
         {"max_concurrent_activities": True},
         {"max_cached_orchestrations": -1},
@@ -192,7 +192,8 @@ def test_wrong_options_of_a_worker(world: World) -> None:
         {"shutdown_grace": float("nan")},
         {"queues": []},
         {"groups": ["a/b"]},
-    ):
+    )
+    for options in wrong:
         with pytest.raises(ValueError, match=next(iter(options))):
             durable.Worker(world.client, registry=world.registry, **options)
     with pytest.raises(ValueError, match="eager_activities=False needs a broker"):

@@ -11,146 +11,25 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import msgspec
 import pytest
 
 import durable
+from tests.product.command_line import FLOWS, SOON, Command, ended, recorded, until
 
-SOON = 20  # seconds; nothing here takes that long
 # Colours, a cleared line, a title, the eight-bit CSI, DEL, right-to-left, a zero-width space, markup, and lines.
 HOSTILE = "a\x1b[31mb\rc\x1b]0;t\x07d\x9b2Je\x7ff\u202eg\u200bh\nFAKE [red]i[/red] \U000e0041"
-
-FLOWS = """
-import os
-import durable
-
-@durable.activity
-def step(name: str) -> str:
-    with open("steps", "a") as steps:
-        steps.write(name + "\\\\n")
-    if os.environ.get("GATE") == name:
-        open("gate").read()  # a FIFO: until the test opens and closes it
-    return f"{name} done"
-
-@durable.activity
-def breaks(what: str, code: int) -> None:
-    raise ConnectionError(what)
-
-@durable.orchestrator
-def order(ctx, item: str):
-    done = []
-    for name in ("charge", "pack", "ship"):
-        done.append((yield ctx.call_activity(step, name)))
-    return {"item": item, "done": done}
-
-@durable.orchestrator
-def refused(ctx):
-    retry = durable.RetryPolicy(max_attempts=3, first_interval=0.01)
-    yield ctx.call_activity(breaks.options(retry=retry), "card refused", 402)
-
-@durable.orchestrator
-def approval(ctx, what: str):
-    approved = yield ctx.wait_for_external_event("decision")
-    return [what, approved]
-
-@durable.orchestrator(name="two.args")
-def two(ctx, a: int, b: int = 5):
-    return a * b
-
-if __name__ == "__main__":
-    raise SystemExit("this block must not run")
-""".replace("\\\\", "\\")
-
-
-class Command:
-    """`durable` in one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.url = f"sqlite:///{folder}/.durable/durable.db"
-        (folder / "flows.py").write_text(FLOWS)
-
-    def environment(self, **more: str) -> dict[str, str]:
-        unwanted = ("DURABLE_", "NO_COLOR", "FORCE_COLOR", "PYTHON", "GITHUB_ACTIONS", "PY_COLORS")
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
-        return kept | {"COLUMNS": "80", "LINES": "50", "PYTHONUTF8": "1", "TERM": "xterm-256color"} | more
-
-    def __call__(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "durable", *arguments],
-            cwd=self.folder,
-            env=self.environment(**environment),
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=60,
-        )
-
-    def says(self, *arguments: str, **environment: str) -> str:
-        """What a command that must succeed says on stdout."""
-        done = self(*arguments, **environment)
-        assert done.returncode == 0, (arguments, done)
-        return done.stdout
-
-    @contextmanager
-    def running(self, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "durable", *arguments],
-            cwd=self.folder,
-            env=self.environment(**environment),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            # Under a runner that ignores SIGINT, its children would too.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.communicate()
-
-    @contextmanager
-    def client(self) -> Iterator[durable.Client]:
-        with durable.connect(self.url) as client:
-            yield client
-
-    @contextmanager
-    def worker(self, registry: durable.Registry) -> Iterator[durable.Client]:
-        """A client, and a worker in this process."""
-        with self.client() as client, durable.Worker(client, registry=registry, shutdown_grace=0):
-            yield client
-
-    def steps(self) -> list[str]:
-        return (self.folder / "steps").read_text().split()
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
     return Command(tmp_path)
-
-
-def until(stream: IO[str] | None, part: str) -> list[str]:
-    """The lines up to the first that holds `part`."""
-    assert stream is not None
-    lines: list[str] = []
-    for line in stream:
-        lines.append(line)
-        if part in line:
-            return lines
-    raise AssertionError((part, lines))
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=SOON)
-    return process.returncode, out, err
 
 
 def unprintable(text: str) -> set[str]:
@@ -342,7 +221,7 @@ def test_a_worker_drains_within_its_grace_and_exits_0(command: Command) -> None:
             with open(command.folder / "gate", "w"):  # opens once `pack` reads
                 (first,) = until(process.stderr, "worker")
                 assert f"pid {process.pid}" in first
-                assert "store sqlite:///.durable/durable.db" in first
+                assert f"store {command.folder}/.durable/durable.db" in first
                 until(process.stderr, "orchestrators: approval, order")
                 process.send_signal(signal.SIGTERM)
                 until(process.stderr, "stopping")
@@ -387,8 +266,8 @@ def test_a_worker_tells_why_it_can_not_begin(command: Command, module: str, part
 
 def test_a_second_worker_stands_by_and_names_the_first(command: Command) -> None:
     with command.worker(durable.Registry()), command.running("worker", "flows") as process:
-        (_, line) = until(process.stderr, "standing by")
-        assert f"pid {os.getpid()}" in line
+        assert f"pid {os.getpid()}" in until(process.stderr, "standing by")[-1]
+        until(process.stderr, "SIGTERM stops it")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
 
@@ -430,6 +309,10 @@ def registry() -> durable.Registry:
         nobody = ctx.call_activity("nobody.serves.this", 7)
         yield ctx.task_any([timer, child, decision, nobody])
         return "woken"
+
+    @functions.orchestrator(name="no event")
+    def no_event(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        yield ctx.create_timer(timedelta(days=3))
 
     @functions.orchestrator
     def quiet(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
@@ -531,6 +414,93 @@ def test_show_of_a_waiting_one_tells_what_it_waits_for(command: Command) -> None
     assert "durable raise w decision --data JSON" in said
     assert "waiting" in said
     assert max(map(len, said.splitlines())) <= 80
+
+
+def test_show_calls_nothing_running_that_may_not_be(command: Command) -> None:
+    with command.worker(registry()) as client:
+        client.start_orchestration("waits", instance_id="w")
+        client.wait("w", SOON, until="started")
+    said = command.says("show", "w")  # the worker is gone
+    row = next(line for line in said.splitlines() if line.split()[1:2] == ["nobody.serves.this"])
+    assert row.endswith(" open")
+    assert "running" not in said[said.index("timeline") :]
+    assert "durable worker MODULE" in said
+
+
+def test_show_tells_of_an_event_that_was_not_what_the_code_declares(command: Command) -> None:
+    functions = durable.Registry()
+
+    @functions.orchestrator
+    def asks(ctx: durable.OrchestrationContext, limit: float) -> Generator[Any, Any, Any]:
+        early = yield ctx.wait_for_external_event("early")
+        try:
+            yield ctx.wait_for_external_event("late", timeout=limit)
+        except durable.TimeoutError:
+            yield ctx.wait_for_external_event("decision", type=bool)
+        return early
+
+    with command.worker(functions) as client:
+        client.start_orchestration("asks", 0.01, instance_id="a")
+        client.raise_event("a", "early")
+        client.raise_event("a", "decision", "nope")
+        client.wait("a", SOON)
+    said = command.says("show", "a")
+    rows = said[said.index("timeline") :].splitlines()[2:]
+    assert [(row.split()[2], row.split("  ")[-1].strip()) for row in rows] == [
+        ("early", "done"),
+        ("late", "timed out"),
+        ("decision", "failed"),
+    ]
+    assert 'data of decision (task 3): "nope"' in said
+
+
+def test_show_of_a_blocked_one_counts_what_has_come_as_done(command: Command) -> None:
+    def code(name: str) -> durable.Registry:
+        functions = durable.Registry()
+
+        @functions.activity
+        def fetch(what: str) -> str:
+            if name == "go":
+                gate.wait(SOON)  # so that the first worker leaves it to the second
+            return what
+
+        @functions.orchestrator
+        def flow(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+            fetched = ctx.call_activity(fetch, "a fairly long argument of it")
+            yield ctx.wait_for_external_event(name)
+            return (yield fetched)
+
+        return functions
+
+    gate = threading.Event()
+    with command.worker(code("go")) as client:
+        client.start_orchestration("flow", instance_id="f")
+        client.wait("f", SOON, until="started")
+    with command.worker(code("other")) as client:
+        recorded(client, "f", "TaskCompleted", pending=True)
+    gate.set()
+    said = command.says("show", "f")
+    row = next(line for line in said.splitlines() if "fetch" in line and "not taken yet" in line)
+    assert row.endswith("  done, not taken yet")
+    assert "TaskCompleted" in said  # it has come
+    assert "activity  fetch" not in said  # so nobody waits for it
+    assert "BLOCKED" in said
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_show_lists_events_that_nobody_has_taken(command: Command) -> None:
+    with command.worker(registry()) as client:
+        client.start_orchestration("waits", instance_id="w")
+        client.wait("w", SOON, until="started")
+        client.raise_event("w", "decison", {"approved": True})
+        recorded(client, "w", "EventRaised")
+        said = command.says("show", "w")
+        assert 'came, and nobody has taken it\n  event decison {"approved":true}\n' in said
+        client.raise_event("w", "decision")
+        client.wait("w", SOON)
+    said = command.says("show", "w")
+    assert said.count("event decison {") == 1  # too late now, and still to be seen
+    assert "event decision null" not in said
 
 
 def test_show_of_one_that_nobody_serves(command: Command) -> None:
@@ -636,11 +606,75 @@ def test_raise_and_terminate_say_what_they_did(command: Command) -> None:
     assert json.loads(command.says("--json", "terminate", "w")) == {"terminated": False, "instance_id": "w"}
     assert "magenta" not in command.says("show", "w")
     late = command("raise", "w", "other")
-    assert late.returncode == 2
-    assert "has ended" in late.stderr
+    assert late.returncode == 1
+    assert late.stderr == "error: 'w' has ended (TERMINATED) and takes no more events\n"
+
+
+def test_raise_notes_that_it_waits_for_something_else(command: Command) -> None:
+    with command.client() as client:
+        client.start_orchestration("waits", instance_id="w")
+    assert command("raise", "w", "decison").stderr == ""  # it has not begun: nobody knows yet
+    with command.worker(registry()) as client:
+        client.wait("w", SOON, until="started")
+        done = command("raise", "w", "decison")
+        assert (done.returncode, done.stdout) == (0, "event decison is recorded for w\n")
+        assert done.stderr == (
+            "it waits for 'decision' at the moment; the event is kept until it waits for 'decison'\n"
+        )
+        assert json.loads(command("raise", "w", "x", "--json").stderr) == {"waits_for": ["decision"]}
+        client.start_orchestration("no event", instance_id="n")
+        client.wait("n", SOON, until="started")
+        assert "it waits for no event at the moment; the event is kept" in command("raise", "n", "x").stderr
+        assert command("raise", "w", "DECISION").stderr == ""
 
 
 # ---- how it ends
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["list"], ["show", "x"], ["history", "x"], ["history", "x", "-f"], ["raise", "x", "e"], ["terminate", "x"]],
+)
+def test_looking_and_steering_make_no_store(command: Command, arguments: list[str]) -> None:
+    for url, path in (
+        (None, ".durable/durable.db"),
+        ("sqlite:///deep/er/x%20y.db", "deep/er/x y.db"),
+        ("sqlite:///flows.py/x.db", "flows.py/x.db"),
+    ):
+        done = command(*arguments, *(["--url", url] if url else []))
+        assert (done.returncode, done.stdout) == (4, "")
+        assert done.stderr.startswith(f"error: no store at {command.folder}/{path}: ")
+        assert "--url" in done.stderr
+        assert [entry.name for entry in command.folder.iterdir()] == ["flows.py"]
+    done = command(*arguments, "--url", "memory://x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "each process's own memory" in done.stderr
+
+
+def test_each_workspace_of_a_file_is_a_store_of_its_own(command: Command) -> None:
+    command.says("run", "flows.py:two", "--input", "[1, 2]", "--id", "x", "--workspace", "a b")
+    assert json.loads(command.says("list", "--json", "--workspace", "a b"))["instance_id"] == "x"
+    for other in ([], ["--workspace", "c"]):
+        assert command("list", *other).returncode == 4
+    assert not (command.folder / ".durable" / "durable.db").exists()
+    assert not (command.folder / ".durable" / "durable.db@c").exists()
+
+
+def test_a_store_is_named_by_its_absolute_path(command: Command) -> None:
+    with command.client():
+        pass
+    assert command("list").stderr == f"no orchestrations in {command.folder}/.durable/durable.db\n"
+    for steer in (["show"], ["raise", "x", "e"], ["terminate"]):
+        done = command(*steer[:1], "nosuch", *steer[2:])
+        assert f"no orchestration 'nosuch' in {command.folder}/.durable/durable.db;" in done.stderr
+
+
+def test_it_tells_its_version(command: Command) -> None:
+    assert command.says("--version") == f"durable {durable.__version__}\n"
+
+
+def test_help_keeps_its_sentences_whole(command: Command) -> None:
+    assert "What it carries; default null." in command.says("raise", "--help")
 
 
 @pytest.mark.parametrize(
@@ -660,7 +694,7 @@ def test_raise_and_terminate_say_what_they_did(command: Command) -> None:
         (["history", "nosuch"], 3, "nosuch"),
         (["history", "nosuch", "--follow"], 3, "nosuch"),
         (["history", "x", "--follow", "--execution", "y"], 2, "--execution"),
-        (["raise", "nosuch", "e"], 3, "nosuch"),
+        (["raise", "nosuch", "e"], 3, "/.durable/durable.db; `durable list` shows what is there"),
         (["raise", "nosuch", "e", "--data", "{'a': 1}"], 2, "character 2"),
         (["terminate", "nosuch"], 3, "nosuch"),
         (["terminate", "nosuch", "--reason", "because"], 2, "quotes"),
@@ -672,6 +706,8 @@ def test_raise_and_terminate_say_what_they_did(command: Command) -> None:
 def test_each_error_has_its_status_and_one_message(
     command: Command, arguments: list[str], status: int, part: str
 ) -> None:
+    with command.client():
+        pass  # a store, with nothing in it
     done = command(*arguments)
     assert (done.returncode, done.stdout) == (status, ""), done
     assert done.stderr.startswith("error: ")
@@ -691,6 +727,8 @@ def test_each_error_has_its_status_and_one_message(
 def test_under_json_an_error_is_one_object_on_stderr(
     command: Command, arguments: list[str], status: int, code: str
 ) -> None:
+    with command.client():
+        pass
     done = command("--json", *arguments)
     assert (done.returncode, done.stdout) == (status, "")
     (line,) = done.stderr.splitlines()
@@ -712,7 +750,7 @@ def test_options_of_every_command_may_stand_on_either_side(command: Command) -> 
     command.says("run", "flows.py:two", "--input", "[1, 2]", "--id", "x", "--url", "sqlite:///other.db")
     assert json.loads(command.says("--url", "sqlite:///other.db", "list", "--json"))["instance_id"] == "x"
     assert json.loads(command.says("--json", "list", DURABLE_URL="sqlite:///other.db"))["instance_id"] == "x"
-    assert command.says("list") == ""
+    assert command("list").returncode == 4  # the default store
 
 
 def test_a_closed_pipe_ends_quietly(command: Command) -> None:
@@ -902,7 +940,7 @@ def test_folding_and_wrapping_lose_nothing() -> None:
 
 
 def test_a_history_without_code_tells_how_each_task_stands() -> None:
-    from durable.cli.tasks import tasks_of
+    from durable.cli.tasks import tasks_of, untaken_of
 
     moments = iter(range(100))
 
@@ -926,10 +964,14 @@ def test_a_history_without_code_tells_how_each_task_stands() -> None:
         event("TimerCreated", 1, attempt=2, fire_at="2026-11-24T01:00:00Z"),
     ]
     states = {task.id: task.state.value for task in tasks_of(history)}
+    assert untaken_of(history) == []
+    assert [e.name for e in untaken_of([*history, event("EventRaised", name="b"), event("EventRaised", name="x")])] == [
+        "b"
+    ]
     assert states == {1: "retrying", 2: "done", 3: "done", 4: "waiting", 5: "timed out", 6: "cancelled"}
     more = [event("TimerFired", 1, attempt=2), event("TaskScheduled", 1, name="a", attempt=2)]
     (first, *_) = tasks_of(history + more)
-    assert (first.state.value, len(first.attempts), first.due) == ("running", 2, None)
+    assert (first.state.value, len(first.attempts), first.due) == ("open", 2, None)
     ended = tasks_of([*history, *more, event("ExecutionCompleted", status="COMPLETED")])
     assert [task.id for task in ended if task.state.value == "left"] == [1, 4]
     assert not any(task.open for task in ended)

@@ -414,6 +414,10 @@ def test_code_that_does_not_fit_blocks_and_fitting_code_goes_on(bench: Bench, ne
     reason = bench.blocked(handle)
     for text in says:
         assert text in reason
+    assert "in the history, event " in reason or "the history has no further command at event " in reason
+    assert any(
+        text in reason for text in ("; the code now asks for ", "; the code: ", "; the code did not ask for it ")
+    )
     assert f"{__file__}:" in reason
     line = int(reason.partition(f"{__file__}:")[2].split(")")[0])
     assert new.__code__.co_firstlineno < line <= new.__code__.co_firstlineno + 6

@@ -48,6 +48,29 @@ def test_an_event_reaches_the_wait_for_it(bench: Bench, app: durable.Registry) -
     assert (raised.type, raised.name, raised.input) == ("EventRaised", "go", {"amount": 3})
 
 
+def test_data_of_a_wrong_type_can_be_caught_and_waited_for_again(bench: Bench, app: durable.Registry) -> None:
+    @app.orchestrator
+    def asks(ctx: Ctx) -> Steps:
+        refused = []
+        while True:
+            try:
+                answer = yield ctx.wait_for_external_event("decision", type=bool)
+            except durable.PayloadError as error:
+                refused.append(str(error))
+            else:
+                return [refused, answer]
+
+    bench.serve(app)
+    handle = bench.start(asks)
+    bench.until_recorded(handle, "EventAwaited")
+    handle.raise_event("decision", "yes")
+    bench.until_recorded(handle, "EventAwaited", 2)
+    handle.raise_event("decision", True)
+    (said,), answer = handle.result(SOON)
+    assert said == "the data of event 'decision': Expected `bool`, got `str` - at `$`; it is declared as bool"
+    assert answer is True
+
+
 def test_early_events_are_kept_in_order_and_each_satisfies_one_wait(bench: Bench, app: durable.Registry) -> None:
     handle = bench.start("take", ["b", "a", "a", "b", "a"])
     for number, name in enumerate("aabba"):

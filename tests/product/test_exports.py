@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import importlib.metadata
 import inspect
 import subprocess
 import sys
@@ -70,6 +71,13 @@ def test_errors_are_also_the_builtin_that_people_catch() -> None:
 
 def test_cloud_event_is_the_class_of_the_sdk() -> None:
     assert durable.CloudEvent is cloudevents.core.v1.event.CloudEvent
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    code = "import sys, durable; assert 'importlib.metadata' not in sys.modules; print(durable.__version__, end='')"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert said == importlib.metadata.version("durable-orchestrations") == durable.__version__
+    assert "__version__" not in durable.__all__  # `import *` brings names to use
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -139,6 +139,37 @@ def test_an_uncaught_activity_failure_names_activity_task_and_cause(bench: Bench
     assert failed.failure == failure.cause
 
 
+def test_the_error_of_a_failed_orchestration_names_the_users_line(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.activity
+    def price(item: str) -> int:
+        return {"book": 12}[item]  # the line
+
+    @app.orchestrator
+    def sell(ctx: Ctx, item: str) -> Steps:
+        return (yield ctx.call_activity(price, item))
+
+    bench.serve(app)
+    handle = bench.start(sell, "pen", instance_id="order 42")
+    with pytest.raises(durable.OrchestrationFailedError) as caught:
+        handle.result(SOON)
+    line = price.fn.__code__.co_firstlineno + 2
+    text = str(caught.value)
+    assert text.startswith("orchestration 'order 42' (sell) failed: durable.TaskFailedError: activity 'price' (task 1)")
+    assert text.endswith(f"KeyError: 'pen' ({__file__}:{line} in price); details: durable show 'order 42'")
+
+    @app.orchestrator
+    def gives_up(ctx: Ctx) -> Steps:
+        yield ctx.create_timer(0)
+        raise ValueError("no more")  # the line
+
+    with pytest.raises(
+        durable.OrchestrationFailedError, match=r"no more \(.*:\d+ in gives_up\); details: durable show g$"
+    ):
+        bench.run(gives_up, instance_id="g")
+
+
 def test_an_orchestrator_that_raises_fails_with_its_own_error(bench: Bench) -> None:
     app = durable.Registry()
 

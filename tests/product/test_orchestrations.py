@@ -147,6 +147,141 @@ def test_a_task_has_no_truth_value(bench: Bench, app: durable.Registry) -> None:
     assert "did you forget yield?" in failure.message
 
 
+def unpacks(task: Any) -> object:
+    first, second = task
+    return first, second
+
+
+def extends(task: Any) -> object:
+    items = [0]
+    items += task
+    return items
+
+
+# What a forgotten yield leads to, a line later.
+USED_AS_A_RESULT: dict[str, Callable[[Any], object]] = {
+    "task + 1": lambda task: task + 1,
+    "1 + task": lambda task: 1 + task,
+    "'a' + task": lambda task: "a" + task,
+    "[] + task": lambda task: [] + task,  # noqa: RUF005 - what is asked is who raises
+    "2 * task": lambda task: 2 * task,
+    "task / 2": lambda task: task / 2,
+    "-task": lambda task: -task,
+    "task | {}": lambda task: task | {},
+    "task < 3": lambda task: task < 3,
+    "task > 3": lambda task: task > 3,
+    "task[0]": lambda task: task[0],
+    "task['total']": lambda task: task["total"],
+    "'a' in task": lambda task: "a" in task,
+    "len": len,
+    "int": int,
+    "float": float,
+    "round": round,
+    "range": range,
+    "sum": sum,
+    "list": list,
+    "for": lambda task: [None for _ in task],
+    "unpack": unpacks,
+    "+=": extends,
+    "task.total": lambda task: task.total,
+}
+
+
+def test_a_task_used_as_its_result_says_that_a_yield_is_missing(bench: Bench, app: durable.Registry) -> None:
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        task = ctx.call_activity("double", 1)
+        said = {}
+        for name, use in USED_AS_A_RESULT.items():
+            try:
+                said[name] = repr(use(task))
+            except (TypeError, AttributeError) as error:
+                said[name] = str(error)
+        ctx.set_custom_status(said)
+        return (yield task)
+
+    bench.serve(app)
+    handle = bench.start(flow)
+    assert handle.result(SOON) == 2
+    said = handle.status().custom_status
+    assert said.keys() == USED_AS_A_RESULT.keys()
+    for name, text in said.items():
+        assert "<Task 1: activity 'double'>" in text, (name, text)
+        assert "did you forget yield? Write `x = yield ctx.call_activity(...)`" in text, (name, text)
+
+
+def test_a_finished_task_used_as_its_result_names_result(bench: Bench, app: durable.Registry) -> None:
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        winner = yield ctx.task_any([ctx.call_activity("double", 1)])
+        return winner + 1
+
+    bench.serve(app)
+    assert "use its .result()" in bench.fails(flow).message
+
+
+def test_tasks_stay_what_they_are_for_yield_from_await_and_comparison(bench: Bench, app: durable.Registry) -> None:
+    @app.orchestrator
+    def generator(ctx: Ctx) -> Steps:
+        one, two = ctx.call_activity("double", 1), ctx.call_activity("double", 2)
+        assert one != two
+        assert len({one, two, one}) == 2
+        assert [two, one].index(one) == 1
+        assert not hasattr(one, "total")
+        yield from ctx.create_timer(0)
+        all_of = yield from ctx.task_all([one, two])
+        return [all_of, (yield from one)]
+
+    @app.orchestrator
+    async def coroutine(ctx: Ctx) -> Any:
+        await ctx.create_timer(0)
+        return await ctx.call_activity("double", 3)
+
+    bench.serve(app)
+    assert bench.run(generator) == [[2, 4], 2]
+    assert bench.run(coroutine) == 6
+
+
+@pytest.mark.parametrize(
+    ("gives", "path", "method"),
+    [
+        (lambda ctx: ctx.call_activity("double", 1), "$,", "call_activity"),
+        (lambda ctx: {"sums": [0, ctx.call_activity("double", 1)]}, "$.sums[1],", "call_activity"),
+        (lambda ctx: ctx.create_timer(60), "$,", "create_timer"),
+        (lambda ctx: ctx.wait_for_external_event("go"), "$,", "wait_for_external_event"),
+        (lambda ctx: [ctx.task_all([ctx.create_timer(60)])], "$[0],", "task_all"),
+    ],
+)
+def test_a_returned_task_says_that_a_yield_is_missing(
+    bench: Bench, app: durable.Registry, gives: Callable[[Ctx], Any], path: str, method: str
+) -> None:
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Any:
+        return gives(ctx)
+
+    bench.serve(app)
+    failure = bench.fails(flow)
+    assert failure.type == "durable.PayloadError"
+    assert f"the output of orchestrator 'flow': {path} <" in failure.message
+    assert f"did you forget yield? Write `x = yield ctx.{method}(...)`" in failure.message
+
+
+def test_a_task_as_an_argument_says_that_a_yield_is_missing(bench: Bench, app: durable.Registry) -> None:
+    @app.activity
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        doubled: Any = ctx.call_activity("double", 1)
+        return (yield ctx.call_activity(add, 1, doubled))
+
+    bench.serve(app)
+    message = bench.fails(flow).message
+    assert "argument 'b' of " in message
+    assert "<Task 1: activity 'double'>, is a task, not its result: did you forget yield?" in message
+
+
 @pytest.mark.parametrize(
     ("call", "instead"),
     [

@@ -27,6 +27,7 @@ PROGRAMS = [
     for i, (kind, text) in enumerate(BLOCKS)
     if kind == "python" and text != FIRST
 ]
+MOMENT = next(text for kind, text in BLOCKS if kind == "console" and "kill -9" in text)
 SHOWN = next(text for kind, text in BLOCKS if kind == "console" and "durable show" in text)
 
 
@@ -69,9 +70,45 @@ def test_the_durable_moment(tmp_path: Path) -> None:
             seen = sum(event.type == "TaskScheduled" for event in client.history("order-42"))
         client.close()
         process.send_signal(signal.SIGKILL)
-    assert run(tmp_path, "order.py") == "pack book\nship book\nbook is on its way\n"
+    output = run(tmp_path, "order.py")
+    assert output == "pack book\nship book\nbook is on its way\n"
+    printed = [line for line in MOMENT.splitlines() if not line.startswith(("$ ", "[1]"))]  # the shell's own: [1]
+    assert printed == ["charge book", *output.splitlines()]
+    assert [line for line in MOMENT.splitlines() if line.startswith("$ ")] == [
+        "$ python order.py &",
+        "$ kill -9 %1",
+        "$ python order.py",
+    ]
     shown = run(tmp_path, "-m", "durable", "show", "order-42")
     assert _shape(shown) == _shape(SHOWN.partition("\n")[2])
+
+
+def test_ctrl_c_lets_the_running_step_end(tmp_path: Path) -> None:
+    (tmp_path / "order.py").write_text(FIRST, encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, "order.py"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Under a runner that ignores SIGINT, its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "charge book\n"
+        with durable.connect(f"sqlite:///{tmp_path}/.durable/durable.db") as client:
+            seen = 0
+            while seen < 2:
+                seen = sum(event.type == "TaskScheduled" for event in client.history("order-42"))
+            process.send_signal(signal.SIGINT)
+            out, _ = process.communicate(timeout=20)
+            results = sum(event.type == "TaskCompleted" for event in client.history("order-42"))
+    assert (out, results) == ("pack book\n", 2)
+
+
+def test_it_has_the_section_that_messages_name() -> None:
+    assert "\n## Ids and names\n" in README
 
 
 def _shape(screen: str) -> list[str]:

@@ -1,0 +1,59 @@
+"""The raw limit of hello sequences at a place: the bare programs of what is there, one after the other.
+
+With two servers the times of both programs are added. They could overlap a little, as the product's do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from tests.benchmarks import raw_sqlite
+    from tests.benchmarks.places import Place
+    from tests.benchmarks.raw_redis import Shape
+else:
+    import raw_sqlite
+
+_SQLITE: Final = {
+    "many": raw_sqlite.sequences_in_bulk,
+    "single": raw_sqlite.sequences_one_by_one,
+    "alone": raw_sqlite.sequences_alone,
+}
+
+
+class Limit(NamedTuple):
+    """Seconds of all; of each sequence, where they run alone; bytes of histories and summaries stored."""
+
+    seconds: float
+    each: list[float]
+    stored: int
+
+
+def sequences(place: Place, shape: Shape, count: int, warm_up: int) -> Limit:
+    """What so many hello sequences need there at least."""
+    if place.path:
+        transactions = _SQLITE[shape](count)
+        written = raw_sqlite.write(place.path, raw_sqlite.sequences_in_bulk(warm_up), transactions)
+        return Limit(written.seconds, _of_each(written.each, count), written.stored)
+    # Only here: without the clients of the servers the other rows can be measured all the same.
+    if TYPE_CHECKING:
+        from tests.benchmarks import raw_rabbitmq, raw_redis
+    else:
+        import raw_redis
+    reply_to = raw_redis.REPLY_TO if place.events else ""
+    stored = raw_redis.write(place.store, shape, count, warm_up, reply_to)
+    limit = Limit(stored.seconds, _of_each(stored.each, count), stored.stored)
+    if place.events is None:
+        return limit
+    if not TYPE_CHECKING:
+        import raw_rabbitmq
+    sent = raw_rabbitmq.carry(place.events, shape, count, warm_up, carried=not place.eager)
+    both = zip(limit.each, _of_each(sent.each, count), strict=True)
+    return Limit(limit.seconds + sent.seconds, [one + other for one, other in both], limit.stored)
+
+
+def _of_each(seconds: Sequence[float], count: int) -> list[float]:
+    """The same number of consecutive parts is one sequence's; nothing sensible where they were batched."""
+    parts = len(seconds) // count
+    return [sum(seconds[n * parts : (n + 1) * parts]) for n in range(count)] if parts else [0.0] * count

@@ -1,0 +1,131 @@
+"""Where a measurement happens: a fresh SQLite file, or servers that are started here and end with the run.
+
+Servers listen on free loopback ports and keep their data in private folders below the one given, which must be on a
+disk. Each place with Redis has a fresh server (AOF, everysec). RabbitMQ takes seconds to start: there is one for the
+run, and its queues are empty again when a measurement ends.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from tests.servers.process import ServerProcess
+    from tests.servers.rabbitmq_server import RabbitServer, missing_rabbitmq
+    from tests.servers.redis_server import RedisServer, missing_redis
+else:
+    sys.path.append(str(Path(__file__).parents[1]))
+    from servers.process import ServerProcess
+    from servers.rabbitmq_server import RabbitServer, missing_rabbitmq
+    from servers.redis_server import RedisServer, missing_redis
+
+WORKSPACE: Final = "default"
+
+# sqlite: a file. redis: a server, activities in the worker's process. eager: RabbitMQ beside it, activities run where
+# they were scheduled. broker: every activity travels through RabbitMQ.
+Kind = Literal["sqlite", "redis", "eager", "broker"]
+
+
+class Place(NamedTuple):
+    """`store` and `events` are URLs, `path` that of the SQLite file, `redis` and `rabbitmq` the servers."""
+
+    kind: Kind
+    store: str
+    events: str | None = None
+    path: str = ""
+    redis: RedisServer | None = None
+    rabbitmq: RabbitServer | None = None
+
+    @property
+    def eager(self) -> bool:
+        """Whether activities run in the process of the worker that schedules them."""
+        return self.kind != "broker"
+
+
+def missing(kind: Kind) -> str | None:
+    """Why there can be no such place on this machine, and the remedy; None when there can."""
+    if kind == "sqlite":
+        return None
+    return missing_redis() or (missing_rabbitmq() if kind in ("eager", "broker") else None)
+
+
+def versions(kind: Kind) -> str:
+    """What the servers of such a place are, for those who read the figures."""
+    if kind == "sqlite":
+        return ""
+    said = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
+    redis = next(word[2:] for word in said.split() if word.startswith("v="))
+    return f"Redis {redis}, AOF everysec, fresh each time" + (
+        "; RabbitMQ, quorum queues" if kind in ("eager", "broker") else ""
+    )
+
+
+class Places:
+    """Makes places below `folder`; as a context manager it ends all servers."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._rabbitmq: RabbitServer | None = None
+
+    def __enter__(self) -> Places:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._rabbitmq is not None:
+            self._rabbitmq.close()
+
+    @contextmanager
+    def place(self, kind: Kind) -> Iterator[Place]:
+        """A fresh place; its Redis and its file are gone afterwards."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as fresh:
+            if kind == "sqlite":
+                path = str(Path(fresh, "bench.db"))
+                yield Place(kind, f"sqlite:///{path}", path=path)
+                return
+            broker = self._broker() if kind in ("eager", "broker") else None
+            with _below(fresh):
+                redis = RedisServer()
+            try:
+                redis.start()
+                yield Place(kind, redis.url, broker.url() if broker else None, redis=redis, rabbitmq=broker)
+            finally:
+                redis.close()
+
+    def _broker(self) -> RabbitServer:
+        if self._rabbitmq is None:
+            with _below(self._folder):
+                self._rabbitmq = RabbitServer()
+            self._rabbitmq.start()
+        return self._rabbitmq
+
+
+@contextmanager
+def _below(folder: str) -> Iterator[None]:
+    """A server takes its folder from `tempfile`, whose default may be a file system in memory."""
+    before, tempfile.tempdir = tempfile.tempdir, str(Path(folder).resolve())
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+def processor_seconds(server: ServerProcess) -> float:
+    """What a server has used of the processors, with all that it started; 0 where the system does not tell."""
+    total = 0.0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended meanwhile
+        if int(fields[2]) == server.pid:
+            total += (int(fields[11]) + int(fields[12])) / 100
+    return total

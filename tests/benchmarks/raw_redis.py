@@ -1,0 +1,240 @@
+"""The raw limit beside the rows with Redis in run.py: a bare program that stores the same by the same Lua scripts.
+
+It reads the product's scripts (`backends/redis_*.lua`, for their checks are part of the layout) and nothing else of it:
+commands are packed before the clock starts, sent over one connection of redis-py in pipelines, and their answers parsed
+by hiredis and thrown away. No objects, no threads, no signals. A hello sequence is five commits (a start, four turns),
+one load before its first turn, and one read of its summary at the end: as many, and as large, as the product's.
+
+    python tests/benchmarks/raw_redis.py [--repeats 3] [--dir FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from struct import pack
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import hiredis
+from redis import Redis
+from redis.connection import Connection
+
+if TYPE_CHECKING:
+    from tests.benchmarks import raw_sqlite as raw
+else:
+    import raw_sqlite as raw
+
+PARTITIONS: Final = 16
+PACKET: Final = 64 * 1024  # bytes a write: more would keep the server waiting
+REPLY_TO: Final = "durable.default.reply.0123456789abcdef0123456789abcdef"
+_BACKENDS: Final = Path(__file__).parents[2] / "backends"
+_GROUP: Final = b"default"
+_CODES: Final = {"task": b"t", "inbox": b"i"}
+
+Shape = Literal["many", "single", "alone"]
+Pipeline = list[bytes]  # packed commands that travel together
+
+
+class Written(NamedTuple):
+    """Seconds of all and of each pipeline; bytes of histories and records that are in Redis afterwards."""
+
+    seconds: float
+    each: list[float]
+    stored: int
+
+
+class Scripts(NamedTuple):
+    """The names that Redis gave the scripts."""
+
+    commit: bytes
+    load: bytes
+
+
+# ---- what is sent
+
+
+class _Sequence(NamedTuple):
+    """The commands of one hello sequence."""
+
+    start: bytes
+    load: bytes
+    turns: list[bytes]
+    read: bytes
+
+
+def _command(*words: bytes | str) -> bytes:
+    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub wants a tuple of one
+    return packed
+
+
+def _row(kind: str, instance: str, due_at: float, holder: str, attempt: int, body: bytes) -> bytes:
+    sizes = pack("<dIHcHH", due_at, attempt, len(holder), _CODES[kind], len(_GROUP), len(instance))
+    return sizes + _GROUP + instance.encode() + holder.encode() + body
+
+
+def _commit(scripts: Scripts, base: bytes, transaction: raw.Transaction) -> bytes:
+    [(instance, version, commit_id, execution, status, _, created_at, _, summary)] = transaction.instances
+    finished = status == "COMPLETED"
+    sizes = pack("<IBHHH", version, finished, len(commit_id), len(execution), len(_GROUP))
+    words: list[bytes | str] = [
+        pack("<dIII", created_at, version - 1, len(transaction.history), len(transaction.drop)),
+        instance,
+        commit_id,
+        sizes + commit_id.encode() + execution.encode() + _GROUP + summary,
+    ]
+    for where, start, events in transaction.history:
+        words += (where, pack("<I", start) + events)
+    words += (key for (key,) in transaction.drop)
+    for key, kind, owner, _, due_at, holder, attempt, body in transaction.put:
+        words += (key, _row(kind, owner, due_at, holder, attempt, body))
+    return _command(b"EVALSHA", scripts.commit, b"1", base, *words)
+
+
+def _sequences(scripts: Scripts, count: int, reply_to: str) -> list[_Sequence]:
+    made = []
+    for number in range(count):
+        base = b"raw:{bench:%d}:" % (number % PARTITIONS)
+        start, *turns = raw.hello(reply_to)
+        instance: str = start.instances[0][0]
+        made.append(
+            _Sequence(
+                _commit(scripts, base, start),
+                _command(b"EVALSHA", scripts.load, b"1", base, instance, b"0"),
+                [_commit(scripts, base, turn) for turn in turns],
+                _command(b"HMGET", base + b"instances", instance),
+            )
+        )
+    return made
+
+
+def _turns(sequences: Sequence[_Sequence]) -> Iterator[Pipeline]:
+    """What is left after the start, for all of these together: loads, then each turn of all."""
+    yield [sequence.load for sequence in sequences]
+    for turn in zip(*(sequence.turns for sequence in sequences), strict=True):
+        yield list(turn)
+
+
+def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
+
+
+def in_bulk(sequences: Sequence[_Sequence]) -> list[Pipeline]:
+    """Starts in pipelines of `raw.STARTS`, then each step of all in pipelines of `raw.TURNS`."""
+    sent = [[sequence.start for sequence in some] for some in _parts(sequences, raw.STARTS)]
+    for step in _turns(sequences):
+        sent += map(list, _parts(step, raw.TURNS))
+    return sent + [[sequence.read for sequence in some] for some in _parts(sequences, raw.TURNS)]
+
+
+def one_by_one(sequences: Sequence[_Sequence]) -> list[Pipeline]:
+    """Each start alone; after each `raw.AHEAD` starts what follows for all of them together."""
+    sent: list[Pipeline] = []
+    for some in _parts(sequences, raw.AHEAD):
+        sent += ([sequence.start] for sequence in some)
+        sent += _turns(some)
+    return sent + [[sequence.read for sequence in some] for some in _parts(sequences, raw.TURNS)]
+
+
+def alone(sequences: Sequence[_Sequence]) -> list[Pipeline]:
+    """Seven commands a sequence, one after the other."""
+    return [[command] for s in sequences for command in (s.start, s.load, *s.turns, s.read)]
+
+
+PIPELINES: Final = {"many": in_bulk, "single": one_by_one, "alone": alone}
+
+
+# ---- sending it
+
+
+def write(url: str, shape: Shape, count: int, warm_up: int, reply_to: str = "") -> Written:
+    """Send the sequences to a Redis that is empty; the warm-up is not timed."""
+    parts = urlsplit(url)
+    connection: Any = Connection(host=parts.hostname, port=parts.port, protocol=2)  # type: ignore[no-untyped-call]
+    try:
+        scripts = Scripts(*(_load(connection, name) for name in ("commit", "load")))
+        for pipeline in in_bulk(_sequences(scripts, warm_up, reply_to)):
+            _exchange(connection, _packets(pipeline), len(pipeline))
+        made = PIPELINES[shape](_sequences(scripts, count, reply_to))
+        packets = [_packets(pipeline) for pipeline in made]
+        each = []
+        begun = last = time.perf_counter()
+        for pipeline, packed in zip(made, packets, strict=True):
+            _exchange(connection, packed, len(pipeline))
+            now = time.perf_counter()
+            each.append(now - last)
+            last = now
+    finally:
+        connection.disconnect()
+    return Written(last - begun, each, stored_bytes(url, b"raw:"))
+
+
+def _load(connection: Any, name: str) -> bytes:
+    """SCRIPT LOAD of `redis_<name>.lua`, after the file that comes before every script."""
+    text = b"\n".join((_BACKENDS / f"redis_{part}.lua").read_bytes() for part in ("partition", name))
+    connection.send_packed_command([_command(b"SCRIPT", b"LOAD", text)])
+    sha: bytes = connection.read_response()
+    return sha
+
+
+def _packets(pipeline: Pipeline) -> list[bytes]:
+    packets: list[bytes] = []
+    some: list[bytes] = []
+    size = 0
+    for command in pipeline:
+        some.append(command)
+        size += len(command)
+        if size >= PACKET:
+            packets.append(b"".join(some))
+            some, size = [], 0
+    return [*packets, b"".join(some)] if some else packets
+
+
+def _exchange(connection: Any, packets: list[bytes], answers: int) -> None:
+    connection.send_packed_command(packets)
+    read = connection.read_response
+    for _ in range(answers):
+        if not read():
+            raise RuntimeError("Redis refused a commit of the raw program")
+
+
+def stored_bytes(url: str, prefix: bytes) -> int:
+    """Bytes of histories and records in a Redis of this layout."""
+    with Redis.from_url(url) as redis:
+        keys: list[bytes] = list(redis.scan_iter(match=prefix + b"*", count=1_000))
+        histories = sum(len(item) for key in keys if b"}:h:" in key for item in redis.lrange(key, 0, -1))
+        records = sum(len(r) for key in keys if key.endswith(b"}:instances") for r in redis.hvals(key))
+    return histories + records
+
+
+def main() -> None:
+    if TYPE_CHECKING:
+        from tests.benchmarks.places import Places
+    else:
+        from places import Places
+
+    parser = argparse.ArgumentParser(description="what Redis alone needs for the rows of run.py")
+    parser.add_argument("--repeats", type=int, default=3, help="each in a fresh server; the median is shown")
+    parser.add_argument("--dir", default=".", help="where the servers keep their data (default: here)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=arguments.dir) as folder, Places(folder) as places:
+        for shape, count in _CASES:
+            took = []
+            for _ in range(arguments.repeats):
+                with places.place("redis") as place:
+                    took.append(write(place.store, shape, count, 200).seconds)
+            seconds = median(took)
+            per_unit = f"{seconds / count * 1e3:8.3f} ms each, {count / seconds:9,.0f} a second"
+            print(f"{count:5,} {shape:8} {seconds:8.3f} s  {per_unit}", flush=True)
+
+
+_CASES: Final[tuple[tuple[Shape, int], ...]] = (("many", 2_000), ("single", 2_000), ("alone", 300))
+
+
+if __name__ == "__main__":
+    main()
