@@ -2,13 +2,17 @@
 PYTHON ?= python3
 SEEDS  ?= 1000
 KILLS  ?= 20
+FAULT  ?= all
+SECONDS ?= 60
+# ALLOW_SKIP=1: tests that need a server which is not there are skipped, visibly.
+export ALLOW_SKIP
 
 BIN   := $(CURDIR)/.venv/bin
 STAMP := .venv/installed
 RUN   := "$(BIN)/python"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types bench simulate kill test-all package clean
+.PHONY: help venv demo test lint types servers bench simulate kill chaos test-all package clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## this list
@@ -24,7 +28,7 @@ demo: venv  ## an order in three steps, then its status and its history
 	echo '$$ python samples/order.py' && $(RUN) "$(CURDIR)/samples/order.py" && \
 	for view in show history; do echo && echo "\$$ durable $$view order-42" && $(RUN) -m durable $$view order-42 || exit; done
 
-test: lint types  ## what must be green before a commit: lint, types, tests (without the slow ones)
+test: lint types servers  ## what must be green before a commit: lint, types, tests (without the slow ones)
 	@$(RUN) -m pytest -q -m "not slow"
 
 lint: venv  ## ruff: rules and format
@@ -35,6 +39,9 @@ types: venv  ## mypy and pyright, both strict
 	@$(RUN) -m mypy --no-error-summary
 	@found=$$($(RUN) -m pyright --pythonpath "$(BIN)/python") || { echo "$$found"; exit 1; }
 
+servers: venv  ## redis-server and rabbitmq-server for the tests, by apt-get when missing
+	@$(RUN) -m tests.servers
+
 bench: venv  ## how fast, on this machine
 	@$(RUN) tests/benchmarks/run.py
 
@@ -44,7 +51,10 @@ simulate: venv  ## SEEDS=1000 simulated lives of a system whose parts fail
 kill: venv  ## KILLS=20 times kill -9 on a real worker
 	@$(RUN) tests/chaos/kill.py --kills $(KILLS)
 
-test-all: lint types  ## everything: the slow tests, the simulator, the killing, the package
+chaos: servers  ## FAULT=all SECONDS=60: workers and servers killed under a steady load
+	@$(RUN) tests/chaos/cluster.py --fault $(FAULT) --seconds $(SECONDS)
+
+test-all: lint types servers  ## everything: the slow tests, the simulator, the killing, the package
 	@$(RUN) -m pytest -q
 	@$(MAKE) simulate kill package
 

@@ -136,7 +136,8 @@ class Reception:
     def _serve(self, line: Line) -> None:
         try:
             while True:
-                line.socket.sendall(framed(encode(self._apply(_requests.decode(line.frame())))))
+                request = _requests.decode(line.frame())
+                line.socket.sendall(framed(encode(self._apply(request))))
         except (OSError, EOFError):
             pass  # the sender is gone, or this worker is leaving
         except (msgspec.MsgspecError, TooLarge) as error:

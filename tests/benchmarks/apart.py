@@ -137,7 +137,7 @@ def parked(count: int, warm_up: int) -> Case:
     """Seconds until so many instances wait for an event; memory and threads then; seconds to wake one."""
 
     def product(place: Place) -> Measured:
-        child = Child(place, ["park", str(count), str(min(count, WOKEN))])
+        child = Child(place, ["park", str(count), str(min(count, WOKEN)), str(warm_up)])
         try:
             figures = child.ask()
         finally:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 import durable
 
 if TYPE_CHECKING:
-    from tests.benchmarks.workloads import waiting, worker
+    from tests.benchmarks.workloads import waiting, warmed_up, worker
 else:
-    from workloads import waiting, worker
+    from workloads import waiting, warmed_up, worker
 
 PATIENCE: Final = 600.0  # seconds
 
@@ -36,9 +36,10 @@ def serve(eager: bool) -> None:
             say(cpu=time.process_time() - before, seconds=time.perf_counter() - begun)
 
 
-def park(count: int, woken: int) -> None:
+def park(count: int, woken: int, warm_up: int) -> None:
     """Start so many instances that wait for an event; then what the process holds, and what waking one takes."""
     with durable.connect() as client, worker(client, True):
+        warmed_up(client, warm_up)
         threads, memory = threading.active_count(), _resident()
         begun = time.perf_counter()
         ids = [handle.instance_id for handle in client.start_many(waiting, [None] * count)]
@@ -70,4 +71,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(sys.argv[2] == "eager")
     else:
-        park(int(sys.argv[2]), int(sys.argv[3]))
+        park(*map(int, sys.argv[2:]))

@@ -62,9 +62,7 @@ def versions(kind: Kind) -> str:
         return ""
     said = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
     redis = next(word[2:] for word in said.split() if word.startswith("v="))
-    return f"Redis {redis}, AOF everysec, fresh each time" + (
-        "; RabbitMQ, quorum queues" if kind in ("eager", "broker") else ""
-    )
+    return f"Redis {redis}, everysec"
 
 
 class Places:

@@ -133,7 +133,7 @@ def describe(machine: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         f"{settings['activity_threads']} activity threads",
         f"batches: up to {settings['turns']} turns, {settings['items']} items a commit "
         f"(raw: {settings['raw_turns']} turns, {settings['raw_starts']} starts, {settings['raw_done']} completions)",
-        "servers on loopback, their data on the same disk; a fresh file or a fresh Redis each time; RabbitMQ is one",
+        "servers on loopback, their data on this disk; a fresh file or Redis each time, one RabbitMQ",
         f"warm-up {settings['warm_up']} sequences; up to {settings['repeats']} repeats; raw and product in turns",
     ]
     if machine["file_system"] in ("tmpfs", "ramfs"):

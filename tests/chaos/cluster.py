@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import durable
 from durable.model.names import partition_of
+from tests.servers.process import ServerFailed
 from tests.servers.rabbitmq_server import RabbitServer
 from tests.servers.redis_server import RedisServer
 
@@ -197,9 +198,11 @@ class Faults:
             self.workers.thaw(frozen)
 
     def _rabbit_kill(self) -> None:
-        while not self.over.wait(self.random.uniform(5.0, 12.0)):
+        pause = 3.0
+        while not self.over.wait(pause):
             self.rabbit.restart(graceful=False)
             self.count["RabbitMQ killed"] += 1
+            pause = self.random.uniform(5.0, 12.0)
 
     def _redis_kill(self) -> None:
         while not self.over.wait(self.random.uniform(3.0, 9.0)):
@@ -214,8 +217,8 @@ class Faults:
 
 def delete_queues(rabbit: RabbitServer) -> int:
     """All of them but those that belong to one connection; how many."""
-    import pika
-    from pika.exceptions import AMQPError
+    import pika  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
+    from pika.exceptions import AMQPError  # type: ignore[import-untyped]  # as above
 
     deleted = 0
     try:
@@ -226,7 +229,7 @@ def delete_queues(rabbit: RabbitServer) -> int:
                 if ".reply." not in queue:
                     channel.queue_delete(queue)
                     deleted += 1
-    except (AMQPError, OSError):
+    except (AMQPError, OSError, ServerFailed):
         return deleted  # somebody else kills the broker as well
     return deleted
 
@@ -243,10 +246,11 @@ def depths(rabbit: RabbitServer) -> dict[str, int]:
 class Verdict:
     """What is wrong, and the figures."""
 
-    def __init__(self, client: durable.Client, load: Load, folder: Path) -> None:
+    def __init__(self, client: durable.Client, load: Load, folder: Path, servers_hurt: bool) -> None:
         self.client = client
         self.load = load
         self.folder = folder
+        self.servers_hurt = servers_hurt  # then nobody can promise how soon a partition is taken over
         self.wrong: list[str] = []
         self.figures: list[str] = []
 
@@ -315,7 +319,7 @@ class Verdict:
             for progress, blow in last.items():
                 gap = progress - blow.at
                 gaps[blow.kind].append(gap)
-                if gap > TAKEOVER[blow.kind]:
+                if gap > TAKEOVER[blow.kind] and not self.servers_hurt:
                     self.wrong.append(
                         f"partition {number} stood still for {gap:.1f} s after worker {blow.pid} was {blow.kind} at "
                         f"{time.strftime('%H:%M:%S', time.localtime(blow.at))}"
@@ -328,7 +332,7 @@ def spread(seconds: Sequence[float]) -> str:
     if not seconds:
         return "nothing"
     ordered = sorted(seconds)
-    return f"p50 {median(ordered):.3f} s, p99 {ordered[int(0.99 * (len(ordered) - 1))]:.3f} s, max {ordered[-1]:.3f} s"
+    return f"p50 {median(ordered):.3f} s, p99 {ordered[int(0.99 * len(ordered))]:.3f} s, max {ordered[-1]:.3f} s"
 
 
 # ---- a run
@@ -374,7 +378,8 @@ class Run:
             self.wrong += faults.broken
             self.figures += [f"{n} {what}" for what, n in faults.count.items()]
             self._finish(load, workers)
-            verdict = Verdict(client, load, self.folder)
+            servers_hurt = not {"worker-kill", "worker-freeze"}.issuperset(plan.faults)
+            verdict = Verdict(client, load, self.folder, servers_hurt)
             verdict.judge(workers.blows, over_at)
             self.wrong += [*verdict.wrong, *self._left(client, rabbit), *workers.stop(15)]
             self.figures += [*verdict.figures, f"{load.repeated} calls of the client tried again"]
@@ -408,26 +413,16 @@ class Run:
         began = moved = time.monotonic()
         still = list(load.expected)
         while still and time.monotonic() - moved < STALLED:
-            try:
-                found = [
-                    s
-                    for n in range(0, len(still), 1000)
-                    for s in load.client.backend.store.summaries(still[n : n + 1000])
-                ]
-            except durable.StoreError:
-                continue
-            left = [
-                i for i, summary in zip(still, found, strict=True) if summary is None or not summary.status.finished
-            ]
+            left = list(unfinished(load.client, still))
             if len(left) < len(still):
                 still, moved = left, time.monotonic()
             workers.look_after()
             time.sleep(0.1)
         if still:
             workers.dump()
-        self.figures.append(
-            f"all finished {moved - began:.1f} s after the load" if not still else f"{len(still)} STUCK"
-        )
+            self.figures.append(f"{len(still)} STUCK")
+        else:
+            self.figures.append(f"all finished {moved - began:.1f} s after the load")
 
     def _left(self, client: durable.Client, rabbit: RabbitServer) -> Iterator[str]:
         """Rows and messages that are left although everything has finished."""
@@ -445,9 +440,11 @@ class Run:
         for queue, n in messages.items():
             yield f"{n} messages are left in queue {queue}"
         if messages:
-            yield rabbit.control("list_queues", "name", "messages_ready", "messages_unacknowledged", "consumers")
-            yield rabbit.control("list_consumers")
-            yield rabbit.control("list_channels", "pid", "consumer_count", "messages_unacknowledged", "prefetch_count")
+            (self.folder / "broker").write_text(
+                rabbit.control("list_queues", "name", "messages_ready", "messages_unacknowledged", "consumers")
+                + rabbit.control("list_consumers")
+                + rabbit.control("list_channels", "pid", "consumer_count", "messages_unacknowledged")
+            )
 
     def said(self) -> Counter[str]:
         """What the workers logged, without what differs from line to line."""
@@ -460,6 +457,17 @@ class Run:
                 elif line.startswith("Traceback"):
                     self.wrong.append(f"a traceback in {log.name}")
         return lines
+
+
+def unfinished(client: durable.Client, instances: Sequence[str]) -> Iterator[str]:
+    """Those of them that have not finished, as far as can be told now."""
+    for n in range(0, len(instances), 1000):
+        some = instances[n : n + 1000]
+        try:
+            found = client.backend.store.summaries(some)
+        except durable.StoreError:
+            found = [None] * len(some)
+        yield from (i for i, s in zip(some, found, strict=True) if s is None or not s.status.finished)
 
 
 @contextmanager
@@ -500,25 +508,28 @@ def main() -> int:
     began = time.monotonic()
     run.run()
     said = run.said()
-    print(
-        f"\n{'+'.join(faults) or 'no fault'}, {plan.rate:g}/s for {plan.seconds:g} s, {plan.workers} workers, seed {plan.seed}"
-    )
+    what = "+".join(faults) or "no fault"
+    print(f"\n{what}, {plan.rate:g}/s for {plan.seconds:g} s, {plan.workers} workers, seed {plan.seed}")
     print(*(f"  {figure}" for figure in run.figures), sep="\n")
     for line, n in said.most_common(12):
         print(f"  workers said {n} times: {line}")
     print(f"{len(run.wrong)} WRONG" if run.wrong else "all right", f"after {time.monotonic() - began:.0f} s")
     if run.wrong:
         (folder / "wrong").write_text("\n".join(run.wrong))
-        shown: Counter[str] = Counter()
-        for what in run.wrong:
-            kind = " ".join(word for word in what.split() if word.isalpha())
-            shown[kind] += 1
-            if shown[kind] <= 3:
-                print(f"  {what}")
-        print(f"what is left of it: {folder}")
+        print(*(f"  {example}" for example in some_of_each_kind(run.wrong)), f"what is left of it: {folder}", sep="\n")
         return 1
     shutil.rmtree(folder)
     return 0
+
+
+def some_of_each_kind(wrong: Sequence[str]) -> Iterator[str]:
+    """Three examples of what differs in names and numbers only."""
+    shown: Counter[str] = Counter()
+    for text in wrong:
+        kind = " ".join(word for word in text.split() if word.isalpha())
+        shown[kind] += 1
+        if shown[kind] <= 3:
+            yield text
 
 
 if __name__ == "__main__":

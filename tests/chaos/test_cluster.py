@@ -1,0 +1,60 @@
+"""A short form of `make chaos`, the program itself as it is run by hand; and that it would notice what it looks for."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need
+from tests.servers.rabbitmq_server import missing_rabbitmq
+from tests.servers.redis_server import missing_redis
+
+CLUSTER = Path(__file__).with_name("cluster.py")
+ROOT = CLUSTER.parents[2]
+
+
+def run(program: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    need(missing_redis() or missing_rabbitmq())
+    command = [sys.executable, str(program), "--quiet", *arguments]
+    # On PATH are the servers; what this program leaves behind is looked for in `cwd`.
+    env = {"TMPDIR": str(cwd), "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=115)
+
+
+def test_killed_workers_and_a_killed_broker_lose_nothing(tmp_path: Path) -> None:
+    faults = ("--fault", "worker-kill", "--fault", "rabbit-kill")
+    done = run(CLUSTER, *faults, "--seconds", "8", "--rate", "60", "--workers", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"\n  \d+ workers killed\n", done.stdout), done.stdout
+    assert re.search(r"\n  1 RabbitMQ killed\n", done.stdout), done.stdout
+    assert "\nall right after" in done.stdout
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind when all is right"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("right", "wrong", "says"),
+    [
+        ("    for _ in range(times):\n", "    for _ in range(times - 1):\n", "but plain Python says"),
+        ("/{ctx.attempt} ", "/x ", "has an outcome and never ran"),
+    ],
+    ids=["a wrong output", "an attempt that never ran"],
+)
+def test_it_would_notice(tmp_path: Path, right: str, wrong: str, says: str) -> None:
+    chaos = tmp_path / "tests" / "chaos"
+    shutil.copytree(CLUSTER.parent, chaos, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "tests" / "servers").symlink_to(ROOT / "tests" / "servers")
+    programs = chaos / "programs.py"
+    text = programs.read_text()
+    assert wrong in text.replace(right, wrong, 1) != text
+    programs.write_text(text.replace(right, wrong, 1))
+    short = ("--fault", "none", "--seconds", "2", "--rate", "20", "--workers", "1")
+    done = run(chaos / "cluster.py", *short, cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert says in done.stdout
+    assert "WRONG" in done.stdout
