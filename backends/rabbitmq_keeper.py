@@ -17,7 +17,7 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -44,8 +44,9 @@ from .rabbitmq_publishing import Publisher
 from .rabbitmq_topology import LOCKED, NOT_FOUND, Topology
 from .rabbitmq_url import Target
 
+LOOK_SECONDS: Final = 15.0  # between two looks whether the broker still knows our subscriptions
 FIRST_SECONDS: Final = 0.2  # before the first try: a broker that drops us at once is not to be hammered
-BACK_OFF: Final = wait_random_exponential(multiplier=0.4, min=0.2, max=30)  # full jitter, after each failure
+BACK_OFF: Final = wait_random_exponential(multiplier=0.4, min=0.2, max=5)  # full jitter, after each failure
 LOCKED_SECONDS: Final = 60.0  # the broker notices a connection that just vanished by its missing heartbeats
 SILENT_SESSIONS: Final = 2
 INTERNAL_ERROR: Final = 541
@@ -118,10 +119,14 @@ class Keeper:
         session.refuse_own_thread()
         return Topology(session, self.names)
 
-    def remember(self, queues: Sequence[str]) -> None:
-        """These were declared: they are made again where they are missing."""
+    def remember(self, queues: Sequence[str], missing: Sequence[bool]) -> None:
+        """These were declared: they are made again where they are missing. One that had been there is a loss: the
+        broker does not tell consumers of a queue that is made again at once, and gives them nothing any more."""
         with self._state:
+            lost = [queue for queue, gone in zip(queues, missing, strict=True) if gone and queue in self._declared]
             self._declared.update(dict.fromkeys(queues))
+        for queue in lost:
+            self._say_made_again(queue)
 
     def watch(self, call: Callable[[Trouble], None]) -> Callable[[], None]:
         token = object()  # the same callable may watch twice
@@ -196,17 +201,37 @@ class Keeper:
     # On the keeper's thread; `_restore` in `open` too.
 
     def _keep(self) -> None:
-        for repair in iter(self._repairs.get, None):
+        while True:
+            try:
+                repair = self._repairs.get(timeout=LOOK_SECONDS)
+            except Empty:
+                repair = None
             if self._closing.is_set():
                 return
             try:
-                if isinstance(repair, str):
+                if repair is None:
+                    self._look_for_dead_subscriptions()
+                elif isinstance(repair, str):
                     self._make_again(repair)
                 else:
                     self._reconnect()
             except TransportError as error:  # a loss in the middle, which is the next repair
                 if not self._closing.is_set():
                     log.warning("repair interrupted: %s", error)
+
+    def _look_for_dead_subscriptions(self) -> None:
+        """A queue that was deleted and made again at once: RabbitMQ (3.10) tells its consumers nothing, and gives them
+        nothing any more. Whoever made it again tells the others, but may die before they have heard."""
+        session = self.session
+        if session is None:
+            return
+        with self._state:
+            queues = [*self._subscriptions]
+        topology = Topology(session, self.names)
+        dead = [queue for queue in queues if not topology.is_consumed(queue)]
+        topology.close()
+        for queue in dead:
+            self._make_again(queue)
 
     def _reconnect(self) -> None:
         if self.session is not None:

@@ -56,7 +56,7 @@ class RabbitTransport:
                 raise TransportError(f"queue {queue!a}: the name of a queue has from 1 to {SHORT} bytes")
         with closing(self._keeper.topology()) as topology:
             missing = topology.declare(queues)
-        self._keeper.remember(queues)
+        self._keeper.remember(queues, missing)
         return missing
 
     def depth(self, queue: str) -> int | None:

@@ -40,6 +40,7 @@ class Agenda:
         self.look = False  # somebody changed something, unknown what
         self.next_sweep = 0.0
         self._lost_messages = False
+        self._patient_until = 0.0
         self._swept_at = 0.0
         self._horizon = 0.0
         self._places: dict[tuple[str, int], str] = {}
@@ -47,6 +48,13 @@ class Agenda:
         self._timers: list[tuple[float, str]] = []
 
     # ---- reading
+
+    def assign(self, owned: frozenset[tuple[str, int]], alive: frozenset[str], patient_until: float) -> None:
+        """What to look after from now on. Until then what the dead have left to run is left alone: outcomes that wait
+        in the queues of these partitions come first, and spare a second run."""
+        self.owned, self.alive = owned, alive
+        self._patient_until = patient_until
+        self.sweep_soon()
 
     def sweep_soon(self, *, lost_messages: bool = False) -> None:
         """Read everything again with the next round; also what is thought to be with the broker."""
@@ -90,6 +98,8 @@ class Agenda:
         self.look = False
         self._swept_at = now
         self.next_sweep = now if more and found else now + self.sweep
+        if now < self._patient_until:
+            self.next_sweep = min(self.next_sweep, self._patient_until)
         return found
 
     def _look(self, now: float, parked: Collection[str]) -> Generator[Request, Any, list[Row]]:
@@ -109,14 +119,16 @@ class Agenda:
             if row.kind == "timer":
                 if row.instance_id not in parked and row.due_at <= now + self.window:
                     self._arm(row)
-            elif row.due_at <= now or self._is_ours_early(row):
+            elif row.due_at <= now or self._is_ours_early(row, now):
                 chosen.append(row)
         return chosen
 
-    def _is_ours_early(self, row: Row) -> bool:
+    def _is_ours_early(self, row: Row, now: float) -> bool:
         if not row.holder:
             return self._lost_messages and row.kind == "task"
-        return row.holder not in self.alive or (row.holder == self.holder and row.kind == "task")
+        if row.holder not in self.alive:
+            return row.kind != "task" or now >= self._patient_until
+        return row.holder == self.holder and row.kind == "task"
 
     # ---- timers
 

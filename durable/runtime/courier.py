@@ -98,6 +98,10 @@ class Courier:
     def _work(self) -> dict[str, int]:
         return {wire.work_queue(self.serving.workspace, queue): self._slots for queue in self.serving.queues}
 
+    def receive_anew(self) -> None:
+        """A queue was deleted: what was received from it may have ended without a word (see `receive`)."""
+        self._receiving = dict.fromkeys(self._receiving, -1)
+
     def receive(self) -> Generator[Request, Any, None]:
         """See to it that what is wanted is what is received."""
         changes = {queue: size for queue, size in self._wanted.items() if self._receiving.get(queue, 0) != size}

@@ -110,6 +110,7 @@ class Intake:
         if taken.tag is None:
             self.courier.done.append(delivery.tag)
         else:
+            self.courier.done.append(taken.tag)  # ignored if its connection is gone; else this is a second copy
             self.courier.taken[taken.invocation.row_key] = taken._replace(tag=delivery.tag)
 
     def _lease(self, offered: Sequence[Offered]) -> Generator[Request, Any, list[Work]]:

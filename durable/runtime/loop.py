@@ -143,18 +143,22 @@ class Loop:
         if self.lost is not None and self.lost.connection:
             yield from self.intake.connection_lost()
         elif self.lost is not None or self.courier.found_missing:
+            if self.lost is not None:
+                self.courier.receive_anew()
+                yield from self.courier.receive()
             yield from self.work.send_again()
             self.agenda.sweep_soon(lost_messages=True)
             self.courier.found_missing = False
         self.lost = None
 
     def _assign(self, assigned: Assigned) -> Asking:
-        self.agenda.owned = frozenset(assigned.owned)
-        self.agenda.alive = self.intake.alive = frozenset(assigned.alive)
+        patience = self.serving.patience.takeover if self.serving.by_mail else 0.0
+        patient_until = self.clock().timestamp() + patience
+        self.agenda.assign(frozenset(assigned.owned), frozenset(assigned.alive), patient_until)
+        self.intake.alive = self.agenda.alive
         self.numbers = frozenset(number for _, number in assigned.owned)
         for instance_id in [i for i, known in self.warm.items() if not self._serves(known.summary)]:
             del self.warm[instance_id]
-        self.agenda.sweep_soon()
         if self.serving.by_mail:
             # Before anything is sent: a queue that is missing now has lost nothing of ours.
             self.courier.want_outcomes(assigned.owned)

@@ -25,8 +25,7 @@ from .requests import Assigned, Lost, News
 log = logging.getLogger("durable.worker")
 
 BEAT_EVERY: Final = 1.0  # seconds
-DEAD_AFTER: Final = 3.5  # without a move of the counter
-FORGOTTEN_AFTER: Final = 60.0
+DEAD_AFTER: Final = 3.0  # without a move of the counter
 
 
 class Peers:
@@ -44,9 +43,14 @@ class Peers:
             self._seen[beat.incarnation] = (beat.counter, since if counter == beat.counter else now)
         return [b for b in beats if b.incarnation == me or now - self._seen[b.incarnation][1] < DEAD_AFTER]
 
-    def long_dead(self, now: float) -> list[str]:
-        """Those that nobody need remember."""
-        return [i for i, (_, since) in self._seen.items() if now - since >= FORGOTTEN_AFTER]
+    def dead(self, now: float) -> list[str]:
+        """Those that nobody need remember: a worker that starts now would take them for alive."""
+        return [i for i, (_, since) in self._seen.items() if now - since >= DEAD_AFTER]
+
+    def look_in(self, now: float) -> float:
+        """Seconds until the next beat, or until one who is silent counts as dead."""
+        silent = [since + DEAD_AFTER - now for _, since in self._seen.values() if now - since >= BEAT_EVERY / 2]
+        return max(0.05, min([BEAT_EVERY, *silent]))
 
 
 def owned(me: Beat, alive: Collection[Beat], partitions: int) -> frozenset[tuple[str, int]]:
@@ -54,12 +58,12 @@ def owned(me: Beat, alive: Collection[Beat], partitions: int) -> frozenset[tuple
     mine: list[tuple[str, int]] = []
     for group in me.groups:
         rivals = [beat.incarnation for beat in alive if group in beat.groups]
-        mine += [
-            (group, number)
-            for number in range(partitions)
-            if max(rivals, key=lambda rival: _weight(rival, group, number), default="") == me.incarnation
-        ]
+        mine += [(group, number) for number in range(partitions) if _owner(rivals, group, number) == me.incarnation]
     return frozenset(mine)
+
+
+def _owner(rivals: Collection[str], group: str, partition: int) -> str:
+    return max(rivals, key=lambda rival: _weight(rival, group, partition), default="")
 
 
 def _weight(incarnation: str, group: str, partition: int) -> bytes:
@@ -89,7 +93,8 @@ class Seat:
         self._names = names
         self._peers = Peers()
         self._view: _View | None = None
-        self._repairs: int | None = None
+        self._repairs: dict[str, int] | None = None
+        self._wait = BEAT_EVERY
         self._standing_by = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="durable-membership", daemon=True)
@@ -121,7 +126,7 @@ class Seat:
             log.warning("could not say good-bye to the other workers, they will notice in some seconds: %s", error)
 
     def _run(self) -> None:
-        while not self._stop.wait(BEAT_EVERY):
+        while not self._stop.wait(self._wait):
             self._beat_if_possible()
 
     def _beat_if_possible(self) -> None:
@@ -144,12 +149,13 @@ class Seat:
         if view != self._view:
             self._view = view
             self._tell(Assigned(view.owned, view.alive))
-        repairs = sum(beat.repairs for beat in alive)
-        if self._repairs is not None and repairs > self._repairs:
+        known, self._repairs = self._repairs, {beat.incarnation: beat.repairs for beat in beats}
+        if known is not None and any(n > known.get(incarnation, 0) for incarnation, n in self._repairs.items()):
             self._tell(Lost())
-        self._repairs = repairs
-        for incarnation in self._peers.long_dead(now):
-            self._membership.leave(incarnation)
+        for incarnation in self._peers.dead(now):
+            if incarnation != self._me.incarnation:
+                self._membership.leave(incarnation)
+        self._wait = self._peers.look_in(now)
 
     def _say(self, admitted: bool, beats: Collection[Beat]) -> None:
         if not admitted and not self._standing_by:

@@ -11,7 +11,8 @@ class Patience(NamedTuple):
     """Seconds. long: an activity that runs longer is leased, and its delivery acknowledged. fresh: an invocation older
     than that may have been taken by somebody else. unserved: until an invocation that nobody here has code for is
     offered again. sent: how long an outcome is waited for before its invocation is sent again; then twice as long, at
-    most `sent_at_most`. retry: after trouble with the broker.
+    most `sent_at_most`. retry: after trouble with the broker. takeover: for the outcomes that wait in the queues of
+    partitions just taken over.
     """
 
     long: float = 30.0
@@ -20,6 +21,7 @@ class Patience(NamedTuple):
     sent: float = 300.0
     sent_at_most: float = 3_600.0
     retry: float = 0.5
+    takeover: float = 0.5
 
 
 class Serving(NamedTuple):

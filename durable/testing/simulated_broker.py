@@ -152,14 +152,16 @@ class Broker:
         for held in self.unsettled.values():
             for tag in [tag for tag, queued in held.items() if queued.queue == queue]:
                 del held[tag]
+        for sizes in self._sizes.values():
+            sizes.pop(queue, None)  # RabbitMQ does not always say so to a consumer whose queue is soon there again
         self.world.later(self.world.random.uniform(0.0, 1.0), lambda: self._made_again(queue))
 
     def _made_again(self, queue: str) -> None:
-        """Most workers hear of it; one that is just starting, or owns the partition only later, does not."""
+        """Most workers hear of it soon; the others when somebody looks whether their subscriptions still live."""
         self.declare([queue])
+        random = self.world.random
         for worker in self.world.workers:
-            if self.world.random.random() < 0.6:
-                self._tell_later(worker)
+            self._tell(worker, random.uniform(0.0, 1.0) if random.random() < 0.7 else random.uniform(1.0, 6.0))
 
-    def _tell_later(self, worker: Worker) -> None:
-        self.world.later(self.world.random.uniform(0.0, 1.0), lambda: worker.tell(ask.Lost()))
+    def _tell(self, worker: Worker, after: float) -> None:
+        self.world.later(after, lambda: worker.tell(ask.Lost()))

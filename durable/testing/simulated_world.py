@@ -37,7 +37,7 @@ MAIL_FAULTS: Final = {"queue lost": 4, "connection lost": 4}
 MESSAGE_FAULTS: Final = {"hint lost": 0.7, "done twice": 0.4, "done late": 0.4, "code missing": 0.8}
 STORE_RATE: Final = 0.15
 DETECTED: Final = 1.0  # seconds until a dead worker's partitions move
-HASTY: Final = Patience(long=1.0, fresh=2.0, unserved=1.0, sent=6.0, sent_at_most=20.0, retry=0.2)
+HASTY: Final = Patience(long=1.0, fresh=2.0, unserved=1.0, sent=6.0, sent_at_most=20.0, retry=0.2, takeover=0.1)
 
 
 class Plan(NamedTuple):
@@ -173,7 +173,7 @@ class World:
                 return
             call()
             self.steps += 1
-            if not unfinished and not rows:
+            if not unfinished and not rows and not any(self.broker.unsettled.values()):
                 busy = {client for client in busy if client.busy}
                 if not busy:
                     return

@@ -87,6 +87,9 @@ def _check_the_end(world: World) -> None:
     ]
     if left:
         raise Wrong(f"rows left behind: {', '.join(f'{row.kind} {row.key} of {row.instance_id}' for row in left)}")
+    held = [tag for tags in world.broker.unsettled.values() for tag in tags]
+    if held:
+        raise Wrong(f"deliveries {held} were never settled: each takes a place from its worker for ever")
     for execution_id, (instance_id, _) in judge.executions.items():
         _check_replay(world, instance_id, execution_id)
     if not world.faults:

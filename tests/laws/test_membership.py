@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from durable.ports import Beat
-from durable.runtime.membership import DEAD_AFTER, Peers, owned
+from durable.runtime.membership import BEAT_EVERY, DEAD_AFTER, Peers, Seat, owned
+from durable.runtime.requests import Lost, News
 
 _names = st.lists(st.text("abcdef0123456789", min_size=4, max_size=8), min_size=1, max_size=6, unique=True)
 _groups = st.lists(st.sampled_from(["default", "night", "gpu"]), min_size=1, max_size=3, unique=True).map(tuple)
@@ -63,9 +68,51 @@ def test_a_peer_lives_while_its_counter_moves_on_the_watchers_clock() -> None:
     assert peers.alive([me], "me", 500.0) == [me]  # I do not declare myself dead
 
 
-def test_who_has_been_still_for_long_need_not_be_remembered() -> None:
+def test_who_has_died_need_not_be_remembered() -> None:
     peers = Peers()
-    peers.alive([Beat("you", counter=1)], "me", 0.0)
-    assert peers.long_dead(59.0) == []
-    peers.alive([Beat("you", counter=1)], "me", 59.0)
-    assert peers.long_dead(60.0) == ["you"]
+    peers.alive([Beat("you", counter=1)], "me", 10.0)
+    assert peers.dead(10.0 + DEAD_AFTER - 0.1) == []
+    assert peers.dead(10.0 + DEAD_AFTER) == ["you"]
+
+
+def test_a_silent_peer_is_looked_at_just_when_it_would_be_dead() -> None:
+    peers, you = Peers(), Beat("you", counter=1)
+    peers.alive([you], "me", 10.0)
+    assert peers.look_in(10.0) == BEAT_EVERY
+    assert peers.look_in(10.0 + DEAD_AFTER - 0.3) == pytest.approx(0.3)
+    assert 0 < peers.look_in(10.0 + 2 * DEAD_AFTER) < 0.1
+
+
+class _Place:
+    """A membership in memory: what every worker sees."""
+
+    def __init__(self) -> None:
+        self.beats: dict[str, Beat] = {}
+
+    def beat(self, me: Beat) -> list[Beat]:
+        self.beats[me.incarnation] = me
+        return list(self.beats.values())
+
+    def members(self) -> list[Beat]:
+        return list(self.beats.values())
+
+    def leave(self, incarnation: str) -> None:
+        self.beats.pop(incarnation, None)
+
+
+def test_a_repair_is_heard_even_when_another_repairer_dies_in_the_same_moment() -> None:
+    place, told = _Place(), list[News]()
+    place.beats["old"] = Beat("old", repairs=5)
+    seat = Seat(place, Beat("me"), 4, told.append, tuple)
+    seat.take()
+    try:
+        assert not any(isinstance(news, Lost) for news in told)
+        del place.beats["old"]
+        place.beats["you"] = Beat("you", repairs=1)
+        end = time.monotonic() + 20
+        while not any(isinstance(news, Lost) for news in told):
+            assert time.monotonic() < end
+            os.sched_yield()
+    finally:
+        seat.leave()
+    assert "me" not in place.beats
