@@ -17,7 +17,7 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -44,7 +44,6 @@ from .rabbitmq_publishing import Publisher
 from .rabbitmq_topology import LOCKED, NOT_FOUND, Topology
 from .rabbitmq_url import Target
 
-LOOK_SECONDS: Final = 15.0  # between two looks whether the broker still knows our subscriptions
 FIRST_SECONDS: Final = 0.2  # before the first try: a broker that drops us at once is not to be hammered
 BACK_OFF: Final = wait_random_exponential(multiplier=0.4, min=0.2, max=5)  # full jitter, after each failure
 LOCKED_SECONDS: Final = 60.0  # the broker notices a connection that just vanished by its missing heartbeats
@@ -128,6 +127,12 @@ class Keeper:
         for queue in lost:
             self._say_made_again(queue)
 
+    def know(self, queues: Collection[str]) -> None:
+        """These are there: a message for them was confirmed."""
+        if not self._declared.keys() >= set(queues):
+            with self._state:
+                self._declared.update(dict.fromkeys(queues))
+
     def watch(self, call: Callable[[Trouble], None]) -> Callable[[], None]:
         token = object()  # the same callable may watch twice
         with self._state:
@@ -201,37 +206,17 @@ class Keeper:
     # On the keeper's thread; `_restore` in `open` too.
 
     def _keep(self) -> None:
-        while True:
-            try:
-                repair = self._repairs.get(timeout=LOOK_SECONDS)
-            except Empty:
-                repair = None
+        for repair in iter(self._repairs.get, None):
             if self._closing.is_set():
                 return
             try:
-                if repair is None:
-                    self._look_for_dead_subscriptions()
-                elif isinstance(repair, str):
+                if isinstance(repair, str):
                     self._make_again(repair)
                 else:
                     self._reconnect()
             except TransportError as error:  # a loss in the middle, which is the next repair
                 if not self._closing.is_set():
                     log.warning("repair interrupted: %s", error)
-
-    def _look_for_dead_subscriptions(self) -> None:
-        """A queue that was deleted and made again at once: RabbitMQ (3.10) tells its consumers nothing, and gives them
-        nothing any more. Whoever made it again tells the others, but may die before they have heard."""
-        session = self.session
-        if session is None:
-            return
-        with self._state:
-            queues = [*self._subscriptions]
-        topology = Topology(session, self.names)
-        dead = [queue for queue in queues if not topology.is_consumed(queue)]
-        topology.close()
-        for queue in dead:
-            self._make_again(queue)
 
     def _reconnect(self) -> None:
         if self.session is not None:
@@ -382,10 +367,12 @@ class Keeper:
     def _adopt(self, subscription: Subscription, consumer: Consumer) -> None:
         with self._state:
             current = self._subscriptions.get(subscription.queue) is subscription
+            # Unsubscribed while it began; else whatever was there before, which the broker may still give messages to.
+            spare = self._consumers.get(subscription.queue) if current else consumer
             if current:
                 self._consumers[subscription.queue] = consumer
-        if not current:  # unsubscribed while it began
-            consumer.session.post(consumer.cancel)
+        if spare is not None:
+            spare.session.post(spare.cancel)
 
     def _receive_replies(self, session: Session) -> None:
         """Not under `_control`: a queue that a vanished connection of ours still has may take some heartbeats."""

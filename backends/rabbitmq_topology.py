@@ -101,18 +101,9 @@ class Topology:
 
     def depth(self, queue: str) -> int | None:
         """How many messages wait in it; None when it is not there."""
-        found = self._look(queue)
-        return None if found is None else int(found.message_count)
-
-    def is_consumed(self, queue: str) -> bool:
-        """Whether it is there and anybody receives from it."""
-        found = self._look(queue)
-        return found is not None and found.consumer_count > 0
-
-    def _look(self, queue: str) -> Any:
         passive: Call = lambda channel, done: channel.queue_declare(queue, passive=True, callback=done)  # noqa: E731
         try:
-            return self._desk.ask(f"looking for queue {queue!a}", passive)
+            return int(self._desk.ask(f"looking for queue {queue!a}", passive).message_count)
         except Refused as refused:
             if refused.code == NOT_FOUND:
                 return None

@@ -77,7 +77,9 @@ class RabbitTransport:
         batch = Batch(messages)
         if session.post(publisher.publish, batch) and not batch.done.wait(CONFIRM_SECONDS):
             session.post(publisher.forget, batch)
-        return [answer or Published.UNKNOWN for answer in batch.answers]
+        answers = [answer or Published.UNKNOWN for answer in batch.answers]
+        self._keeper.know({m.to for m, answer in zip(messages, answers, strict=True) if answer is Published.CONFIRMED})
+        return answers
 
     def announce(self, messages: Sequence[Message]) -> None:
         session, publisher = self._keeper.session, self._keeper.publisher

@@ -29,6 +29,7 @@ from .serving import Serving
 log = logging.getLogger("durable.worker")
 
 _TOGETHER = 500  # messages a publish
+_ANEW_EVERY = 60.0  # seconds
 
 
 class Outgoing(NamedTuple):
@@ -79,6 +80,7 @@ class Courier:
         self.not_before = 0.0  # after trouble with the broker: no publishing until then
         self.found_missing = False  # a queue that should have been there, and what was in it
         self._slots = 0
+        self._anew_at = 0.0
         self._wanted: dict[str, int] = {}
         self._receiving: dict[str, int] = {}
 
@@ -98,9 +100,16 @@ class Courier:
     def _work(self) -> dict[str, int]:
         return {wire.work_queue(self.serving.workspace, queue): self._slots for queue in self.serving.queues}
 
-    def receive_anew(self) -> None:
-        """A queue was deleted: what was received from it may have ended without a word (see `receive`)."""
-        self._receiving = dict.fromkeys(self._receiving, -1)
+    def receive_anew(self, now: float = 0.0) -> Generator[Request, Any, None]:
+        """Subscribe once more: the broker may have ended a subscription without a word.
+
+        RabbitMQ does so when a quorum queue is deleted and made again at once. now: not before a minute after the last
+        time; 0.0: for a good reason, at once.
+        """
+        if not now or now >= self._anew_at + _ANEW_EVERY:
+            self._anew_at = now
+            self._receiving = dict.fromkeys(self._receiving, -1)
+            yield from self.receive()
 
     def receive(self) -> Generator[Request, Any, None]:
         """See to it that what is wanted is what is received."""

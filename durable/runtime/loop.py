@@ -142,10 +142,12 @@ class Loop:
             yield from self._assign(assigned)
         if self.lost is not None and self.lost.connection:
             yield from self.intake.connection_lost()
-        elif self.lost is not None or self.courier.found_missing:
-            if self.lost is not None:
-                self.courier.receive_anew()
-                yield from self.courier.receive()
+        elif self.lost is not None:
+            yield from self.courier.receive_anew()
+        elif self.work.overdue:
+            yield from self.courier.receive_anew(self.clock().timestamp())
+        self.work.overdue = False
+        if self.courier.found_missing or (self.lost is not None and not self.lost.connection):
             yield from self.work.send_again()
             self.agenda.sweep_soon(lost_messages=True)
             self.courier.found_missing = False

@@ -25,7 +25,7 @@ from .requests import Assigned, Lost, News
 log = logging.getLogger("durable.worker")
 
 BEAT_EVERY: Final = 1.0  # seconds
-DEAD_AFTER: Final = 3.0  # without a move of the counter
+DEAD_AFTER: Final = 2.5  # without a move of the counter
 
 
 class Peers:

@@ -61,6 +61,7 @@ class Workload:
         self.sent: set[str] = set()
         self.stored: set[str] = set()
         self.orphans: list[Row] = []
+        self.overdue = False  # an invocation that is with the broker has come due: does anybody receive it?
         self.next_renewal = 0.0
         self.closed = False
         self._warned: set[tuple[str, str]] = set()
@@ -180,6 +181,7 @@ class Workload:
         leases: list[Lease] = []
         wanted: list[Invocation | None] = []
         for row, invocation in open_tasks(rows, found):
+            self.overdue |= invocation is not None and not row.holder and row.attempt > 0
             wanted.append(invocation)
             due_at, holder = (None, "") if invocation is None else (until, self.env.holder)
             leases.append(Lease(row.partition, row.key, row.holder, row.attempt, due_at, holder))

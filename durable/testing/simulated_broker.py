@@ -157,11 +157,8 @@ class Broker:
         self.world.later(self.world.random.uniform(0.0, 1.0), lambda: self._made_again(queue))
 
     def _made_again(self, queue: str) -> None:
-        """Most workers hear of it soon; the others when somebody looks whether their subscriptions still live."""
+        """Most workers hear of it; the others must find out."""
         self.declare([queue])
         random = self.world.random
-        for worker in self.world.workers:
-            self._tell(worker, random.uniform(0.0, 1.0) if random.random() < 0.7 else random.uniform(1.0, 6.0))
-
-    def _tell(self, worker: Worker, after: float) -> None:
-        self.world.later(after, lambda: worker.tell(ask.Lost()))
+        for worker in [worker for worker in self.world.workers if random.random() < 0.7]:
+            self.world.later(random.uniform(0.0, 1.0), lambda worker=worker: worker.tell(ask.Lost()))  # type: ignore[misc]  # bound now
