@@ -186,13 +186,25 @@ def test_an_editable_install_runs_both_ways(editable: Path, checkout: Path, tmp_
             assert path.resolve().is_relative_to(checkout.resolve())
 
 
-def test_the_stores_are_found_by_entry_point(installed: Path, tmp_path: Path) -> None:
+def test_stores_and_brokers_are_found_by_entry_point_also_where_their_clients_are_missing(
+    installed: Path, tmp_path: Path
+) -> None:
     code = """
 from importlib.metadata import entry_points
-for point in sorted(entry_points(group="durable.stores"), key=lambda point: point.name):
-    print(point.name, callable(point.load()))
+for group in ("durable.stores", "durable.transports"):
+    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+        assert callable(point.load())
+        print(point.name)
 """
-    assert run(installed, "-c", code, cwd=tmp_path).split() == ["memory", "True", "sqlite", "True"]
+    stores, brokers = ["memory", "redis", "rediss", "sqlite"], ["amqp", "amqps", "memory"]
+    assert run(installed, "-c", code, cwd=tmp_path).split() == stores + brokers
+
+
+def test_the_scripts_of_redis_are_shipped(installed: Path, tmp_path: Path) -> None:
+    code = "import durable.backends, pathlib; print(*pathlib.Path(durable.backends.__file__).parent.glob('*.lua'))"
+    there = {Path(path).name for path in run(installed, "-c", code, cwd=tmp_path).split()}
+    assert there == {path.name for path in (ROOT / "backends").glob("*.lua")}
+    assert there
 
 
 def test_the_command_is_installed(installed: Path, tmp_path: Path) -> None:
