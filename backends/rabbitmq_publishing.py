@@ -15,6 +15,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from struct import Struct
 from typing import Any, Final
 
 import pika  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
@@ -193,9 +194,38 @@ class _Frames:
             publish = spec.Basic.Publish(exchange=exchange, routing_key=key, mandatory=mandatory)
             method = self._methods[known] = frame.Method(channel, publish).marshal()
         body = message.body
-        pieces += (method, frame.Header(channel, len(body), _properties(message)).marshal())
+        pieces += (method, _header(channel, message))
         for start in range(0, len(body), self._largest):
             pieces.append(frame.Body(channel, body[start : start + self._largest]).marshal())
+
+
+def _header(channel: int, message: Message) -> bytes:
+    """The content header of `_properties`, as pika encodes it, which takes ten times as long."""
+    text = message.id.encode()
+    kind = message.type.encode()
+    if len(text) > SHORT or len(kind) > SHORT:
+        whole: bytes = frame.Header(channel, len(message.body), _properties(message)).marshal()
+        return whole
+    size = _HEADER.size - _FRAME_HEAD + len(_LIKE_ALL) + len(text) + len(kind) + 2
+    return b"".join(
+        (
+            _HEADER.pack(spec.FRAME_HEADER, channel, size, _BASIC, 0, len(message.body), _FLAGS),
+            _LIKE_ALL,
+            bytes((len(text),)),
+            text,
+            bytes((len(kind),)),
+            kind,
+            _FRAME_END,
+        )
+    )
+
+
+_HEADER: Final = Struct(">BHIHHQH")  # frame: type, channel, size; content: class, weight, size of body, flags
+_FRAME_HEAD: Final = 7  # bytes before the payload
+_FRAME_END: Final = bytes((spec.FRAME_END,))
+_BASIC: Final = 60
+_FLAGS: Final = 0b1001_0000_1010_0000  # content type, delivery mode, message id, type
+_LIKE_ALL: Final = bytes((len(STRUCTURED),)) + STRUCTURED.encode() + bytes((PERSISTENT,))
 
 
 def _properties(message: Message) -> Any:

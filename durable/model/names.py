@@ -58,6 +58,7 @@ def child_id(parent_id: str, execution_id: str, task_id: int, attempt: int) -> s
     return f"{prefix}:{digest}"
 
 
+@lru_cache(maxsize=32_768)  # a turn asks three or four times
 def partition_of(instance_id: str, partitions: int) -> int:
     """The partition an instance lives in: stable over processes, versions and machines."""
     if partitions == 1:

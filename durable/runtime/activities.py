@@ -250,7 +250,8 @@ class Activities:
 
     def _finish(self, attempt: _Attempt, event: Event) -> None:
         if self._attempts.pop(attempt.row_key, None) is attempt:
-            self._report(Done(attempt.invocation, event))
+            begun = attempt.started_at
+            self._report(Done(attempt.invocation, event, 0.0 if begun is None else time.monotonic() - begun))
 
 
 class _Attempt(Attempt):

@@ -40,6 +40,7 @@ class Intake:
         self.clock = clock
         self.alive: frozenset[str] = frozenset({env.holder})
         self.offered: list[Offered] = []
+        self.room = workload.room
 
     def accept(self) -> Generator[Request, Any, None]:
         """Run what was offered, as far as it is for us to run."""
@@ -177,5 +178,7 @@ class Intake:
         """As many deliveries at a time as there are slots that no long activity has (`more`: that will be long)."""
         if self.serving.by_mail:
             long = more + sum(1 for taken in self.courier.taken.values() if taken.tag is None)
-            self.courier.want_work(0 if self.workload.closed else max(0, self.serving.slots - long))
+            self.room = self.workload.room
+            slots = max(0, self.serving.slots - long)
+            self.courier.want_work(0 if self.workload.closed else slots * self.room // self.serving.slots)
             yield from self.courier.receive()

@@ -178,6 +178,8 @@ class Loop:
         if now >= self.work.next_renewal or set_back:
             yield from self.work.renew(now)
             yield from self.intake.claim_long_ones(now)
+        if self.intake.room != self.work.room:
+            yield from self.intake.receive()
         yield from self.intake.accept()
         yield from self._send()
         yield from self.work.recover(self.settings.batch)
@@ -205,7 +207,7 @@ class Loop:
         for item in news:
             if isinstance(item, Done):
                 invocation = item.invocation
-                self.work.running.discard(invocation.row_key)
+                self.work.ended(item)
                 if not self.courier.ended(item):
                     arrival = Arrival(item.event, invocation.execution_id)
                     self.arrived.setdefault(invocation.instance_id, []).append(arrival)

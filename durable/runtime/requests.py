@@ -135,10 +135,11 @@ class Hint(NamedTuple):
 
 
 class Done(NamedTuple):
-    """An activity's outcome (TaskCompleted or TaskFailed)."""
+    """An activity's outcome (TaskCompleted or TaskFailed). seconds: how long it had a slot."""
 
     invocation: Invocation
     event: Event
+    seconds: float = 0.0
 
 
 class Assigned(NamedTuple):

@@ -71,6 +71,7 @@ def _part(name: str) -> str:
     return part if len(part) <= _LONGEST_PART else f"{part[:20]}~{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
+@lru_cache(maxsize=1_024)
 def source(workspace: str, orchestrator: str) -> str:
     """The `source` of an orchestration's events."""
     return f"/workspaces/{quote(workspace, safe='')}/orchestrations/{quote(orchestrator, safe='')}"
@@ -78,7 +79,12 @@ def source(workspace: str, orchestrator: str) -> str:
 
 def outcome_id(instance_id: str, execution_id: str, task_id: int, attempt: int) -> str:
     """The `id` of an outcome."""
-    return f"{quote(instance_id, safe='')}/{quote(execution_id, safe='')}/{task_id}/{attempt}"
+    return f"{_quoted(instance_id)}/{_quoted(execution_id)}/{task_id}/{attempt}"
+
+
+@lru_cache(maxsize=16_384)  # an instance is named in eight events or so while it lives
+def _quoted(part: str) -> str:
+    return quote(part, safe="")
 
 
 # ---- what travels
@@ -166,7 +172,7 @@ def _encoded(type: str, id: str, source: str, subject: str, at: datetime, data: 
         subject,
         at,
         "application/json",
-        quote(subject, safe=""),
+        _quoted(subject),
         data=Raw(_encoder.encode(data)),
         **extensions,
     )
@@ -292,7 +298,7 @@ def lifecycle_messages(summary: Summary, workspace: str) -> list[Message]:
         **({"output": summary.output} if ended and summary.output else {}),
         **({"failure": summary.failure} if summary.failure is not None else {}),
     }
-    event_id = f"{quote(summary.instance_id, safe='')}/{summary.execution_id}/{'ended' if ended else 'started'}"
+    event_id = f"{_quoted(summary.instance_id)}/{summary.execution_id}/{'ended' if ended else 'started'}"
     at = summary.updated_at if summary.updated_at.tzinfo else from_timestamp(summary.updated_at.timestamp())
     body = _encoded(kind, event_id, source(workspace, summary.name), summary.instance_id, at, data)
     key = f"{'ended' if ended else 'started'}.{summary.status.value}.{_part(summary.name)}"

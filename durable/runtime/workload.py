@@ -17,11 +17,13 @@ from ..model.names import partition_of
 from ..ports import Lease, Record, Row, RowKey, Want
 from .courier import Courier, Outgoing
 from .recovery import open_tasks
-from .requests import Cancel, Claim, Load, Read, Request, Run
+from .requests import Cancel, Claim, Done, Load, Read, Request, Run
 from .serving import Serving
 
 log = logging.getLogger("durable.worker")
 
+_QUEUED_FOR_SLOT: Final = 16
+_FORGET: Final = 0.98
 _RENEW_EVERY: Final = 5.0  # seconds, or a quarter of the hold where that is less
 
 
@@ -64,6 +66,7 @@ class Workload:
         self.overdue = False  # an invocation that is with the broker has come due: does anybody receive it?
         self.next_renewal = 0.0
         self.closed = False
+        self._slowest = 1.0  # seconds; until it is known, nobody queues
         self._warned: set[tuple[str, str]] = set()
 
     # ---- beginning and ending
@@ -91,9 +94,19 @@ class Workload:
             yield Run(here)
 
     def _runs_here(self, invocation: Invocation) -> bool:
-        if self.serving.by_mail and not (self.serving.eager and len(self.running) < self.serving.slots):
+        if self.serving.by_mail and not (self.serving.eager and len(self.running) < self.room):
             return False
         return invocation.queue in self.serving.queues and self.names.serves_activity(invocation.name)
+
+    @property
+    def room(self) -> int:
+        """How many activities may be here at a time, running or next: more than there are slots while all are quick."""
+        return self.serving.slots * (_QUEUED_FOR_SLOT if self._slowest < self.serving.patience.quick else 1)
+
+    def ended(self, done: Done) -> None:
+        """It has left its slot. One slow activity is remembered for some hundreds that come after it."""
+        self.running.discard(done.invocation.row_key)
+        self._slowest = max(done.seconds, self._slowest * _FORGET)
 
     def hold(self, lease: Lease) -> None:
         """This row was leased to us, because its activity runs here."""
