@@ -113,6 +113,11 @@ class Client:
         """The name of the workspace; other workspaces on the same servers are never seen."""
         return self._workspace
 
+    @property
+    def reply_to(self) -> str:
+        """Where this client hears by the broker that what it started has ended; '' without a broker."""
+        return self._reply_to
+
     def open_transport(self) -> Transport | None:
         """A connection of its own to the broker, for a worker; None where there is no broker. Raises TransportError."""
         return None if self._events_url is None else open_transport(self._events_url, self._workspace)

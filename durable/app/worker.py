@@ -108,7 +108,9 @@ class Worker:
                 "eager_activities=False needs a broker to carry activities: give events= or DURABLE_EVENTS_URL"
             )
         eager = not by_mail if self._eager is None else self._eager
-        serving = Serving(client.workspace, self._groups, self._queues, self._size, by_mail, eager)
+        serving = Serving(
+            client.workspace, self._groups, self._queues, self._size, by_mail, eager, reply_to=client.reply_to
+        )
         watchdog = Watchdog(limits.turn_seconds)
         holder = uuid4().hex
         env = Env(holder, _HOLD, Ids(), backend.store.partitions, limits, watchdog)

@@ -13,6 +13,7 @@ Laws.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Collection, Generator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -30,6 +31,7 @@ log = logging.getLogger("durable.worker")
 
 _TOGETHER = 500  # messages a publish
 _ANEW_EVERY = 60.0  # seconds
+_ANNOUNCE_WITHIN = 0.02  # seconds
 
 
 class Outgoing(NamedTuple):
@@ -74,6 +76,7 @@ class Courier:
         self.taken: dict[str, Taken] = {}
         self.outcomes: list[Outcome] = []
         self.lifecycle: list[Message] = []
+        self._announce_at = 0.0
         self.done: list[object] = []
         self.back: list[object] = []
         self.unreadable: list[object] = []
@@ -187,18 +190,36 @@ class Courier:
     @property
     def busy(self) -> bool:
         """Whether something can be sent or settled now."""
-        if self.done or self.back or self.unreadable or self.lifecycle:
+        if self.done or self.back or self.unreadable or (self.lifecycle and self._is_time_to_announce()):
             return True
         return self.waits and self.clock().timestamp() >= self.not_before
 
     def announce(self, summary: Summary) -> None:
-        self.lifecycle += wire.lifecycle_messages(summary, self.serving.workspace)
+        """That it began may wait a little for company, off the way of what it begins with; that it ended may not."""
+        if not self.lifecycle:
+            self._announce_at = self.clock().timestamp() + _ANNOUNCE_WITHIN
+        if summary.status.finished:
+            self._announce_at = 0.0
+        self.lifecycle += wire.lifecycle_messages(summary, self.serving)
+
+    @property
+    def next_at(self) -> float:
+        """When something is to be sent that need not, or can't, be sent now."""
+        announce = self._announce_at if self.lifecycle else math.inf
+        return min(announce, self.not_before if self.waits else math.inf)
+
+    def announce_all(self) -> None:
+        """The next `post` is the last one."""
+        self._announce_at = 0.0
+
+    def _is_time_to_announce(self) -> bool:
+        return self.clock().timestamp() >= self._announce_at
 
     def post(self, posted: Posted) -> Generator[Request, Any, None]:
         """Send what there is, settle what is safe; `posted` is told as it happens, for the store may fail between."""
         if self.waits and self.clock().timestamp() >= self.not_before:
             yield from self._publish(posted)
-        if self.lifecycle:
+        if self.lifecycle and self._is_time_to_announce():
             messages, self.lifecycle = self.lifecycle, []
             yield Announce(messages)
         if self.done or self.back or self.unreadable:

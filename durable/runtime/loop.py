@@ -196,9 +196,7 @@ class Loop:
         now = self.clock().timestamp()
         until = self.agenda.next_at
         if self.serving.by_mail:
-            until = min(until, self.work.next_renewal)
-            if self.courier.waits:
-                until = min(until, self.courier.not_before)
+            until = min(until, self.work.next_renewal, self.courier.next_at)
         if self.stopping is not None:
             until = min(until, self.stopping)
         return max(0.0, min(until - now, self.settings.sweep))
@@ -520,6 +518,7 @@ class Loop:
         yield from self._send()
         if self.serving.by_mail:
             self.courier.want_outcomes(())
+            self.courier.announce_all()
             yield from self.courier.receive()
             yield from self._post()
         return True

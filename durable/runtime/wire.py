@@ -283,8 +283,8 @@ def _read(body: bytes, types: tuple[str, ...]) -> _CloudEvent:
     return event
 
 
-def lifecycle_messages(summary: Summary, workspace: str) -> list[Message]:
-    """What is announced when an instance has begun or ended: to the topic, and to whoever started it.
+def lifecycle_messages(summary: Summary, serving: Serving) -> list[Message]:
+    """What is announced when an instance has begun or ended: to the topic, and to whoever started it elsewhere.
 
     The routing key is `<kind>.<status>.<orchestrator>`, e.g. `ended.COMPLETED.order`.
     """
@@ -300,10 +300,10 @@ def lifecycle_messages(summary: Summary, workspace: str) -> list[Message]:
     }
     event_id = f"{_quoted(summary.instance_id)}/{summary.execution_id}/{'ended' if ended else 'started'}"
     at = summary.updated_at if summary.updated_at.tzinfo else from_timestamp(summary.updated_at.timestamp())
-    body = _encoded(kind, event_id, source(workspace, summary.name), summary.instance_id, at, data)
+    body = _encoded(kind, event_id, source(serving.workspace, summary.name), summary.instance_id, at, data)
     key = f"{'ended' if ended else 'started'}.{summary.status.value}.{_part(summary.name)}"
     messages = [Message(key, event_id, kind, body)]
-    if ended and summary.reply_to:
+    if ended and summary.reply_to not in ("", serving.reply_to):
         messages.append(Message(summary.reply_to, event_id, kind, body))
     return messages
 

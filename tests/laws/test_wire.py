@@ -183,7 +183,7 @@ def test_long_names_stay_apart() -> None:
 
 def test_the_end_of_an_orchestration_is_announced_and_told_to_who_started_it() -> None:
     summary = Summary("a/b".replace("/", "-"), "x", "order", RuntimeStatus.COMPLETED, NOW, NOW, output=Raw(b'{"n":1}'))
-    (topic,) = wire.lifecycle_messages(summary, "default")
+    (topic,) = wire.lifecycle_messages(summary, Serving())
     assert topic.to == "ended.COMPLETED.order"
     event = read_by_sdk(topic.body)
     assert (event.get_type(), event.get_subject()) == ("durable.execution-completed", "a-b")
@@ -191,10 +191,12 @@ def test_the_end_of_an_orchestration_is_announced_and_told_to_who_started_it() -
         "instance_id": "a-b", "execution_id": "x", "name": "order", "status": "COMPLETED", "output": {"n": 1}
     }  # fmt: skip
     asked = msgspec.structs.replace(summary, reply_to="durable.default.reply.1")
-    assert [m.to for m in wire.lifecycle_messages(asked, "default")] == [
+    assert [m.to for m in wire.lifecycle_messages(asked, Serving())] == [
         "ended.COMPLETED.order",
         "durable.default.reply.1",
     ]
+    here = Serving(reply_to="durable.default.reply.1")
+    assert [m.to for m in wire.lifecycle_messages(asked, here)] == ["ended.COMPLETED.order"]
     assert wire.subject_of(topic.body) == "a-b"
     running = msgspec.structs.replace(asked, status=RuntimeStatus.RUNNING)
-    assert [m.to for m in wire.lifecycle_messages(running, "default")] == ["started.RUNNING.order"]
+    assert [m.to for m in wire.lifecycle_messages(running, Serving())] == ["started.RUNNING.order"]
