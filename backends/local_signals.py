@@ -40,7 +40,9 @@ class LocalSignals:
                 for wake in waiting.get(instance_id, ()):
                     call(wake, (instance_id,))
 
-    def listen(self, topic: Topic, wake: Wake, instance_id: str | None = None) -> Callable[[], None]:
+    def listen(
+        self, topic: Topic, wake: Wake, instance_id: str | None = None, *, here_only: bool = False
+    ) -> Callable[[], None]:
         with self._lock:
             self.listeners += 1
             if instance_id is None:

@@ -74,8 +74,12 @@ class RedisSignals(LocalSignals):
     def _status_channel(self, instance_id: str) -> bytes:
         return self._bases[partition_of(instance_id, len(self._bases))] + self._status + instance_id.encode()
 
-    def listen(self, topic: Topic, wake: Wake, instance_id: str | None = None) -> Callable[[], None]:
+    def listen(
+        self, topic: Topic, wake: Wake, instance_id: str | None = None, *, here_only: bool = False
+    ) -> Callable[[], None]:
         stop_listening = super().listen(topic, wake, instance_id)
+        if here_only:
+            return stop_listening
         wanted = self._subscriptions(topic, instance_id)
         try:
             self._subscriber.add(wanted)

@@ -24,7 +24,7 @@ from durable.model.errors import StoreError
 APPLICATION_ID: Final = 0x44555242  # "DURB"
 SCHEMA_VERSION: Final = 2
 BUSY_SECONDS: Final = 30.0
-CACHE_KIB: Final = 65_536
+CACHE_KIB: Final = 8_192  # a connection, of which there are a few: more would be most of a process that parks many
 
 # Where a commit's pages lie decides how fast it is, not how many rows it has: history and rows are appended in order
 # of arrival (rowid tables) and only small index entries go to random places. Rows of large random keys, e.g. history

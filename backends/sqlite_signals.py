@@ -34,8 +34,12 @@ class FileSignals(LocalSignals):
         self._watchers = 0
         self._stopping = threading.Event()
 
-    def listen(self, topic: Topic, wake: Wake, instance_id: str | None = None) -> Callable[[], None]:
+    def listen(
+        self, topic: Topic, wake: Wake, instance_id: str | None = None, *, here_only: bool = False
+    ) -> Callable[[], None]:
         stop_listening = super().listen(topic, wake, instance_id)
+        if here_only:
+            return stop_listening
         try:
             self._enter()
         except BaseException:

@@ -227,11 +227,17 @@ class Signals(Protocol):
         ...
 
     def listen(
-        self, topic: Topic, wake: Callable[[Collection[str] | None], None], instance_id: str | None = None
+        self,
+        topic: Topic,
+        wake: Callable[[Collection[str] | None], None],
+        instance_id: str | None = None,
+        *,
+        here_only: bool = False,
     ) -> Callable[[], None]:
         """Call `wake` with the ids (None: something changed, unknown what); returns how to stop listening.
 
-        `wake` runs on any thread and must be quick. With `instance_id`, only news of that one.
+        `wake` runs on any thread and must be quick. With `instance_id`, only news of that one. here_only: news of this
+        process will do, since the listener hears of the others in another way.
         """
         ...
 

@@ -96,7 +96,10 @@ class Client:
         self._events_url = events_url
         self._transport = self.open_transport()
         self._waits = Waits(backend)
-        self._reply_to = "" if self._transport is None else self._transport.replies(self._waits.wake)
+        self._reply_to = ""
+        if self._transport is not None:
+            self._reply_to = self._transport.replies(self._waits.wake)
+            self._waits.told_at(self._reply_to)
         self._store = backend.store
         self._signals = backend.signals
         self._limits = limits
@@ -222,10 +225,12 @@ class Client:
         if len(ids) != len(payloads):
             raise ValueError(f"start_many: {len(payloads)} inputs, but {len(ids)} instance_ids")
         now = _now()
-        commits = [self._creation(ref, payload, i, now) for payload, i in zip(payloads, ids, strict=True)]
         existing: list[str] = []
-        for first in range(0, len(commits), _COMMITTED_TOGETHER):
-            existing += self._start(commits[first : first + _COMMITTED_TOGETHER])
+        for first in range(0, len(ids), _COMMITTED_TOGETHER):
+            # Made when they are committed: 100,000 at once would be some 80 megabytes.
+            some = slice(first, first + _COMMITTED_TOGETHER)
+            pairs = zip(payloads[some], ids[some], strict=True)
+            existing += self._start([self._creation(ref, payload, i, now) for payload, i in pairs])
         if existing and if_exists == "raise":
             taken = set(existing)
             started = [i for i in ids if i not in taken]

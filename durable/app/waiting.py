@@ -28,6 +28,7 @@ class Waits:
         self._store = backend.store
         self._signals = backend.signals
         self._membership = backend.membership
+        self._addresses: set[str] = set()
         self._dead: BaseException | None = None
         self._waiting: dict[str, list[threading.Event]] = {}
         self._lock = threading.Lock()
@@ -38,6 +39,10 @@ class Waits:
             for instance_id in instance_ids:
                 for changed in self._waiting.get(instance_id, ()):
                     changed.set()
+
+    def told_at(self, address: str) -> None:
+        """`wake` will be called for the ends of what was started with this reply address."""
+        self._addresses.add(address)
 
     def worker_died(self, error: BaseException | None) -> None:
         """The worker in this process ended by `error`, or (None) one has just started."""
@@ -57,7 +62,9 @@ class Waits:
         def wake(_: Collection[str] | None) -> None:
             changed.set()
 
-        stop = self._signals.listen(STATUS, wake, instance_id)
+        # Of an end whoever started it is told by the broker, so that need not be asked of the store too.
+        told = until == "finished" and not blocked_ends and summary is not None and summary.reply_to in self._addresses
+        stop = self._signals.listen(STATUS, wake, instance_id, here_only=told)
         self._enter(instance_id, changed)
         patience = _ALONE
         try:

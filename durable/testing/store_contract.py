@@ -565,6 +565,16 @@ class SignalsContract:
         stop()
         assert heard == ["a"]
 
+    def test_who_wants_news_of_this_process_alone_gets_them(self, signals: Signals) -> None:
+        heard: list[Collection[str] | None] = []
+        stop = signals.listen(STATUS, heard.append, "a", here_only=True)
+        signals.notify(STATUS, ["a", "b"])
+        assert heard == [("a",)]
+        stop()
+        stop()
+        signals.notify(STATUS, ["a"])
+        assert heard == [("a",)]
+
     def test_a_listener_that_raises_hurts_nobody(self) -> None:
         signals = self.open_signals()
         heard = threading.Event()
