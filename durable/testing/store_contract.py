@@ -565,7 +565,8 @@ class SignalsContract:
         stop()
         assert heard == ["a"]
 
-    def test_who_wants_news_of_this_process_alone_gets_them(self, signals: Signals) -> None:
+    def test_who_wants_news_of_this_process_alone_gets_them(self) -> None:
+        signals = self.open_signals()
         heard: list[Collection[str] | None] = []
         stop = signals.listen(STATUS, heard.append, "a", here_only=True)
         signals.notify(STATUS, ["a", "b"])

@@ -127,7 +127,7 @@ def processes(count: int, warm_up: int, workers: int) -> Case:
         return Measured({"rate": count / seconds}, stored(place))
 
     def limit(place: Place) -> Measured:
-        written = limits.sequences(place, "many", count, warm_up)
+        written = limits.sequences(place, "many", count, warm_up, apart=True)
         return Measured({"rate": count / written.seconds}, written.stored)
 
     return Case(product, limit)

@@ -30,8 +30,8 @@ class Limit(NamedTuple):
     stored: int
 
 
-def sequences(place: Place, shape: Shape, count: int, warm_up: int) -> Limit:
-    """What so many hello sequences need there at least."""
+def sequences(place: Place, shape: Shape, count: int, warm_up: int, apart: bool = False) -> Limit:
+    """What so many hello sequences need there at least. `apart`: client and worker are not one process."""
     if place.path:
         transactions = _SQLITE[shape](count)
         written = raw_sqlite.write(place.path, raw_sqlite.sequences_in_bulk(warm_up), transactions)
@@ -48,7 +48,7 @@ def sequences(place: Place, shape: Shape, count: int, warm_up: int) -> Limit:
         return limit
     if not TYPE_CHECKING:
         import raw_rabbitmq
-    sent = raw_rabbitmq.carry(place.events, shape, count, warm_up, carried=not place.eager)
+    sent = raw_rabbitmq.carry(place.events, shape, count, warm_up, not place.eager, apart)
     both = zip(limit.each, _of_each(sent.each, count), strict=True)
     return Limit(limit.seconds + sent.seconds, [one + other for one, other in both], limit.stored)
 

@@ -4,8 +4,9 @@ It knows nothing of the product. Frames are made before the clock starts, and th
 thread publishes with confirms, consumes and acknowledges on one `SelectConnection`. A round is one step of up to
 `ROUND` sequences: their invocations to a quorum queue, the outcome of each delivery to the quorum queue of its
 partition, all confirmed, all received, all acknowledged (`multiple`). The first round of a sequence also announces that
-it has begun, the last one that it has ended, to a topic that nobody binds and to a reply queue: unconfirmed, but the
-round waits for the replies. Where activities run eagerly the announcements are all there is.
+it has begun, the last one that it has ended, to a topic that nobody binds: unconfirmed. Where the client is a process
+of its own the end is also sent to its reply queue, and the round waits for that. Where activities run eagerly the
+announcements are all there is.
 
     python tests/benchmarks/raw_rabbitmq.py [--repeats 3] [--dir FOLDER]
 """
@@ -122,22 +123,24 @@ def hello() -> Life:
     return life
 
 
-def rounds(shape: Shape, count: int, carried: bool) -> list[Round]:
-    """The rounds of so many sequences; `carried`: their activities travel, not only the announcements."""
+def rounds(shape: Shape, count: int, carried: bool, answered: bool) -> list[Round]:
+    """The rounds of so many sequences. carried: their activities travel, not only the announcements. answered: the end
+    is sent to a reply queue too."""
     size = {"many": ROUND, "single": AHEAD, "alone": 1}[shape]
     lives = [hello() for _ in range(count)]
     batches = [lives[first : first + size] for first in range(0, count, size)]
     made: list[Round] = []
     if shape == "many":  # each step of all, then the next
-        made = [_round(batch, step, carried) for step in range(len(STEPS)) for batch in batches]
+        made = [_round(batch, step, carried, answered) for step in range(len(STEPS)) for batch in batches]
     else:
-        made = [_round(batch, step, carried) for batch in batches for step in range(len(STEPS))]
+        made = [_round(batch, step, carried, answered) for batch in batches for step in range(len(STEPS))]
     return [one for one in made if one.begin or one.end]
 
 
-def _round(lives: Sequence[Life], step: int, carried: bool) -> Round:
+def _round(lives: Sequence[Life], step: int, carried: bool, answered: bool) -> Round:
     started = [message for life in lives for message in life.started] if step == 0 else []
     ended = [message for life in lives for message in life.ended] if step == len(STEPS) - 1 else []
+    ended = [message for message in ended if answered or message.key != REPLIES]
     invocations = [life.invocations[step] for life in lives] if carried else []
     outcomes = [life.outcomes[step] for life in lives] if carried else []
     return Round(
@@ -301,9 +304,9 @@ class _Carrier:
         return count
 
 
-def carry(url: str, shape: Shape, count: int, warm_up: int, carried: bool) -> Sent:
+def carry(url: str, shape: Shape, count: int, warm_up: int, carried: bool, answered: bool = False) -> Sent:
     """Send and receive what so many sequences do, over queues of its own; the warm-up is not timed."""
-    before, timed = rounds("many", warm_up, carried), rounds(shape, count, carried)
+    before, timed = rounds("many", warm_up, carried, answered), rounds(shape, count, carried, answered)
     with _queues(url):
         seconds = _Carrier(url, [*before, *timed]).run()[len(before) :]
     return Sent(sum(seconds), seconds)
