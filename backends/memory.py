@@ -221,6 +221,8 @@ def _matches(query: Query, created_at: float, summary: Summary) -> bool:
 class OneWorker:
     """`durable.ports.Membership` where one worker serves the store at a time; the others stand by."""
 
+    exclusive = True
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._worker: Beat | None = None

@@ -24,6 +24,8 @@ log = logging.getLogger("durable.redis")
 class RedisMembership:
     """`durable.ports.Membership` in the hash `key`."""
 
+    exclusive = False
+
     def __init__(self, connections: Connections, key: bytes) -> None:
         self._connections = connections
         self._key = key

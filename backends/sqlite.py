@@ -193,6 +193,8 @@ class WorkerLock:
     holds the worker's beat, for those who only look. `reception` is open while this process is the worker.
     """
 
+    exclusive = True
+
     def __init__(self, path: str, reception: Reception) -> None:
         self._path = path + "-worker"
         self._reception = reception

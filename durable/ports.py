@@ -262,7 +262,12 @@ class Beat(msgspec.Struct, frozen=True):
 
 
 class Membership(Protocol):
-    """Who works on this store. Lossy and late by nature: the version check of a commit is what fences."""
+    """Who works on this store. Lossy and late by nature: the version check of a commit is what fences.
+
+    exclusive: one worker at a time is admitted.
+    """
+
+    exclusive: bool
 
     def beat(self, me: Beat) -> list[Beat]:
         """Show that I am alive; everybody's last beat. Without mine among them I am not admitted (yet): standing by."""

@@ -19,24 +19,25 @@ from ..engine.effects import timer_arrival
 from ..engine.instance import Arrival
 from ..ports import Row, Slice
 from .requests import Due, Request
+from .roster import Roster
 
 _PAGES: Final = 5  # of a sweep, at most
 _LATEST: Final = 10 * 365 * 86_400.0  # later than any row that is with the broker
 
 
 class Agenda:
-    """owned: the (group, partition) pairs to look after; alive: the holders that live; both as the loop is told.
+    """owned: the (group, partition) pairs to look after, as the loop is told. roster: the holders that live.
 
     window: seconds of timers kept in memory; sweep: seconds between two readings; page: rows a reading.
     """
 
-    def __init__(self, holder: str, window: float, sweep: float, page: int) -> None:
+    def __init__(self, roster: Roster, holder: str, window: float, sweep: float, page: int) -> None:
+        self.roster = roster
         self.holder = holder
         self.window = window
         self.sweep = sweep
         self.page = page
         self.owned: frozenset[tuple[str, int]] = frozenset()
-        self.alive: frozenset[str] = frozenset({holder})
         self.look = False  # somebody changed something, unknown what
         self.next_sweep = 0.0
         self._lost_messages = False
@@ -49,10 +50,10 @@ class Agenda:
 
     # ---- reading
 
-    def assign(self, owned: frozenset[tuple[str, int]], alive: frozenset[str], patient_until: float) -> None:
+    def assign(self, owned: frozenset[tuple[str, int]], patient_until: float) -> None:
         """What to look after from now on. Until then what the dead have left to run is left alone: outcomes that wait
         in the queues of these partitions come first, and spare a second run."""
-        self.owned, self.alive = owned, alive
+        self.owned = owned
         self._patient_until = patient_until
         self.sweep_soon()
 
@@ -100,6 +101,7 @@ class Agenda:
         self.next_sweep = now if more and found else now + self.sweep
         if now < self._patient_until:
             self.next_sweep = min(self.next_sweep, self._patient_until)
+        self.next_sweep = min(self.next_sweep, self.roster.next_doubt(now))
         return found
 
     def _look(self, now: float, parked: Collection[str]) -> Generator[Request, Any, list[Row]]:
@@ -126,7 +128,7 @@ class Agenda:
     def _is_ours_early(self, row: Row, now: float) -> bool:
         if not row.holder:
             return self._lost_messages and row.kind == "task"
-        if row.holder not in self.alive:
+        if not self.roster.lives(row.holder, now):
             return row.kind != "task" or now >= self._patient_until
         return row.holder == self.holder and row.kind == "task"
 

@@ -18,6 +18,7 @@ from ..ports import Delivery, Lease, Record, Row, RowKey, Want
 from .courier import Courier, Taken
 from .recovery import open_task
 from .requests import Claim, Load, Read, Request, Run
+from .roster import Roster
 from .serving import Serving
 from .wire import Work
 from .workload import Workload
@@ -28,17 +29,23 @@ Offered = tuple[Work, Delivery]
 
 
 class Intake:
-    """alive: the holders that live, as the loop is told."""
+    """offered: what was delivered and not looked at yet. room: see `Workload.room`, as it was last asked for."""
 
     def __init__(
-        self, env: Env, serving: Serving, workload: Workload, courier: Courier, clock: Callable[[], datetime]
+        self,
+        env: Env,
+        serving: Serving,
+        workload: Workload,
+        courier: Courier,
+        roster: Roster,
+        clock: Callable[[], datetime],
     ) -> None:
         self.env = env
         self.serving = serving
         self.workload = workload
         self.courier = courier
         self.clock = clock
-        self.alive: frozenset[str] = frozenset({env.holder})
+        self.roster = roster
         self.offered: list[Offered] = []
         self.room = workload.room
 
@@ -122,7 +129,7 @@ class Intake:
         for (work, _), row in zip(offered, rows, strict=True):
             if work.invocation.row_key in self.courier.taken:
                 continue  # a first copy came in the same batch
-            if row is None or (row.holder in self.alive and row.holder not in (work.sent_by, self.env.holder)):
+            if row is None or self._runs_elsewhere(work, row, now):
                 continue
             due_at, holder = now + self.env.hold, self.env.holder
             if not self._serves(work):
@@ -143,6 +150,9 @@ class Intake:
                 self.courier.take(work, None)
                 started.append(work)
         return started
+
+    def _runs_elsewhere(self, work: Work, row: Row, now: float) -> bool:
+        return row.holder not in (work.sent_by, self.env.holder) and self.roster.lives(row.holder, now)
 
     def _row_key(self, work: Work) -> RowKey:
         invocation = work.invocation

@@ -47,6 +47,7 @@ from .requests import (
     Wait,
     Write,
 )
+from .roster import Roster
 from .serving import ALONE, Serving
 from .workload import ActivityNames, Workload
 
@@ -100,11 +101,12 @@ class Loop:
         self.arrived: dict[str, list[Arrival]] = {}
         self.hinted: dict[str, None] = {}
         self.parked: dict[str, str] = {}
-        self.agenda = Agenda(env.holder, settings.window, settings.sweep, settings.page)
+        self.roster = Roster(env.holder)
+        self.agenda = Agenda(self.roster, env.holder, settings.window, settings.sweep, settings.page)
         self.outbox = Outbox(env, clock)
         self.courier = Courier(env, serving, clock)
         self.work = Workload(env, serving, codebase, self.courier, clock)
-        self.intake = Intake(env, serving, self.work, self.courier, clock)
+        self.intake = Intake(env, serving, self.work, self.courier, self.roster, clock)
         self.assigned: Assigned | None = None
         self.lost: Lost | None = None
         self.faulty = False
@@ -156,8 +158,8 @@ class Loop:
     def _assign(self, assigned: Assigned) -> Asking:
         patience = self.serving.patience.takeover if self.serving.by_mail else 0.0
         patient_until = self.clock().timestamp() + patience
-        self.agenda.assign(frozenset(assigned.owned), frozenset(assigned.alive), patient_until)
-        self.intake.alive = self.agenda.alive
+        self.roster.update(assigned.alive, assigned.patience)
+        self.agenda.assign(frozenset(assigned.owned), patient_until)
         self.numbers = frozenset(number for _, number in assigned.owned)
         for instance_id in [i for i, known in self.warm.items() if not self._serves(known.summary)]:
             del self.warm[instance_id]
@@ -250,7 +252,7 @@ class Loop:
             self.hinted[row.instance_id] = None
         elif row.kind == "message":
             self.outbox.rows.append(row)
-        elif row.key not in self.work.held:
+        elif self.work.is_orphan(row):
             self.work.orphans.append(row)
 
     # ---- turns

@@ -26,6 +26,7 @@ log = logging.getLogger("durable.worker")
 
 BEAT_EVERY: Final = 1.0  # seconds
 DEAD_AFTER: Final = 2.5  # without a move of the counter
+_NEWCOMER: Final = 2 * BEAT_EVERY  # within that time everybody has heard of a new one
 
 
 class Peers:
@@ -148,7 +149,7 @@ class Seat:
         view = _View(mine, frozenset(beat.incarnation for beat in alive))
         if view != self._view:
             self._view = view
-            self._tell(Assigned(view.owned, view.alive))
+            self._tell(Assigned(view.owned, view.alive, 0.0 if self._membership.exclusive else _NEWCOMER))
         known, self._repairs = self._repairs, {beat.incarnation: beat.repairs for beat in beats}
         if known is not None and any(n > known.get(incarnation, 0) for incarnation, n in self._repairs.items()):
             self._tell(Lost())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..engine.effects import invocation_of
-from ..engine.instance import Invocation
+from ..engine.instance import Invocation, row_behind
 from ..engine.ledger import Ledger
+from ..engine.step import inbox_arrivals
 from ..model.history import UnreadableHistory
 from ..model.status import RuntimeStatus
 from ..ports import Record, Row
@@ -42,7 +43,10 @@ def open_task(row_key: str, record: Record | None) -> Invocation | None:
 
 
 def _open_task(row_key: str, record: Record, ledger: Ledger) -> Invocation | None:
+    """None too where the outcome is in the inbox, and only has to be taken."""
     execution_id, task_id, attempt = row_key.rsplit("/", 2)
+    if any(row_behind(arrival) == row_key for arrival in inbox_arrivals(record.inbox)[0]):
+        return None
     if record.summary.execution_id != execution_id or record.summary.status is RuntimeStatus.TERMINATED:
         return None
     scheduled = ledger.tasks.get(int(task_id))

@@ -143,10 +143,14 @@ class Done(NamedTuple):
 
 
 class Assigned(NamedTuple):
-    """What this loop serves from now on, as (group, partition), and the holders that are alive, itself included."""
+    """What this loop serves from now on, as (group, partition), and the holders that are alive, itself included.
+
+    patience: seconds that a holder nobody has heard of is taken for one that has just come.
+    """
 
     owned: Collection[tuple[str, int]]
     alive: Collection[str]
+    patience: float = 0.0
 
 
 class Arrived(NamedTuple):

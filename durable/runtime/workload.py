@@ -113,6 +113,11 @@ class Workload:
         self.forget([lease.key])
         self.held[lease.key] = Held(lease.partition, lease.expect_attempt + 1, lease.due_at or 0.0)
 
+    def is_orphan(self, row: Row) -> bool:
+        """Whether nobody sees to this due row: it is not ours, or was ours until somebody leased it."""
+        held = self.held.get(row.key)
+        return held is None or held.attempt < row.attempt
+
     def forget(self, row_keys: Iterable[str]) -> None:
         """These rows are gone, or somebody else's."""
         for key in row_keys:
@@ -211,15 +216,17 @@ class Workload:
         yield from self._release([key for key in self.sent if key in self.held])
 
     def hand_back(self) -> Generator[Request, Any, None]:
-        """Every row of ours is due now: the next worker need not wait."""
-        yield from self._release(list(self.held))
+        """What we have not seen to is due now: the next worker need not wait. What is with the broker runs elsewhere,
+        and what has its outcome in the store need not run."""
+        yield from self._release([key for key in self.held if key not in self.stored], sent_too=False)
 
-    def _release(self, row_keys: Sequence[str]) -> Generator[Request, Any, None]:
+    def _release(self, row_keys: Sequence[str], *, sent_too: bool = True) -> Generator[Request, Any, None]:
         now = self.clock().timestamp()
-        leases = [
-            Lease(held.partition, key, self.env.holder, held.attempt, now)
-            for key, held in ((key, self.held[key]) for key in row_keys)
-        ]
+        leases: list[Lease] = []
+        for key in row_keys:
+            held = self.held[key]
+            due_at = now if sent_too or key not in self.sent else now + self._sent_for(held.attempt)
+            leases.append(Lease(held.partition, key, self.env.holder, held.attempt, due_at))
         if leases:
             yield Claim(leases)
         self.forget(row_keys)

@@ -37,6 +37,7 @@ MAIL_FAULTS: Final = {"queue lost": 4, "connection lost": 4}
 MESSAGE_FAULTS: Final = {"hint lost": 0.7, "done twice": 0.4, "done late": 0.4, "code missing": 0.8}
 STORE_RATE: Final = 0.15
 DETECTED: Final = 1.0  # seconds until a dead worker's partitions move
+NEWCOMER: Final = 0.3  # seconds that a holder nobody has heard of is left alone
 HASTY: Final = Patience(long=1.0, fresh=2.0, unserved=1.0, sent=6.0, sent_at_most=20.0, retry=0.2, takeover=0.1)
 
 
@@ -244,7 +245,7 @@ class World:
                 believed = {w.holder for w in self.workers if self.random.random() < 0.5} | {worker.holder}
             self.note(worker.name, f"owns {sorted(owned[worker])}, believes in {sorted(believed)}")
             mine = [(DEFAULT_GROUP, partition) for partition in sorted(owned[worker])]
-            worker.tell(ask.Assigned(mine, believed))
+            worker.tell(ask.Assigned(mine, believed, NEWCOMER))
 
     def notify(self, instance_ids: Collection[str]) -> None:
         """A hint to everybody, which may be lost, or say less than it should."""

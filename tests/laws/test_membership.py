@@ -86,6 +86,8 @@ def test_a_silent_peer_is_looked_at_just_when_it_would_be_dead() -> None:
 class _Place:
     """A membership in memory: what every worker sees."""
 
+    exclusive = False
+
     def __init__(self) -> None:
         self.beats: dict[str, Beat] = {}
 

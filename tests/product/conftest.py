@@ -1,5 +1,9 @@
-"""A system to be mistreated, on each embedded store: one registry, one client, one worker, and a way to see that they
-still do their work afterwards."""
+"""Systems to try things on: `bench` and `world`, on each store, with and without a broker.
+
+The matrix is store x transport. A test runs on the embedded kinds; marked `everywhere` (itself, or its file) also on
+redis, sqlite+rabbitmq and redis+rabbitmq; and with the marker `slow` every test runs on all there are. What holds on
+the embedded kinds only is marked `embedded`, with the reason.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +13,97 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
+from uuid import uuid4
 
+import pika  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
 import pytest
 
 import durable
+from tests.servers.rabbitmq_server import RabbitServer
 
 SOON = 20  # seconds; nothing here takes one
+
+# Kinds: a store, `+rabbitmq` with a broker, `-cold` where nothing is kept warm: every turn replays the whole history.
+EMBEDDED: Final = {"bench": ("memory", "memory-cold", "sqlite"), "world": ("memory", "sqlite")}
+EVERYWHERE: Final = ("redis", "sqlite+rabbitmq", "redis+rabbitmq")
+SLOW: Final = ("memory+rabbitmq", "redis+rabbitmq-cold")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "everywhere: in `make test` also on servers (see tests/product/conftest.py)")
+    config.addinivalue_line("markers", "embedded(reason): on embedded stores only")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for fixture, embedded in EMBEDDED.items():
+        if fixture in metafunc.fixturenames:
+            metafunc.parametrize(fixture, [*embedded, *_on_servers(metafunc.definition)], indirect=True)
+
+
+def _on_servers(test: pytest.Item) -> list[Any]:
+    if test.get_closest_marker("embedded") is not None:
+        return []
+    slow = [] if test.get_closest_marker("everywhere") else [pytest.mark.slow]
+    return [
+        *(pytest.param(kind, marks=slow) for kind in EVERYWHERE),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW),
+    ]
+
+
+class Place(NamedTuple):
+    """What to connect to; a workspace of its own."""
+
+    url: str
+    events: str | None
+    workspace: str
+
+    def connect(self, **options: Any) -> durable.Client:
+        return durable.connect(self.url, events=self.events, workspace=self.workspace, **options)
+
+
+@pytest.fixture(scope="session")
+def queue_remover(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
+    """Deletes the queues that a workspace has in a test without queues and groups of its own: a session makes many."""
+    server: RabbitServer = request.getfixturevalue("rabbitmq_server")
+    connection = pika.BlockingConnection(pika.URLParameters(server.url() + "?heartbeat=0"))
+    channel = connection.channel()
+
+    def remove(workspace: str) -> None:
+        for queue in ("work.default", "outcomes.default.0", "dead-letters"):
+            channel.queue_delete(f"durable.{workspace}.{queue}")
+
+    yield remove
+    connection.close()
+
+
+@pytest.fixture
+def place_of(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Place]]:
+    """Makes the place of a kind."""
+    workspace = uuid4().hex[:8]
+    with ExitStack() as after:
+
+        def make(kind: str) -> Place:
+            store, _, broker = kind.removesuffix("-cold").partition("+")
+            events = None
+            if broker:
+                events = request.getfixturevalue("rabbitmq_server").url()
+                after.callback(request.getfixturevalue("queue_remover"), workspace)
+            if store == "redis":
+                return Place(request.getfixturevalue("redis_server").url + "?partitions=1", events, workspace)
+            return Place(
+                f"sqlite:///{tmp_path}/store.db" if store == "sqlite" else f"memory://{workspace}", events, workspace
+            )
+
+        yield make
 
 
 class World:
     """`client` and `registry` before a worker runs; `work()` runs one, `run()` an orchestrator to its end."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.client = durable.connect(url)
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.client = place.connect()
         self.registry = durable.Registry()
         self.worker: durable.Worker | None = None
 
@@ -46,7 +126,7 @@ class World:
     def connect(self, limits: durable.Limits) -> None:
         """Start again with other limits; before `work()`."""
         self.client.close()
-        self.client = durable.connect(self.url, limits=limits)
+        self.client = self.place.connect(limits=limits)
 
     def start(self, orchestrator: Callable[..., Any] | str, *args: Any) -> durable.OrchestrationHandle[Any]:
         """Start a raw orchestrator function under a fresh name, served by the worker (which starts if need be)."""
@@ -74,19 +154,15 @@ class World:
         assert self.run("healthy", 1) == 4
 
 
-def _worlds(tmp_path: Path, kind: str) -> Iterator[World]:
-    world = World(f"sqlite:///{tmp_path}/store.db" if kind == "sqlite" else f"memory://{tmp_path.name}-{id(tmp_path)}")
+@pytest.fixture
+def world(request: pytest.FixtureRequest, place_of: Callable[[str], Place]) -> Iterator[World]:
+    """A system of each kind; when the test is over, it must still be well."""
+    world = World(place_of(request.param))
     yield world
     world.is_well()
     assert world.worker is not None
     world.worker.stop()
     world.client.close()
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    """A system on each embedded store; when the test is over, it must still be well."""
-    yield from _worlds(tmp_path, request.param)
 
 
 class Heard(logging.Handler):
@@ -130,10 +206,10 @@ def log() -> Iterator[Heard]:
 class Bench:
     """One store, a client on it, and workers that end with the test. `cold`: every turn replays the whole history."""
 
-    def __init__(self, url: str, cold: bool) -> None:
-        self.url = url
+    def __init__(self, place: Place, cold: bool) -> None:
+        self.place = place
         self.cold = cold
-        self.client = durable.connect(url)
+        self.client = place.connect()
         self._closing = ExitStack()
         self._closing.callback(self.client.close)
 
@@ -148,7 +224,7 @@ class Bench:
 
     def connect(self, **options: Any) -> durable.Client:
         """Another client of the same store."""
-        return self._closing.enter_context(durable.connect(self.url, **options))
+        return self._closing.enter_context(self.place.connect(**options))
 
     def start(self, orchestrator: Any, *args: Any, **options: Any) -> durable.OrchestrationHandle[Any]:
         handle: durable.OrchestrationHandle[Any] = self.client.start_orchestration(orchestrator, *args, **options)
@@ -193,11 +269,9 @@ class Bench:
         self._closing.close()
 
 
-@pytest.fixture(params=["memory", "memory-cold", "sqlite"])
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-    """A store of each embedded kind; on one of them nothing is kept warm."""
-    kind = request.param
-    url = f"sqlite:///{tmp_path}/store.db" if kind == "sqlite" else f"memory://{tmp_path.name}-{id(tmp_path)}"
-    bench = Bench(url, kind.endswith("cold"))
+@pytest.fixture
+def bench(request: pytest.FixtureRequest, place_of: Callable[[str], Place]) -> Iterator[Bench]:
+    """A store of each kind; on some of them nothing is kept warm."""
+    bench = Bench(place_of(request.param), request.param.endswith("-cold"))
     yield bench
     bench.close()

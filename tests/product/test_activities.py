@@ -40,6 +40,7 @@ def calling(app: durable.Registry, activity: Any, *args: Any) -> Any:
 # ---- declaring and calling
 
 
+@pytest.mark.everywhere
 def test_sync_and_async_activities_are_called_alike(bench: Bench) -> None:
     app = durable.Registry()
 
@@ -60,6 +61,7 @@ def test_sync_and_async_activities_are_called_alike(bench: Bench) -> None:
     assert bench.run(flow) == [11, 3, 21, 3]
 
 
+@pytest.mark.everywhere
 def test_async_activities_run_side_by_side_up_to_the_limit(bench: Bench) -> None:
     app = durable.Registry()
     running, most = 0, 0
@@ -106,6 +108,7 @@ def test_sync_activities_run_side_by_side_up_to_the_limit(bench: Bench) -> None:
     assert most == 4
 
 
+@pytest.mark.everywhere
 def test_an_activity_that_waits_does_not_hold_up_the_next_one(bench: Bench) -> None:
     """Many short bursts, each with one that waits for another: whoever is queued must always find a thread."""
     app = durable.Registry()
@@ -291,6 +294,7 @@ def test_registries_do_not_see_each_other(bench: Bench) -> None:
 # ---- what an activity knows
 
 
+@pytest.mark.everywhere
 def test_the_context_says_which_call_this_is(bench: Bench) -> None:
     app = durable.Registry()
     contexts: list[tuple[str, int, int, str]] = []
@@ -318,6 +322,7 @@ def test_the_context_says_which_call_this_is(bench: Bench) -> None:
     assert len(set(keys)) == 4
 
 
+@pytest.mark.everywhere
 def test_the_client_of_an_activity_is_one_on_the_same_store(bench: Bench) -> None:
     app = durable.Registry()
 
@@ -360,6 +365,7 @@ def test_the_logger_of_an_activity_says_where_a_line_comes_from(bench: Bench, ca
 # ---- time limits
 
 
+@pytest.mark.everywhere
 def test_an_attempt_that_takes_too_long_fails_and_may_be_tried_again(bench: Bench) -> None:
     app = durable.Registry()
     saw_it = threading.Event()
@@ -406,6 +412,7 @@ def test_an_async_attempt_that_takes_too_long_is_cancelled(bench: Bench) -> None
     assert cancelled.wait(SOON)
 
 
+@pytest.mark.everywhere
 def test_a_timeout_counts_from_the_start_and_not_from_the_queue(bench: Bench) -> None:
     app = durable.Registry()
     gate = threading.Event()
@@ -432,6 +439,7 @@ def test_a_timeout_counts_from_the_start_and_not_from_the_queue(bench: Bench) ->
     assert handle.result(SOON) == [None, "in time"]
 
 
+@pytest.mark.everywhere
 def test_heartbeats_are_counted_from_the_first_one(bench: Bench) -> None:
     app = durable.Registry()
 
@@ -464,6 +472,7 @@ def test_heartbeats_are_counted_from_the_first_one(bench: Bench) -> None:
     assert bench.run(flow) == ["no heartbeat, no timeout", "lively", "TimeoutError"]
 
 
+@pytest.mark.everywhere
 def test_a_cancelled_task_tells_its_activity(bench: Bench) -> None:
     app = durable.Registry()
     started, told = threading.Event(), threading.Event()
@@ -618,6 +627,7 @@ def test_sets_travel_sorted_and_untyped_values_as_plain_json(bench: Bench) -> No
     assert bench.run(flow) == [["list", ["a", "b", "c"]], ["list", [1, 2]], ["str", "red"]]
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, "a"}.__class__, lambda: None])
 def test_a_result_that_cannot_travel_fails_its_call_once_and_nothing_hangs(bench: Bench, value: object) -> None:
     app = durable.Registry()

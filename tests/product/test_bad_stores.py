@@ -13,6 +13,8 @@ import pytest
 
 import durable
 
+pytestmark = pytest.mark.embedded("of files, URLs and what is refused at once")
+
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, World
 else:

@@ -13,6 +13,8 @@ import pytest
 
 import durable
 
+pytestmark = pytest.mark.everywhere
+
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, Bench
 else:
@@ -401,7 +403,7 @@ def test_many_clients_at_once_lose_nothing(bench: Bench, app: durable.Registry) 
     handle = bench.start("take", ["n"] * 60)
 
     def send(sender: int) -> None:
-        with durable.connect(bench.url) as client:
+        with bench.place.connect() as client:
             for number in range(15):
                 client.raise_event(handle.instance_id, "n", [sender, number])
 

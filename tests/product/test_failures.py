@@ -12,6 +12,8 @@ import pytest
 
 import durable
 
+pytestmark = pytest.mark.everywhere
+
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, Bench
 else:
@@ -603,7 +605,7 @@ def test_retries_that_are_due_together_may_be_more_than_one_turn_may_schedule(be
             yield ctx.create_timer(0)
         return (yield tasks)
 
-    with durable.connect(bench.url, limits=durable.Limits(commands_per_turn=7)) as client:
+    with bench.place.connect(limits=durable.Limits(commands_per_turn=7)) as client:
         options: dict[str, Any] = {"registry": app, "max_cached_orchestrations": 0 if bench.cold else 10}
         with durable.Worker(client, **options):
             handle = client.start_orchestration(flow)

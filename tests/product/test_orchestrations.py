@@ -312,6 +312,7 @@ def test_a_client_call_inside_an_orchestrator_raises(
 # ---- fan-out and races
 
 
+@pytest.mark.everywhere
 def test_task_all_gives_results_in_order_whatever_the_order_of_completion(bench: Bench) -> None:
     app = durable.Registry()
     second_done = threading.Event()
@@ -334,6 +335,7 @@ def test_task_all_gives_results_in_order_whatever_the_order_of_completion(bench:
     assert bench.run(flow) == ["first", "second"]
 
 
+@pytest.mark.everywhere
 def test_a_yielded_list_means_task_all_and_empty_ones_are_done(bench: Bench, app: durable.Registry) -> None:
     @app.orchestrator
     def flow(ctx: Ctx) -> Steps:
@@ -344,6 +346,7 @@ def test_a_yielded_list_means_task_all_and_empty_ones_are_done(bench: Bench, app
     assert bench.run(flow) == [[0, 2, 4, 6], [], [], [0, 2, 4, 6]]
 
 
+@pytest.mark.everywhere
 def test_task_all_fails_with_the_first_failure_while_others_still_run(bench: Bench, app: durable.Registry) -> None:
     gate = threading.Event()
 
@@ -368,6 +371,7 @@ def test_task_all_fails_with_the_first_failure_while_others_still_run(bench: Ben
     assert handle.result(SOON) == "slow"
 
 
+@pytest.mark.everywhere
 def test_task_all_can_gather_the_exceptions_that_would_have_been_raised(bench: Bench, app: durable.Registry) -> None:
     @app.orchestrator
     def flow(ctx: Ctx) -> Steps:
@@ -386,6 +390,7 @@ def test_task_all_can_gather_the_exceptions_that_would_have_been_raised(bench: B
     assert bench.run(flow) == [2, "TaskFailedError", "TimeoutError", "TaskCancelledError"]
 
 
+@pytest.mark.everywhere
 def test_task_any_gives_the_first_in_history_then_in_the_list_and_losers_go_on(bench: Bench) -> None:
     app = durable.Registry()
     gate = threading.Event()
@@ -473,6 +478,7 @@ def test_tasks_say_how_they_stand(bench: Bench, app: durable.Registry) -> None:
     assert bench.run(flow) == [[False, False], [True, False], 2, False]
 
 
+@pytest.mark.everywhere
 def test_cancel_ends_any_task_once(bench: Bench, app: durable.Registry) -> None:
     gate = threading.Event()
 
@@ -519,6 +525,7 @@ def test_cancel_ends_any_task_once(bench: Bench, app: durable.Registry) -> None:
     assert left.result(SOON) is None
 
 
+@pytest.mark.everywhere
 def test_what_was_scheduled_but_never_yielded_still_runs_and_is_ignored(bench: Bench, app: durable.Registry) -> None:
     ran = threading.Event()
     gate = threading.Event()
@@ -552,6 +559,7 @@ def test_what_was_scheduled_but_never_yielded_still_runs_and_is_ignored(bench: B
     assert bench.types(handle)[-1] == "ExecutionCompleted"
 
 
+@pytest.mark.everywhere
 def test_facts_are_applied_one_at_a_time_so_batching_never_shows(bench: Bench) -> None:
     """Everything has arrived before the worker starts; the orchestrator still sees one event after the other."""
     app = durable.Registry()
@@ -574,6 +582,7 @@ def test_facts_are_applied_one_at_a_time_so_batching_never_shows(bench: Bench) -
 # ---- timers
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize(
     "when",
     [
@@ -603,6 +612,7 @@ def test_timers_take_moments_and_durations(bench: Bench, when: datetime | timede
         assert created.fire_at == when
 
 
+@pytest.mark.everywhere
 def test_a_timer_never_fires_early(bench: Bench) -> None:
     app = durable.Registry()
 
@@ -661,6 +671,7 @@ def test_what_is_no_moment_is_refused_at_that_line(bench: Bench, when: Any, erro
 # ---- children
 
 
+@pytest.mark.everywhere
 def test_a_child_has_a_derived_id_and_knows_its_parent(bench: Bench) -> None:
     app = durable.Registry()
 
@@ -728,6 +739,7 @@ def test_a_child_may_have_an_id_of_its_own_and_be_called_by_name(bench: Bench) -
         assert status.input == given
 
 
+@pytest.mark.everywhere
 def test_a_taken_child_id_fails_the_task_and_leaves_the_other_alone(bench: Bench) -> None:
     app = durable.Registry()
 
@@ -750,6 +762,7 @@ def test_a_taken_child_id_fails_the_task_and_leaves_the_other_alone(bench: Bench
     assert (status.input, status.parent_instance_id) == ("theirs", None)
 
 
+@pytest.mark.everywhere
 def test_terminating_a_child_fails_the_task_of_its_parent(bench: Bench) -> None:
     app = durable.Registry()
 
@@ -794,6 +807,7 @@ def test_children_nest_as_deep_as_the_limit_and_no_deeper(bench: Bench) -> None:
     assert failure.is_caused_by(durable.LimitError)
 
 
+@pytest.mark.everywhere
 def test_children_run_side_by_side(bench: Bench) -> None:
     app = durable.Registry()
 
@@ -816,6 +830,7 @@ def test_children_run_side_by_side(bench: Bench) -> None:
 # ---- continue-as-new
 
 
+@pytest.mark.everywhere
 def test_continue_as_new_starts_over_under_the_same_id(bench: Bench) -> None:
     app = durable.Registry()
     executions: list[str] = []
@@ -853,6 +868,7 @@ def test_continue_as_new_starts_over_under_the_same_id(bench: Bench) -> None:
     assert bench.history(handle)[0].input == 0
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize("save", [True, False])
 def test_events_that_nobody_took_carry_over_unless_told_otherwise(bench: Bench, save: bool) -> None:
     app = durable.Registry()
@@ -915,6 +931,7 @@ def test_commands_after_continue_as_new_raise_and_an_exception_is_a_failure(benc
     assert bench.fails(broken).type == "ValueError"
 
 
+@pytest.mark.everywhere
 def test_a_parent_waits_for_the_last_execution_of_its_child(bench: Bench) -> None:
     app = durable.Registry()
 
@@ -933,6 +950,7 @@ def test_a_parent_waits_for_the_last_execution_of_its_child(bench: Bench) -> Non
     assert bench.run(parent) == "the end"
 
 
+@pytest.mark.everywhere
 def test_what_an_old_execution_scheduled_does_not_reach_the_new_one(bench: Bench) -> None:
     app = durable.Registry()
     gate = threading.Event()
@@ -964,6 +982,7 @@ def test_what_an_old_execution_scheduled_does_not_reach_the_new_one(bench: Bench
 # ---- custom status, identity, input
 
 
+@pytest.mark.everywhere
 def test_the_custom_status_shows_with_its_turn_and_survives_the_end(bench: Bench) -> None:
     app = durable.Registry()
 

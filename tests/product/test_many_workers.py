@@ -1,0 +1,526 @@
+"""Many workers on Redis and RabbitMQ, in this process and in others, as seen by clients, pika and the SDK."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pika  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
+import pytest
+from cloudevents.core.bindings.rabbitmq import (
+    RabbitMQMessage,
+    from_rabbitmq_event,
+    to_binary_event,
+    to_structured_event,
+)
+
+import durable
+from tests.product.shared_work import LEDGER, app
+from tests.servers.rabbitmq_server import RabbitServer
+from tests.servers.redis_server import RedisServer
+
+SOON = 20  # seconds; nothing here takes one, but for what is said to
+PROGRAM = Path(__file__).with_name("shared_work.py")
+SAMPLE = PROGRAM.parents[2] / "samples" / "foreign_worker.py"
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait for what no call waits for."""
+    deadline = time.monotonic() + SOON
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        threading.Event().wait(0.01)
+
+
+class Outsider:
+    """A program of somebody else's: pika and the CloudEvents SDK. For one thread."""
+
+    def __init__(self, url: str, workspace: str) -> None:
+        self.workspace = workspace
+        self.connection = pika.BlockingConnection(pika.URLParameters(url))
+        self.channel = self.connection.channel()
+        self.channel.confirm_delivery()
+        self.received: list[durable.CloudEvent] = []
+        self.keys: list[str] = []
+
+    def work(self, queue: str) -> str:
+        return f"durable.{self.workspace}.work.{queue}"
+
+    def depth(self, queue: str) -> int:
+        """How many messages wait in a queue that is there."""
+        return int(self.channel.queue_declare(queue, passive=True).method.message_count)
+
+    def consumers(self, queue: str) -> int:
+        """How many receive from it."""
+        return int(self.channel.queue_declare(queue, passive=True).method.consumer_count)
+
+    def exists(self, queue: str) -> bool:
+        """Asked on a channel that the broker closes for a no."""
+        channel = self.connection.channel()
+        try:
+            channel.queue_declare(queue, passive=True)
+        except pika.exceptions.ChannelClosedByBroker:
+            return False
+        channel.close()
+        return True
+
+    def publish(self, queue: str, body: bytes, content_type: str | None = None, headers: Any = None) -> None:
+        """Confirmed by the broker when it returns."""
+        properties = pika.BasicProperties(content_type=content_type, headers=headers, delivery_mode=2)
+        self.channel.basic_publish("", queue, body, properties, mandatory=True)
+
+    def send(self, queue: str, event: durable.CloudEvent, *, binary: bool = False) -> None:
+        message = (to_binary_event if binary else to_structured_event)(event)
+        self.publish(queue, message.body, message.content_type, dict(message.headers))
+
+    def receive(self, queue: str, priority: int = 0) -> None:
+        """Everything that comes to the queue, until the test ends."""
+
+        def came(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+            message = RabbitMQMessage(properties.headers or {}, properties.content_type, body)
+            self.received.append(from_rabbitmq_event(message))
+            self.keys.append(method.routing_key)
+            channel.basic_ack(method.delivery_tag)
+
+        self.channel.basic_consume(queue, came, arguments={"x-priority": priority})
+
+    def wait(self, count: int) -> list[durable.CloudEvent]:
+        """The first so many events."""
+        deadline = time.monotonic() + SOON
+        while len(self.received) < count:
+            assert time.monotonic() < deadline, (count, self.received)
+            self.connection.process_data_events(0.05)
+        return self.received[:count]
+
+
+class Place:
+    """A workspace on the session's servers, and what runs on it until the test ends."""
+
+    def __init__(self, redis: RedisServer, rabbit: RabbitServer, folder: Path, partitions: int | None) -> None:
+        self.url = redis.url + (f"?partitions={partitions}" if partitions else "")
+        self.events = rabbit.url()
+        self.workspace = uuid4().hex[:8]
+        self.folder = folder
+        self.closing = ExitStack()
+        self.client = self.connect()
+
+    def connect(self, workspace: str | None = None) -> durable.Client:
+        client = durable.connect(self.url, events=self.events, workspace=workspace or self.workspace)
+        return self.closing.enter_context(client)
+
+    def serve(self, me: str | durable.Registry, **options: Any) -> durable.Worker:
+        """A worker in this process, on a client of its own."""
+        registry = app(me) if isinstance(me, str) else me
+        worker = durable.Worker(self.connect(), registry=registry, **{"shutdown_grace": 0, **options})
+        return self.closing.enter_context(worker)
+
+    def program(self, *command: object) -> subprocess.Popen[str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("DURABLE_")}
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)], cwd=self.folder, env=kept, stdout=subprocess.PIPE, text=True
+        )
+        self.closing.callback(process.communicate)
+        self.closing.callback(process.kill)
+        return process
+
+    def process(self, what: str, *rest: str) -> subprocess.Popen[str]:
+        """shared_work.py on this workspace."""
+        return self.program(PROGRAM, what, self.url, self.events, self.workspace, *rest)
+
+    def outsider(self) -> Outsider:
+        outsider = Outsider(self.events, self.workspace)
+        self.closing.callback(outsider.connection.close)
+        return outsider
+
+    def start(self, orchestrator: str, *args: Any, **options: Any) -> durable.OrchestrationHandle[Any]:
+        return self.client.start_orchestration(orchestrator, *args, **options)
+
+    def run(self, orchestrator: str, *args: Any) -> Any:
+        return self.start(orchestrator, *args).result(SOON)
+
+    def signed(self, handles: Sequence[durable.OrchestrationHandle[Any]]) -> list[str]:
+        """Who took the first turn of each of these gates."""
+        return [self.client.wait(h.instance_id, SOON, until="started").custom_status for h in handles]
+
+    def open(self, handles: Sequence[durable.OrchestrationHandle[Any]]) -> list[str]:
+        """Who took the last one."""
+        for handle in handles:
+            handle.raise_event("go")
+        return [handle.result(SOON) for handle in handles]
+
+
+def _places(redis: RedisServer, rabbit: RabbitServer, folder: Path, partitions: int | None) -> Iterator[Place]:
+    place = Place(redis, rabbit, folder, partitions)
+    with place.closing:
+        yield place
+
+
+@pytest.fixture
+def place(
+    redis_server: RedisServer, rabbitmq_server: RabbitServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
+    """A workspace of two partitions."""
+    monkeypatch.chdir(tmp_path)
+    yield from _places(redis_server, rabbitmq_server, tmp_path, 2)
+
+
+@pytest.fixture
+def wide_place(
+    redis_server: RedisServer, rabbitmq_server: RabbitServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
+    """A workspace of as many partitions as one has that nobody thought about."""
+    monkeypatch.chdir(tmp_path)
+    yield from _places(redis_server, rabbitmq_server, tmp_path, None)
+
+
+# ---- partitions
+
+
+def test_partitions_are_shared_and_taken_over_from_the_killed_and_the_stopped(wide_place: Place) -> None:
+    place = wide_place
+    killed = place.process("work")
+    stopped = place.serve("stopped")
+    place.serve("survivor")
+    gates: list[durable.OrchestrationHandle[Any]] = []
+
+    def all_have_signed() -> bool:
+        gates.extend(place.client.start_many("gate", [None] * 10))
+        return {str(killed.pid), "stopped", "survivor"} <= set(place.signed(gates)) and len(gates) >= 30
+
+    until(all_have_signed)
+    killed.kill()
+    began = time.monotonic()
+    taken_over = [gate for gate, who in zip(gates, place.signed(gates), strict=True) if who == str(killed.pid)]
+    assert set(place.open(taken_over)) <= {"stopped", "survivor"}
+    assert time.monotonic() - began < 8  # a takeover after 2.5 seconds of silence, and a slow machine
+    stopped.stop()
+    rest = [gate for gate in gates if gate not in taken_over]
+    assert set(place.open(rest)) == {"survivor"}
+
+
+def test_a_worker_that_comes_later_gets_its_share(wide_place: Place) -> None:
+    place = wide_place
+    place.serve("first")
+    assert set(place.signed(place.client.start_many("gate", [None] * 10))) == {"first"}
+    place.serve("second")
+    until(lambda: set(place.signed(place.client.start_many("gate", [None] * 20))) == {"first", "second"})
+
+
+def test_a_rolling_restart_under_load_loses_nothing_and_repeats_nothing(wide_place: Place) -> None:
+    place = wide_place
+    workers = [place.serve("1", shutdown_grace=10), place.serve("2", shutdown_grace=10)]
+    process = place.process("work")
+    over = threading.Event()
+    handles: list[durable.OrchestrationHandle[Any]] = []
+
+    def load() -> None:
+        while not over.wait(0.1):
+            numbers = range(len(handles), len(handles) + 5)
+            handles.extend(place.client.start_many("steps", numbers))
+
+    loading = threading.Thread(target=load)
+    loading.start()
+
+    def more() -> None:
+        enough = len(handles) + 20
+        until(lambda: len(handles) > enough)
+
+    for number in (0, 1):
+        more()
+        workers[number].stop()
+        workers[number] = place.serve(f"new {number}", shutdown_grace=10)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(SOON) == 0
+    place.process("work")
+    more()
+    over.set()
+    loading.join()
+    assert [handle.result(SOON) for handle in handles] == [number + 4 for number in range(len(handles))]
+    ran = Counter((place.folder / LEDGER).read_text().split())
+    assert len(ran) == 4 * len(handles)
+    assert [key for key, times in ran.items() if times > 1] == []
+
+
+def test_a_worker_that_has_just_come_is_not_taken_for_dead(wide_place: Place) -> None:
+    """It commits before the others have heard of it."""
+    place = wide_place
+    place.serve("first")
+    place.run("step", "who")
+    place.serve("second")
+    for handle in place.client.start_many("steps", range(100)):
+        handle.result(SOON)
+    assert [key for key, n in Counter((place.folder / LEDGER).read_text().split()).items() if n > 1] == []
+
+
+def test_what_runs_elsewhere_is_left_alone_when_its_orchestration_moves(place: Place) -> None:
+    gate, began = threading.Event(), list[str]()
+
+    def serve_activities(me: str) -> None:
+        registry = durable.Registry()
+
+        @registry.activity(name="long")
+        def long() -> str:
+            began.append(me)
+            gate.wait(SOON)
+            return me
+
+        registry.activity(name="short")(lambda: me)
+        place.serve(registry, groups=["none"], queues=["gpu"], max_concurrent_activities=1)
+
+    first = place.serve("first")
+    serve_activities("busy")
+    long = place.start("step", "long", "gpu")
+    until(lambda: began)
+    serve_activities("idle")
+    first.stop()
+    place.serve("second")
+    short = place.start("step", "short", "gpu")  # behind whatever was sent again
+    until(lambda: short.status().runtime_status == "COMPLETED" or len(began) > 1)
+    gate.set()
+    assert long.result(SOON) == "busy"
+    assert began == ["busy"]
+
+
+def test_what_a_stopped_worker_was_running_runs_elsewhere_at_once(place: Place) -> None:
+    gate, running = threading.Event(), threading.Event()
+    registry = app("stopped")
+
+    @registry.activity(name="hang")
+    def hang() -> str:
+        running.set()
+        gate.wait(SOON)
+        return "too late"
+
+    worker = place.serve(registry, max_concurrent_activities=1)
+    handles = [place.start("step", "hang") for _ in range(3)]
+    assert running.wait(SOON)
+    worker.stop()
+    other = app("other")
+    other.activity(name="hang")(lambda: "done")
+    began = time.monotonic()
+    place.serve(other)
+    assert [handle.result(SOON) for handle in handles] == ["done"] * 3
+    assert time.monotonic() - began < 8  # not the minute after which a lease ends
+    gate.set()
+    kinds = [event.type for event in place.client.history(handles[0].instance_id)]
+    assert kinds.count("TaskCompleted") == 1
+
+
+# ---- who does what
+
+
+def test_an_activity_runs_where_its_queue_is_served(place: Place) -> None:
+    place.serve("plain")
+    special = place.process("work", "gpu")
+    handles = place.client.start_many("both", range(10))
+    assert [handle.result(SOON) for handle in handles] == [["plain", f"{n} by {special.pid}"] for n in range(10)]
+
+
+def test_a_queue_that_nobody_serves_stops_nothing_and_is_named(place: Place) -> None:
+    place.serve("plain")
+    handle = place.start("both", 1)
+    until(lambda: handle.status().custom_status == "plain")  # the other half is done
+    reason = handle.status().blocked_reason
+    assert reason == "activity 'train' (task 2) waits: no living worker serves queue 'gpu'"
+    assert place.run("step", "who") == "plain"
+    place.serve("special", queues=["gpu"])
+    assert handle.result(SOON) == ["plain", "1 by special"]
+    assert handle.status().blocked_reason is None
+
+
+def test_a_group_is_served_by_its_own_workers(place: Place) -> None:
+    place.serve("day")
+    handle = place.start(durable.orchestrator_ref("night", group="night"))  # type: ignore[arg-type]  # a reference
+    assert place.run("step", "who") == "day"
+    assert handle.status().runtime_status == "PENDING"
+    place.serve("night", groups=["night"], queues=["dark"])
+    assert handle.result(SOON) == ["night", "day"]  # groups are of orchestrations, queues of activities
+
+
+def test_a_worker_that_lacks_the_code_leaves_the_activity_to_one_that_has_it(place: Place) -> None:
+    """Offered again after ten seconds, and it is the other one's turn then."""
+    outsider = place.outsider()
+    work = outsider.work("default")
+    place.serve("plain")
+    until(lambda: outsider.exists(work) and outsider.consumers(work) == 1)
+    rare = durable.Registry()
+    rare.activity(name="rare")(lambda: "found")
+    place.serve(rare, groups=["none"])
+    until(lambda: outsider.consumers(work) == 2)
+    assert place.run("step", "rare") == "found"
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_eager_activities_are_not_published(place: Place, eager: bool) -> None:
+    place.serve("me", eager_activities=eager)
+    outsider = place.outsider()
+    until(lambda: outsider.exists(outsider.work("default")))
+    outsider.receive(outsider.work("default"), priority=10)  # whatever is published, it gets first
+    handles = [place.start("step", "who") for _ in range(5)]
+    if eager:
+        assert [handle.result(SOON) for handle in handles] == ["me"] * 5
+        outsider.connection.process_data_events(0)
+        assert outsider.received == []
+    else:
+        assert {event.get_subject() for event in outsider.wait(5)} == {handle.instance_id for handle in handles}
+
+
+def test_two_workspaces_never_see_each_other(place: Place) -> None:
+    other = place.connect(f"{place.workspace}.other")
+    theirs = other.start_orchestration("gate", instance_id="same")
+    place.serve("mine")
+    mine = place.start("gate", instance_id="same")
+    assert place.signed([mine]) == ["mine"]
+    assert theirs.status().runtime_status == "PENDING"
+    with durable.Worker(other, registry=app("theirs"), shutdown_grace=0):
+        assert other.wait("same", SOON, until="started").custom_status == "theirs"
+        mine.raise_event("go")
+        assert mine.result(SOON) == "mine"
+        assert theirs.status().runtime_status == "RUNNING"
+        assert len(place.client.list_orchestrations().items) == len(other.list_orchestrations().items) == 1
+        other.start_orchestration("gate", instance_id="only there")
+        with pytest.raises(durable.InstanceNotFoundError):
+            place.client.raise_event("only there", "go")
+
+
+def test_a_result_is_waited_for_by_a_process_that_did_not_start_it(place: Place) -> None:
+    place.serve("me")
+    handle = place.start("gate")
+    process = place.process("wait", handle.instance_id)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    handle.raise_event("go")
+    assert process.communicate(timeout=SOON)[0] == "me\n"
+
+
+# ---- what is on the wire
+
+
+def completion(invocation: durable.CloudEvent, result: Any) -> durable.CloudEvent:
+    """As a program in another language would make it."""
+    call: Any = invocation.get_data()
+    data = {key: call[key] for key in ("instance_id", "execution_id", "task_id", "attempt")}
+    attributes = {
+        "type": "durable.task-completed",
+        "source": "/elsewhere",
+        "id": f"{call['instance_id']}/{call['execution_id']}/{call['task_id']}/{call['attempt']}",
+        "datacontenttype": "application/json",
+    }
+    return durable.CloudEvent(attributes, data | {"result": result})
+
+
+def asked(place: Place, outsider: Outsider) -> tuple[durable.OrchestrationHandle[Any], durable.CloudEvent]:
+    """An orchestration that has asked for an activity, and the invocation as the outsider got it."""
+    handle = place.start("once")
+    until(lambda: outsider.exists(outsider.work("elsewhere")))
+    outsider.receive(outsider.work("elsewhere"))
+    return handle, outsider.wait(1)[0]
+
+
+def test_an_invocation_is_a_cloudevent_and_its_completion_counts_once(place: Place) -> None:
+    place.serve("me")
+    outsider = place.outsider()
+    handle, invocation = asked(place, outsider)
+    call: Any = invocation.get_data()
+    assert invocation.get_type() == "durable.task-scheduled"
+    assert invocation.get_subject() == call["instance_id"] == handle.instance_id
+    assert (call["name"], call["input"], call["task_id"], call["attempt"]) == ("elsewhere", "é", 1, 1)
+    queue = invocation.get_extension("replyqueue")
+    for result in ("first", "first", "second"):
+        outsider.send(queue, completion(invocation, result))
+    until(lambda: outsider.depth(queue) == 0)
+    handle.raise_event("go")
+    assert handle.result(SOON) == "first"
+    outsider.send(queue, completion(invocation, "much too late"))
+    assert place.run("step", "who") == "me"
+    kinds = [event.type for event in place.client.history(handle.instance_id)]
+    assert kinds.count("TaskCompleted") == 1
+    assert outsider.depth(f"durable.{place.workspace}.dead-letters") == 0
+
+
+def test_a_completion_in_binary_mode_is_accepted(place: Place) -> None:
+    place.serve("me")
+    outsider = place.outsider()
+    handle, invocation = asked(place, outsider)
+    outsider.send(invocation.get_extension("replyqueue"), completion(invocation, {"n": [1, "é"]}), binary=True)
+    handle.raise_event("go")
+    assert handle.result(SOON) == {"n": [1, "é"]}
+
+
+def test_what_nobody_understands_is_parked_and_all_goes_on(place: Place) -> None:
+    place.serve("me")
+    outsider = place.outsider()
+    handle, invocation = asked(place, outsider)
+    replies, work, dead = (
+        invocation.get_extension("replyqueue"),
+        outsider.work("default"),
+        f"durable.{place.workspace}.dead-letters",
+    )
+    call: Any = invocation.get_data()
+    stranger = call | {"instance_id": "nobody", "name": "who"}
+    attributes = invocation.get_attributes() | {"id": "nobody/1", "subject": "nobody"}
+    for queue in (replies, work):
+        outsider.publish(queue, b"\xff not JSON", "application/cloudevents+json")
+        outsider.publish(queue, json.dumps({"specversion": "1.0", "id": "1"}).encode(), "application/json")
+        outsider.send(queue, durable.CloudEvent({"type": "com.shop.order", "source": "/shop", "id": "7"}, {"n": 1}))
+    outsider.send(replies, completion(durable.CloudEvent(attributes, stranger), "from nobody"))  # dropped
+    outsider.send(work, durable.CloudEvent(attributes, stranger))
+    until(lambda: outsider.depth(dead) == 6)
+    until(lambda: outsider.depth(replies) == outsider.depth(work) == 0)
+    outsider.send(replies, completion(invocation, "well"))
+    handle.raise_event("go")
+    assert handle.result(SOON) == "well"
+    assert place.run("step", "who") == "me"
+    assert place.client.get_status("nobody") is None
+    assert outsider.depth(dead) == 6
+
+
+def test_lifecycle_events_reach_whoever_listens_to_the_topic(place: Place) -> None:
+    place.serve("me")
+    outsider = place.outsider()
+    queue = outsider.channel.queue_declare("", exclusive=True).method.queue
+    outsider.channel.queue_bind(queue, f"durable.{place.workspace}.lifecycle", "#")
+    outsider.receive(queue)
+    handle = place.start("step", "who")
+    started, ended = outsider.wait(2)
+    assert outsider.keys == ["started.RUNNING.step", "ended.COMPLETED.step"]
+    assert (started.get_type(), ended.get_type()) == ("durable.execution-started", "durable.execution-completed")
+    assert started.get_subject() == ended.get_subject() == handle.instance_id
+    data: Any = ended.get_data()
+    assert (data["status"], data["output"]) == ("COMPLETED", "me")
+
+
+def test_megabytes_travel(place: Place) -> None:
+    """What is larger than 1 MiB stays in the store, and the message says only where."""
+    place.serve("plain")
+    place.process("work", "gpu")
+    large = "é" * 1_500_000
+    assert place.run("step", "same", "gpu", large) == large
+
+
+def test_a_program_with_nothing_of_ours_serves_an_activity(place: Place) -> None:
+    place.serve("me")
+    foreign = place.program(SAMPLE, place.events, place.workspace)
+    assert foreign.stdout is not None
+    assert foreign.stdout.readline() == f"serving durable.{place.workspace}.work.foreign\n"
+    handles = [place.start("step", "shout", "foreign", f"hello {n}") for n in range(20)]
+    assert [handle.result(SOON) for handle in handles] == [f"HELLO {n}!" for n in range(20)]
+    with pytest.raises(durable.OrchestrationFailedError, match="AttributeError"):
+        place.run("step", "shout", "foreign", 7)
+    with pytest.raises(durable.OrchestrationFailedError, match="whisper"):
+        place.run("step", "whisper", "foreign", "hello")
+    outsider = place.outsider()
+    outsider.publish(outsider.work("foreign"), b"junk")
+    until(lambda: outsider.depth(f"durable.{place.workspace}.dead-letters") == 1)
+    assert place.run("step", "shout", "foreign", "still there") == "STILL THERE!"
