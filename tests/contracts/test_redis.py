@@ -21,6 +21,7 @@ from durable.model.errors import StoreError
 from durable.model.status import RuntimeStatus
 from durable.ports import (
     FACTS,
+    STATUS,
     Beat,
     Delivered,
     ExecutionKey,
@@ -70,6 +71,15 @@ class TestSignalsOfOthers(SignalsContract):
 
     def open_signals(self) -> Signals:
         return _Two(self.open_here().signals, self.open_here().signals)
+
+    def test_who_wants_news_of_this_process_alone_gets_them(self) -> None:
+        signals = self.open_signals()
+        here, everywhere = list[object](), threading.Event()
+        signals.listen(STATUS, here.append, "a", here_only=True)
+        signals.listen(STATUS, lambda _: everywhere.set(), "b")
+        signals.notify(STATUS, ["a", "b"])
+        assert everywhere.wait(10)
+        assert here == []  # it came from elsewhere, and before the other
 
 
 class _Two:
