@@ -77,6 +77,8 @@ class Other:
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
+            # Under a runner that ignores SIGINT, its children would too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def tell(self, expression: str) -> None:
