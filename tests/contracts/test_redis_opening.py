@@ -154,12 +154,13 @@ def test_a_client_that_is_not_installed() -> None:
         code = (
             f"import sys; sys.modules[{missing!r}] = None\n"
             "from durable.backends.redis_backend import open_redis\n"
-            f"open_redis('redis://:{SECRET}@h', 'w')"
+            "open_redis(sys.argv[1], 'w')"  # not in the code, which Python 3.13 shows in a traceback
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+        command = [sys.executable, "-c", code, f"redis://:{SECRET}@h"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         assert "StoreError" in done.stderr
         assert "pip install 'durable-orchestrations[redis]'" in done.stderr
-        assert SECRET not in done.stderr.replace(code, "")
+        assert SECRET not in done.stderr
 
 
 @pytest.mark.parametrize(("name", "value", "right"), [
