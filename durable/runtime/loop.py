@@ -24,7 +24,7 @@ from ..model.errors import StoreError
 from ..model.history import UnreadableHistory
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus, Summary
-from ..ports import FACTS, STATUS, Fact, Lease, Outcome, Record, Row, RowKey, Want
+from ..ports import FACTS, STATUS, Delivered, Fact, Lease, Outcome, Record, Row, RowKey, Want
 from ..replay.execution import Code
 from .agenda import Agenda
 from .courier import Courier, Posted
@@ -304,14 +304,21 @@ class Loop:
     def _hand_over(self, foreign: dict[str, list[Arrival]]) -> Asking:
         """Outcomes for instances that are somebody else's (by now): into their inboxes, and tell."""
         facts: list[Fact] = []
+        rows: list[RowKey] = []
         for instance_id, arrivals in foreign.items():
             outcomes = [a for a in arrivals if not a.row_key]  # a timer's row is found by its new owner
+            partition = partition_of(instance_id, self.env.partitions)
+            rows += [RowKey(partition, row_behind(a)) for a in outcomes]
             facts += [outcome_fact(instance_id, a, self.env.partitions, self.clock()) for a in outcomes]
             self.work.forget(row_behind(a) for a in outcomes)
         if facts:
-            yield Deliver(facts)
+            answers: list[Delivered] = yield Deliver(facts)
             self.courier.done += [a.tag for some in foreign.values() for a in some if a.tag is not None]
             yield Notify(FACTS, list(dict.fromkeys(fact.instance_id for fact in facts)))
+            taken = (Delivered.NEW, Delivered.DUPLICATE)
+            unwanted = [row for row, answer in zip(rows, answers, strict=True) if answer not in taken]
+            if unwanted:
+                yield from self.work.end(unwanted)
 
     def _next_batch(self) -> dict[str, bool]:
         """Instances to step now, and whether their inbox must be read."""
