@@ -26,7 +26,7 @@ log = logging.getLogger("durable.worker")
 
 BEAT_EVERY: Final = 1.0  # seconds
 DEAD_AFTER: Final = 2.5  # without a move of the counter
-_NEWCOMER: Final = 2 * BEAT_EVERY  # within that time everybody has heard of a new one
+_NEWCOMER: Final = 1.25 * BEAT_EVERY  # within that time everybody has heard of a new one
 
 
 class Peers:
