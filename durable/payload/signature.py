@@ -124,6 +124,7 @@ class Signature:
         self._check_count(count, where)
         hints = self._hints(count)
         try:
+            # A type that is made at run time, which checkers can't know.
             return self._filled(decode(raw, tuple[hints], where) if hints else ())  # type: ignore[valid-type]
         except PayloadError as error:
             refused = error

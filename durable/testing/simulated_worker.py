@@ -196,6 +196,7 @@ class Worker:
             self.running[key] = chance >= 0.1  # whether it has a thread at once; if not, a drain hands it back
             lasts = random.random() * (0.02 if chance < 0.75 else 0.5 if chance < 0.92 else 8.0)
             epoch = self.epoch
+            # Bound now, not at the call; mypy can't infer such a lambda.
             world.later(lasts, lambda i=invocation, e=epoch: self._finish(i, e))  # type: ignore[misc]
 
     def _finish(self, invocation: Invocation, epoch: int) -> None:

@@ -252,4 +252,5 @@ class World:
         for worker in self.workers:
             if worker.up and not self.chance("hint lost"):
                 ids = None if self.random.random() < 0.05 else tuple(instance_ids)
+                # Bound now, not at the call; mypy can't infer such a lambda.
                 self.soon(lambda worker=worker, ids=ids: worker.tell(ask.Hint(ids)))  # type: ignore[misc]
