@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
-    "app.client": ("Client", "connect", "start_orchestration"),
+    "app.client": ("Client", "connect"),
+    "app.default": ("start_orchestration",),
     "app.handle": ("OrchestrationHandle",),
     "app.registry": ("Registry", "activity", "default_registry", "orchestrator"),
     "app.worker": ("Worker",),
@@ -46,7 +47,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
 
-    from .app.client import Client, connect, start_orchestration
+    from .app.client import Client, connect
+    from .app.default import start_orchestration
     from .app.handle import OrchestrationHandle
     from .app.registry import Registry, activity, default_registry, orchestrator
     from .app.worker import Worker

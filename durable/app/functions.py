@@ -12,7 +12,7 @@ from ..model.retry import RetryPolicy
 from ..payload.signature import Signature
 from ..replay.callee import ActivityRef, OrchestratorRef
 from ..runtime.activity_context import ActivityContext, local_context
-from .client import default_client
+from .default import default_client
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)

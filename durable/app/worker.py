@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Collection
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from types import FrameType, TracebackType
 from typing import Any
 from uuid import uuid4
@@ -28,7 +28,9 @@ from ..runtime.membership import Seat
 from ..runtime.requests import CodeChanged, Hint, Lost, Stop
 from ..runtime.serving import Serving
 from ..runtime.watchdog import Watchdog
-from .client import Client, connect, default_client
+from .client import Client, connect
+from .clock import utc_now
+from .default import default_client
 from .identity import Ids
 from .registry import Registry, default_registry
 
@@ -114,14 +116,14 @@ class Worker:
         watchdog = Watchdog(limits.turn_seconds)
         holder = uuid4().hex
         env = Env(holder, _HOLD, Ids(), backend.store.partitions, limits, watchdog)
-        loop = Loop(env, _Codebase(self._registry), _now, Settings(cached=self._cached), serving)
+        loop = Loop(env, _Codebase(self._registry), utc_now, Settings(cached=self._cached), serving)
         engine: EngineThread
         activities = Activities(
             self._registry.find_activity,
             lambda done: engine.tell(done),
             size=self._size,
             limits=limits,
-            clock=_now,
+            clock=utc_now,
             client=client,
         )
 
@@ -243,7 +245,3 @@ class _Codebase:
 
     def known(self, kind: str) -> list[str]:
         return self._registry.names(kind)
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)

@@ -10,6 +10,7 @@ import typer
 
 import durable
 
+from ..app.clock import utc_now
 from ..model.errors import InstanceFinishedError, InstanceNotFoundError
 from ..model.history import HistoryEvent
 from ..model.status import OrchestrationStatus, RuntimeStatus
@@ -174,7 +175,7 @@ def _list(
         for item in page:
             screen.document(item)
     elif page.items:
-        print_list(screen, page.items, _now())
+        print_list(screen, page.items, utc_now())
     else:
         screen.note(f"no orchestrations{' fit' if status or name or prefix or tag else ''} in {session.store}")
     if page.cursor is not None:
@@ -193,7 +194,7 @@ def _show(session: Session, id: Id) -> None:
         pending: list[HistoryEvent] = []
         if not status.runtime_status.finished:
             pending = [event for event in session.client.history(id, pending=True) if event.event_id is None]
-        show(session.screen, status, pending, _now())
+        show(session.screen, status, pending, utc_now())
 
 
 @command(app, "history", LOOK, needs_store=True)
@@ -321,7 +322,3 @@ def _time(text: str | None, option: str) -> datetime | None:
     except ValueError:
         raise CommandError(Exit.USAGE, f"{option} {text!a}: write it like 2026-11-24 or 2026-11-24T08:30:00Z") from None
     return at if at.tzinfo is not None else at.replace(tzinfo=timezone.utc)
-
-
-def _now() -> datetime:
-    return datetime.now(timezone.utc)

@@ -1,0 +1,39 @@
+"""The default client: what `durable.start_orchestration` and `durable.Worker()` use when they are given none."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from .client import Client, connect
+from .handle import OrchestrationHandle
+from .starting import IfExists, starts_orchestration
+
+_default: Client | None = None
+_default_lock = threading.Lock()
+
+
+def default_client() -> Client:
+    """The client behind `durable.start_orchestration` and `durable.Worker()`: made at first use from DURABLE_URL."""
+    global _default
+    with _default_lock:
+        if _default is None or _default.closed:
+            _default = connect()
+        return _default
+
+
+@starts_orchestration
+def start_orchestration(
+    orchestrator: Any,
+    /,
+    *args: Any,
+    instance_id: str | None = None,
+    if_exists: IfExists = "raise",
+    version: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> OrchestrationHandle[Any]:
+    """`Client.start_orchestration` on the default client (DURABLE_URL and DURABLE_EVENTS_URL, else `sqlite:///.durable/durable.db`)."""
+    return default_client().start_orchestration(
+        orchestrator, *args, instance_id=instance_id, if_exists=if_exists, version=version, tags=tags
+    )

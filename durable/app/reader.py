@@ -1,0 +1,178 @@
+"""Looking at orchestrations: status, listing, history, diagnosis. What is read is what is committed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, Literal, overload
+
+import msgspec
+
+from ..model import history as h
+from ..model.errors import InstanceNotFoundError
+from ..model.history import HistoryEvent, decode_event, decode_events
+from ..model.moments import to_utc
+from ..model.names import check_name
+from ..model.status import OrchestrationStatus, Page, RuntimeStatus, Summary
+from ..ports import Backend, ExecutionKey, Query, Record, Transport, Want
+from ..replay.callee import checked_tags
+from ..replay.guard import running
+from .diagnosis import Diagnosis, diagnose, living, unserved
+from .views import cloud_events, event_view, input_of, status_view
+
+if TYPE_CHECKING:
+    from cloudevents.core.v1.event import CloudEvent
+
+_LARGEST_PAGE: Final = 1_000
+
+
+class Reader:
+    """The half of a client that changes nothing."""
+
+    def __init__(self, backend: Backend, transport: Transport | None, workspace: str) -> None:
+        self._backend = backend
+        self._store = backend.store
+        self._transport = transport
+        self._workspace = workspace
+
+    def get_status(
+        self, instance_id: str, *, history: bool = False, payloads: bool = True
+    ) -> OrchestrationStatus | None:
+        """How an orchestration stands; None when there is none. history: with its events. payloads: input, output."""
+        self._refuse_inside("get_status", "an activity that calls the client")
+        check_name(instance_id, "instance_id")
+        summary = self._summary(instance_id)
+        if summary is None:
+            return None
+        if summary.status is RuntimeStatus.RUNNING:
+            waits = unserved(self._store, summary, living(self._backend.membership.members()))
+            summary = msgspec.structs.replace(summary, blocked_reason=waits)
+        events = self._events(_execution(summary)) if history else None
+        payload = input_of(self._store.input_of([_execution(summary)])[0]) if payloads else h.NO_PAYLOAD
+        return status_view(summary, payload, events, payloads)
+
+    def list_orchestrations(
+        self,
+        *,
+        status: RuntimeStatus | str | Iterable[RuntimeStatus | str] | None = None,
+        name: str | None = None,
+        prefix: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[OrchestrationStatus]:
+        """One page of orchestrations, newest first; all filters must hold. `cursor` is that of the page before.
+
+        status: one or several, as enum or text. prefix: of the instance id. created_after is inclusive,
+        created_before exclusive; both are aware datetimes. limit: 1 to 1,000.
+        """
+        self._refuse_inside("list_orchestrations", "an activity that calls the client")
+        _check_limit(limit)
+        query = Query(
+            status=_statuses(status),
+            name=name,
+            prefix=prefix,
+            tags=checked_tags(tags) or None,
+            created_after=None if created_after is None else to_utc(created_after, "created_after=").timestamp(),
+            created_before=None if created_before is None else to_utc(created_before, "created_before=").timestamp(),
+            limit=limit,
+            cursor=cursor,
+        )
+        found = self._store.find(query)
+        rows = self._store.input_of([_execution(summary) for summary in found.items])
+        items = [status_view(s, input_of(row), None, True) for s, row in zip(found.items, rows, strict=True)]
+        return Page(items, found.next)
+
+    @overload
+    def history(
+        self,
+        instance_id: str,
+        *,
+        execution_id: str | None = None,
+        as_cloudevents: Literal[False] = False,
+        pending: bool = False,
+    ) -> list[HistoryEvent]: ...
+    @overload
+    def history(
+        self,
+        instance_id: str,
+        *,
+        execution_id: str | None = None,
+        as_cloudevents: Literal[True],
+        pending: bool = False,
+    ) -> list[CloudEvent]: ...
+    def history(
+        self,
+        instance_id: str,
+        *,
+        execution_id: str | None = None,
+        as_cloudevents: bool = False,
+        pending: bool = False,
+    ) -> list[HistoryEvent] | list[CloudEvent]:
+        """The events of the current (or the given) execution, in order.
+
+        pending: also facts that no turn has taken yet (event_id None). Raises InstanceNotFoundError.
+        """
+        self._refuse_inside("history", "an activity that calls the client")
+        check_name(instance_id, "instance_id")
+        record = self._record(instance_id)
+        if record is None:
+            raise InstanceNotFoundError(f"history: no orchestration has the id {instance_id!r}")
+        execution = execution_id or record.summary.execution_id
+        events = self._events(ExecutionKey(instance_id, execution))
+        if execution_id is not None and (not events or events[0].instance_id != instance_id):
+            raise InstanceNotFoundError(f"history: {instance_id!r} has no execution {execution_id!r}")
+        if pending and execution == record.summary.execution_id:
+            events += [event_view(decode_event(row.body), None) for row in record.inbox if row.body]
+        if as_cloudevents:
+            return cloud_events(events, record.summary, execution, self._workspace)
+        return events
+
+    def _events(self, execution: ExecutionKey) -> list[HistoryEvent]:
+        events: list[HistoryEvent] = []
+        start: str | None = "0"
+        while start is not None:
+            rows = self._store.history(execution, int(start))
+            for first, row in rows.items:
+                events += (event_view(event, first + i) for i, event in enumerate(decode_events(row)))
+            start = rows.next
+        return events
+
+    def _record(self, instance_id: str) -> Record | None:
+        return self._store.load([Want(instance_id)])[0]
+
+    def _summary(self, instance_id: str) -> Summary | None:
+        return self._store.summaries([instance_id])[0]
+
+    def diagnose(self) -> Diagnosis:
+        """Look at store, broker and workers once: what `durable doctor` prints. Raises StoreError, TransportError."""
+        self._refuse_inside("diagnose", "an activity that calls the client")
+        return diagnose(self._store, self._backend.membership.members(), self._transport, self._workspace)
+
+    def _refuse_inside(self, method: str, instead: str) -> None:
+        inside = running.get()
+        if inside is not None:
+            raise RuntimeError(
+                f"client.{method} inside orchestrator {inside!r} would run again on every replay: use {instead}"
+            )
+
+
+def _execution(summary: Summary) -> ExecutionKey:
+    return ExecutionKey(summary.instance_id, summary.execution_id)
+
+
+def _check_limit(limit: object) -> None:
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _LARGEST_PAGE:
+        raise ValueError(f"limit={limit!r}: give a whole number from 1 to {_LARGEST_PAGE}")
+
+
+def _statuses(status: RuntimeStatus | str | Iterable[RuntimeStatus | str] | None) -> frozenset[RuntimeStatus] | None:
+    if status is None:
+        return None
+    several = [status] if isinstance(status, str) else list(status)
+    try:
+        return frozenset(RuntimeStatus(str(one).upper()) for one in several)
+    except ValueError as error:
+        raise ValueError(f"status=: {error}; one of {', '.join(RuntimeStatus)}") from None

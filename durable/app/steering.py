@@ -1,0 +1,68 @@
+"""Steering orchestrations that exist: durable when a call returns, in force with the next turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..engine.codeless import terminate_request
+from ..model import history as h
+from ..model.errors import InstanceFinishedError, InstanceNotFoundError
+from ..model.history import Event, encode_event
+from ..model.limits import Limits
+from ..model.names import check_name, partition_of
+from ..payload.values import encode
+from ..ports import FACTS, Backend, Delivered, Fact, Transport
+from .clock import utc_now
+from .identity import Ids
+from .reader import Reader
+
+
+class Steerer(Reader):
+    """The part of a client that tells an orchestration something."""
+
+    def __init__(self, backend: Backend, transport: Transport | None, workspace: str, limits: Limits) -> None:
+        super().__init__(backend, transport, workspace)
+        self._signals = backend.signals
+        self._limits = limits
+        self._ids = Ids()
+
+    def raise_event(self, instance_id: str, name: str, data: Any = None, *, event_id: str | None = None) -> None:
+        """Send an external event to an orchestration, waiting for it or not.
+
+        event_id: the same one twice is one event (remembered at least 24 hours and 1,000 ids). Raises
+        InstanceNotFoundError, InstanceFinishedError, PayloadError.
+        """
+        self._refuse_inside("raise_event", "an activity that calls the client")
+        check_name(instance_id, "instance_id")
+        check_name(name, "the event's name")
+        if event_id is not None:
+            check_name(event_id, "event_id=")
+        event = Event(
+            h.EVENT_RAISED, utc_now(), name=name, input=encode(data, f"the data of event {name!r}", self._limits)
+        )
+        fact_id = f"event/{event_id}" if event_id is not None else f"event//{self._ids()}"
+        answer = self._deliver(instance_id, fact_id, event)
+        if answer is Delivered.ABSENT:
+            raise InstanceNotFoundError(f"raise_event({name!r}): no orchestration has the id {instance_id!r}")
+        if answer is Delivered.FINISHED:
+            raise InstanceFinishedError(f"raise_event({name!r}): orchestration {instance_id!r} has ended")
+
+    def terminate(self, instance_id: str, reason: Any = None, *, recursive: bool = True) -> None:
+        """End an orchestration, whatever it does; `reason` (any JSON) becomes its output.
+
+        recursive: its unfinished sub-orchestrations too. Does nothing when it has ended; takes effect with its next
+        turn. Raises InstanceNotFoundError, PayloadError.
+        """
+        self._refuse_inside("terminate", "an activity that calls the client")
+        check_name(instance_id, "instance_id")
+        payload = encode(reason, "the reason for terminating", self._limits)
+        event = terminate_request(payload, utc_now(), recursive=recursive)
+        if self._deliver(instance_id, f"terminate/{self._ids()}", event) is Delivered.ABSENT:
+            raise InstanceNotFoundError(f"terminate: no orchestration has the id {instance_id!r}")
+
+    def _deliver(self, instance_id: str, fact_id: str, event: Event) -> Delivered:
+        partition = partition_of(instance_id, self._store.partitions)
+        fact = Fact(instance_id, partition, fact_id, encode_event(event), event.timestamp.timestamp())
+        answer = self._store.deliver([fact])[0]
+        self._signals.notify(FACTS, [instance_id])
+        return answer
