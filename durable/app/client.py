@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 from uuid import uuid4
 
 from ..engine.step import create
@@ -201,7 +201,7 @@ class Client(Steerer):
         self._refuse_inside("start_many", "ctx.call_sub_orchestrator")
         ref = _reference(orchestrator, version, tags)
         _check_if_exists(if_exists)
-        payloads = [_encode_item(ref, item, self._limits) for item in inputs]
+        payloads = [ref.encode_item(item, self._limits) for item in inputs]
         ids = random_ids(len(payloads)) if instance_ids is None else _checked_ids(instance_ids)
         if len(ids) != len(payloads):
             raise ValueError(f"start_many: {len(payloads)} inputs, but {len(ids)} instance_ids")
@@ -292,16 +292,6 @@ def _reference(orchestrator: Any, version: str | None, tags: Mapping[str, str] |
     if tags is not None:
         ref = ref.options(tags={**ref.tags, **checked_tags(tags)})
     return ref
-
-
-def _encode_item(ref: OrchestratorRef[Any, Any], item: Any, limits: Limits) -> Raw:
-    """An item of `start_many` is an input, not an argument: a list is spread where there is something to spread."""
-    signature = ref.signature
-    if signature is not None and signature.spreads and isinstance(item, list | tuple):
-        return ref.encode_input(tuple(cast("Iterable[Any]", item)), limits)
-    if signature is not None and item is None and not signature.parameters:
-        return ref.encode_input((), limits)
-    return ref.encode_input((item,), limits)
 
 
 def _checked_ids(instance_ids: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, final, overlo
 
 from ..model.errors import DuplicateNameError
 from ..model.retry import RetryPolicy
+from ..model.versions import highest
 from ..replay.context import OrchestrationContext
 from ..replay.execution import Code
 from ..runtime.activities import ActivityCode
@@ -67,6 +68,7 @@ class Registry:
         self._activities: dict[str, Activity[Any, Any]] = {}
         self._orchestrators: dict[tuple[str, str], Orchestrator[Any, Any]] = {}
         self._codes: dict[tuple[str, str], Code] = {}
+        self._highest: dict[str, Code] = {}
         self._activity_codes: dict[str, ActivityCode] = {}
         self._listeners: list[Callable[[], None]] = []
 
@@ -145,7 +147,10 @@ class Registry:
     ) -> Any:
         """Make a function `(ctx, *args)` an orchestrator: a generator that yields tasks, an `async def`, or plain.
 
-        name: default is the function's. version: text, recorded with each instance. group: only workers that serve it
+        name: default is the function's. version: text; several versions of one name can stand side by side. A start by
+        function takes its version. One by name alone takes, at its first turn and for good, the unversioned function,
+        else the highest (PEP 440 where both parse, else as text). An instance runs on its very version, where that is
+        missing on the unversioned function, and waits where neither is there. group: only workers that serve it
         (`Worker(groups=...)`) run it; default "default". retry: holds when it is called as a child by function. tags:
         go to each instance. Raises as `activity` does.
         """
@@ -179,23 +184,30 @@ class Registry:
             _refuse_other(self._orchestrators.get(key), orchestrator)
             self._orchestrators[key] = orchestrator
             assert orchestrator.signature is not None
-            self._codes[key] = Code(orchestrator.name, orchestrator.fn, orchestrator.signature)
+            self._codes[key] = Code(orchestrator.name, orchestrator.fn, orchestrator.signature, orchestrator.version)
+            versions = [version for name, version in self._codes if name == orchestrator.name]
+            self._highest[orchestrator.name] = self._codes[orchestrator.name, highest(versions)]
         self._changed()
 
     # ---- what a worker asks
 
-    def find_orchestrator(self, name: str, version: str) -> Code | None:
-        """The exact version, then the unversioned function."""
-        return self._codes.get((name, version)) or self._codes.get((name, ""))
+    def find_orchestrator(self, name: str, version: str, first_turn: bool = False) -> Code | None:
+        """The exact version, then the unversioned function; for a first turn without a version then the highest.
+
+        What the first turn took is the version of that execution from then on: of code that changes nobody may see
+        two versions in one history.
+        """
+        code = self._codes.get((name, version)) or self._codes.get((name, ""))
+        return self._highest.get(name) if code is None and first_turn and not version else code
 
     def find_activity(self, name: str) -> ActivityCode | None:
         return self._activity_codes.get(name)
 
     def names(self, kind: str) -> list[str]:
-        """The registered names of one kind, "activity" or "orchestrator", sorted."""
+        """The registered names of one kind, "activity" or "orchestrator", sorted; a version stands after its name."""
         if kind == "activity":
             return sorted(self._activities)
-        return sorted({name for name, _ in self._orchestrators})
+        return sorted(f"{name} {version}".rstrip() for name, version in self._orchestrators)
 
     def on_change(self, call: Callable[[], None]) -> Callable[[], None]:
         """Call `call` after each registration; returns how to stop that."""
@@ -213,9 +225,12 @@ _Function = Activity[Any, Any] | Orchestrator[Any, Any]
 def _refuse_other(old: _Function | None, new: _Function) -> None:
     if old is None or _home(old.fn) == _home(new.fn):
         return
+    version = f" in version {new.version!r}" if isinstance(new, Orchestrator) and new.version else ""
+    remedy = "another name or version: " if isinstance(new, Orchestrator) else "another name: "
+    options = "name=..., version=..." if isinstance(new, Orchestrator) else "name=..."
     raise DuplicateNameError(
-        f"{new.kind} {new.name!r} is registered already, by {_shown(old.fn)}; {_shown(new.fn)} needs another name: "
-        f"@durable.{new.kind}(name=...)"
+        f"{new.kind} {new.name!r}{version} is registered already, by {_shown(old.fn)}; {_shown(new.fn)} needs {remedy}"
+        f"@durable.{new.kind}({options})"
     )
 
 

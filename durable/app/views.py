@@ -71,6 +71,7 @@ def event_view(event: Event, number: int | None) -> HistoryEvent:
         heartbeat_timeout=event.heartbeat_timeout,
         queue=event.queue or None,
         group=event.group or None,
+        suggest_continue_as_new=event.suggest_continue_as_new or None,
     )
 
 

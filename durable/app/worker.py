@@ -237,8 +237,8 @@ class _Codebase:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def orchestrator(self, name: str, version: str) -> Code | None:
-        return self._registry.find_orchestrator(name, version)
+    def orchestrator(self, name: str, version: str, first_turn: bool) -> Code | None:
+        return self._registry.find_orchestrator(name, version, first_turn)
 
     def serves_activity(self, name: str) -> bool:
         return self._registry.find_activity(name) is not None

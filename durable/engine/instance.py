@@ -40,7 +40,10 @@ class Arrival(NamedTuple):
 
 
 class Instance(NamedTuple):
-    """One instance at one version; `execution` is its live code, None when it has to be replayed first."""
+    """One instance at one version; `execution` is its live code, None when it has to be replayed first.
+
+    length, size: events of the current execution, and their stored bytes.
+    """
 
     summary: Summary
     version: int
@@ -48,13 +51,20 @@ class Instance(NamedTuple):
     length: int
     execution: Execution | None = None
     history: Sequence[Event] = ()
+    size: int = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether its code has had a turn in the current execution."""
+        return self.execution is not None or any(event.type == h.ORCHESTRATOR_STARTED for event in self.history)
 
     @classmethod
     def of_record(cls, record: Record) -> Instance:
         """A cold instance. Raises UnreadableHistory."""
         assert record.history is not None
         events = [event for row in record.history for event in h.decode_events(row)]
-        return cls(record.summary, record.version, events[0], len(events), None, events)
+        size = sum(map(len, record.history))
+        return cls(record.summary, record.version, events[0], len(events), None, events, size)
 
 
 class Invocation(msgspec.Struct, frozen=True, gc=False):

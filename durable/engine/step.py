@@ -79,7 +79,7 @@ def step(
     try:
         execution = instance.execution or revive(instance, code, env)
         opening = not execution.begun
-        events = execution.take(facts, now)
+        events = execution.take(facts, now, _is_long(instance, env.limits))
     except Mismatch as mismatch:
         return park(instance, arrivals, mismatch.reason, now, env)
     except UnreadableHistory as error:
@@ -111,6 +111,10 @@ def revive(instance: Instance, code: Code, env: Env) -> Execution:
 _NULL = Raw(b"null")
 
 
+def _is_long(instance: Instance, limits: Limits) -> bool:
+    return instance.length > limits.history_events or instance.size > limits.history_bytes
+
+
 def _commit(
     instance: Instance,
     execution: Execution,
@@ -122,6 +126,8 @@ def _commit(
     ignored: int,
 ) -> Turn:
     summary = instance.summary
+    if execution.version != summary.version:
+        summary = msgspec.structs.replace(summary, version=execution.version)
     run = Effects(instance, env, now.timestamp())
     run.of(events)
     for task_id in execution.unused_timers:
@@ -133,27 +139,30 @@ def _commit(
         run.drop.extend(key for key in map(row_behind, arrivals) if key)
     if opening or summary.status is RuntimeStatus.BLOCKED:
         run.drop.append(wake_key(summary.execution_id))
-    appends = [Append(summary.execution_id, instance.length, encode_events(events))]
+    row = encode_events(events)
+    appends = [Append(summary.execution_id, instance.length, row)]
     custom = execution.custom_status if execution.custom_status is not None else summary.custom_status
-    length = instance.length + len(events)
+    length, size = instance.length + len(events), instance.size + len(row)
     started = instance.started
     live: Execution | None = execution
     opened: list[Event] = []
     if last.type == h.CONTINUE_AS_NEW:
         run.drop.extend(_timers_left(execution))
-        started = _next_execution(started, last, now, env)
+        started = _next_execution(started, last, execution.version, now, env)
         opened = [started, *execution.carried_events()]
-        appends.append(Append(started.execution_id, 0, encode_events(opened)))
+        row = encode_events(opened)
+        appends.append(Append(started.execution_id, 0, row))
         summary = msgspec.structs.replace(
             summary,
             execution_id=started.execution_id,
             status=RuntimeStatus.RUNNING,
             updated_at=now,
+            version=started.version,
             custom_status=custom,
             blocked_reason="",
         )
         run.put.append(wake_row(summary, run.partition, run.now, env.holder))
-        live, length = None, len(opened)
+        live, length, size = None, len(opened), len(row)
     elif last.type == h.EXECUTION_COMPLETED:
         run.drop.extend(_timers_left(execution))
         summary = ended_summary(summary, last, custom, now)
@@ -186,7 +195,7 @@ def _commit(
         tuple(run.put),
         tuple(run.drop),
     )
-    after = Instance(summary, instance.version + 1, started, length, live, opened)
+    after = Instance(summary, instance.version + 1, started, length, live, opened, size)
     again = last.type == h.CONTINUE_AS_NEW
     late = summary.status.finished and bool(execution.tasks)
     return Turn(commit, after, run.invocations, run.cancelled, again=again, ignored=ignored, late=late)
@@ -203,9 +212,14 @@ def _timers_left(execution: Execution) -> list[str]:
     return [timer_key(execution_id, number, getattr(task, "attempt", 0)) for number, task in execution.tasks.items()]
 
 
-def _next_execution(started: Event, continued: Event, now: datetime, env: Env) -> Event:
+def _next_execution(started: Event, continued: Event, version: str, now: datetime, env: Env) -> Event:
     return msgspec.structs.replace(
-        started, timestamp=now, input=continued.input, execution_id=env.mint(), seed=env.mint()
+        started,
+        timestamp=now,
+        input=continued.input,
+        execution_id=env.mint(),
+        version=continued.version or version,
+        seed=env.mint(),
     )
 
 

@@ -36,6 +36,7 @@ CHILD_COMPLETED: Final = "SubOrchestrationInstanceCompleted"
 CHILD_FAILED: Final = "SubOrchestrationInstanceFailed"
 EVENT_AWAITED: Final = "EventAwaited"
 EVENT_RAISED: Final = "EventRaised"
+PATCH_RECORDED: Final = "PatchRecorded"
 EXECUTION_TERMINATED: Final = "ExecutionTerminated"
 CONTINUE_AS_NEW: Final = "ContinueAsNew"
 EXECUTION_COMPLETED: Final = "ExecutionCompleted"
@@ -61,6 +62,7 @@ COMMANDS: Final = frozenset(
         TIMER_CANCELED,
         CHILD_CREATED,
         EVENT_AWAITED,
+        PATCH_RECORDED,
         CONTINUE_AS_NEW,
         EXECUTION_COMPLETED,
     }
@@ -101,6 +103,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     queue: str = ""
     group: str = ""
     reply_to: str = ""
+    suggest_continue_as_new: bool = False
 
 
 class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -111,9 +114,11 @@ class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     name: of the activity, orchestrator or event. attempt: from 1. input, result: plain JSON values.
     failure: what was raised. fire_at: when a timer, or the timeout of a wait, is due.
     instance_id: of the child that is created, or of the instance that starts.
-    execution_id: of the execution that started or follows. version, tags, parent_instance_id, seed: of a start.
+    execution_id: of the execution that started or follows. tags, parent_instance_id, seed: of a start.
+    version: of a start, of the first turn where that fixed it, of a ContinueAsNew that changes it.
     status: how the execution ended. timeout, heartbeat_timeout: seconds given to one attempt of an activity.
     queue: where workers take it from, group: which workers run it, where they are not the default ones.
+    suggest_continue_as_new: what `ctx.suggest_continue_as_new` says in the turn that starts here, where it is True.
     """
 
     event_id: int | None = None
@@ -137,6 +142,7 @@ class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     heartbeat_timeout: float | None = None
     queue: str | None = None
     group: str | None = None
+    suggest_continue_as_new: bool | None = None
 
 
 # One stored row holds the events of one turn: {"v": 1, "events": [...]}, written as a two-item array to stay small.

@@ -1,4 +1,4 @@
-"""Every limit in one table: name, default, unit. Each can be set: `connect(limits=Limits(...))`."""
+"""Every limit in one table: name, default, unit, and what happens there."""
 
 from __future__ import annotations
 
@@ -9,9 +9,23 @@ from dataclasses import dataclass, fields
 class Limits:
     """Bounds that turn a mistake into a clear error instead of a full disk or a stuck worker.
 
-    payload_bytes: one input, result or event, encoded. payload_depth: nested arrays and objects in it.
-    custom_status_bytes: encoded custom status. commands_per_turn: what one turn may schedule.
-    children_depth: how deep sub-orchestrations nest. turn_seconds: how long an orchestrator may run without yielding.
+    Set them with `connect(limits=durable.Limits(payload_bytes=1_000_000))`, for clients and workers alike.
+
+    =================== ========== ======= ================================================ =========================
+    name                default    unit    bounds                                           past it
+    =================== ========== ======= ================================================ =========================
+    payload_bytes       33,554,432 bytes   one input, result or event, as encoded JSON      PayloadError
+    payload_depth       64         levels  nested arrays and objects in one of them         PayloadError
+    custom_status_bytes 16,384     bytes   the custom status, as encoded JSON               LimitError
+    commands_per_turn   10,000     calls   what the code may schedule in one turn           LimitError
+    children_depth      32         levels  sub-orchestrations below sub-orchestrations      LimitError
+    turn_seconds        2.0        seconds how long the code may run without yielding       BLOCKED, with the line
+    history_events      10,000     events  the history of one execution                     nothing is refused:
+    history_bytes       10,485,760 bytes   the history of one execution, as stored            ctx.suggest_continue_as_new
+    =================== ========== ======= ================================================ =========================
+
+    A call that goes past a limit raises that error, which names the limit. Histories may grow on; they only take longer
+    to replay. Raises ValueError for what is no number above 0.
     """
 
     payload_bytes: int = 32 * 1024 * 1024
@@ -20,6 +34,8 @@ class Limits:
     commands_per_turn: int = 10_000
     children_depth: int = 32
     turn_seconds: float = 2.0
+    history_events: int = 10_000
+    history_bytes: int = 10 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
 
@@ -50,6 +50,16 @@ class _Ref:
         if self.signature is not None:
             return self.signature.encode_input(args, where, limits)
         return encode_plain_input(args, where, limits)
+
+    def encode_item(self, item: Any, limits: Limits) -> msgspec.Raw:
+        """An item of `ctx.map` or `start_many` is an input, no argument: a list is spread where there is something to
+        spread, and None is no argument where none is taken. Raises as `encode_input` does."""
+        signature = self.signature
+        if signature is not None and signature.spreads and isinstance(item, list | tuple):
+            return self.encode_input(tuple(cast("Iterable[Any]", item)), limits)
+        if signature is not None and item is None and not signature.parameters:
+            return self.encode_input((), limits)
+        return self.encode_input((item,), limits)
 
     def same_input(self, recorded: msgspec.Raw, now: msgspec.Raw) -> bool:
         """Whether a recorded input means the same as today's, decoded with today's types."""

@@ -14,7 +14,7 @@ from ..model.moments import to_timedelta, to_utc
 from ..model.names import check_name
 from ..payload.values import decode, encode
 from .arity import calls_sub_orchestrator
-from .callee import ActivityRef, as_activity, as_orchestrator, checked_tags
+from .callee import ActivityRef, OrchestratorRef, as_activity, as_orchestrator, checked_tags
 from .execution import Execution
 from .logs import InstanceLogger
 from .tasks import Task, is_task
@@ -56,6 +56,62 @@ class OrchestrationContext:
         """
         ref = as_activity(activity)
         return self._execution.call_activity(ref, ref.encode_input(args, self._execution.limits))
+
+    @overload
+    def map(
+        self,
+        callee: ActivityRef[..., Coroutine[Any, Any, R]],
+        items: Iterable[Any],
+        /,
+        *,
+        max_concurrency: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Task[list[R]]: ...
+    @overload
+    def map(
+        self,
+        callee: ActivityRef[..., R] | OrchestratorRef[..., R],
+        items: Iterable[Any],
+        /,
+        *,
+        max_concurrency: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Task[list[R]]: ...
+    @overload
+    def map(
+        self,
+        callee: str,
+        items: Iterable[Any],
+        /,
+        *,
+        max_concurrency: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Task[list[Any]]: ...
+    def map(
+        self,
+        callee: Any,
+        items: Iterable[Any],
+        /,
+        *,
+        max_concurrency: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Task[list[Any]]:
+        """Call an activity or a sub-orchestrator for each item, at most `max_concurrency` at a time (default: all).
+
+        callee: a decorated function, a reference, or the name of an activity. items: read once; each is an input, so
+        a list is spread over a function of several parameters. The results come in the order of the items. After a
+        failure no further item starts, and the task fails; return_exceptions=True calls for all. Raises TypeError or
+        PayloadError for an item that does not fit or can't travel, ValueError for a max_concurrency that is no positive
+        int, LimitError where more than Limits.commands_per_turn would start at once.
+        """
+        ref = as_orchestrator(callee) if isinstance(callee, OrchestratorRef) else as_activity(callee)
+        at_once: object = max_concurrency
+        if at_once is not None and (isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1):
+            raise ValueError(f"map(max_concurrency={at_once!r}): give a positive int, or None for all at once")
+        if isinstance(items, Task):
+            raise TypeError(f"map: {items!r} is a task, not its result: yield it first")
+        inputs = [ref.encode_item(item, self._execution.limits) for item in items]
+        return self._execution.map(ref, inputs, max_concurrency, return_exceptions)
 
     @calls_sub_orchestrator
     def call_sub_orchestrator(
@@ -119,14 +175,17 @@ class OrchestrationContext:
             raise ValueError("task_any([]) would wait for ever: give it at least one task")
         return self._execution.any_of(checked)
 
-    def continue_as_new(self, *args: Any, save_events: bool = True) -> None:
+    def continue_as_new(self, *args: Any, save_events: bool = True, version: str | None = None) -> None:
         """Start over with a fresh history when this function returns; same instance id, new execution_id.
 
-        Events that nobody took carry over unless save_events=False. Scheduling after it raises RuntimeError.
+        Events that nobody took carry over unless save_events=False. version: of the function that goes on; default is
+        the one that this execution has. Scheduling after it raises RuntimeError.
         """
         execution = self._execution
+        follows = "" if version is None else check_name(version, "version=")
         where = f"the input of orchestrator {execution.code.name!r}"
-        execution.continue_as_new(execution.code.signature.encode_input(args, where, execution.limits), save_events)
+        payload = execution.code.signature.encode_input(args, where, execution.limits)
+        execution.continue_as_new(payload, save_events, follows)
 
     # ---- state that others see
 
@@ -174,11 +233,31 @@ class OrchestrationContext:
 
     @property
     def version(self) -> str | None:
-        return self._started.version or None
+        """The version it was started with, else the one that its first turn fixed; None: the unversioned function."""
+        return self._execution.version or None
 
     @property
     def tags(self) -> dict[str, str]:
         return dict(self._started.tags or {})
+
+    # ---- code and history that grow
+
+    def patched(self, change_id: str) -> bool:
+        """Guard a change of code that instances in flight must not see: `if ctx.patched("new-fee"): ... else: ...`.
+
+        True, and recorded in the history, where it is first asked past what is recorded; False where code from before
+        got past this point without asking. The answer stays until the execution ends; continue_as_new asks anew.
+        change_id: obeys the rule of names (ValueError).
+        """
+        return self._execution.patched(check_name(change_id, "patched: change_id"))
+
+    @property
+    def suggest_continue_as_new(self) -> bool:
+        """True once the history before this turn passes Limits.history_events or Limits.history_bytes.
+
+        Nothing is refused then; a long history only takes longer to replay. Recorded with the turn.
+        """
+        return self._execution.is_long
 
     # ---- a world that replays
 

@@ -19,6 +19,8 @@ from random import Random
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from ..model import history as h
 from ..model.errors import LimitError, PayloadError
 from ..model.failure import FailureDetails, describe
@@ -30,8 +32,9 @@ from ..payload.signature import Signature
 from ..payload.values import encode
 from ..triggers import Trigger, fire
 from .callee import ActivityRef, OrchestratorRef
+from .fan_out import MapTask
 from .guard import TurnTooLong, Watch, running
-from .journal import Journal
+from .journal import Journal, Ref
 from .mismatch import Mismatch, frame_of, line_of, line_of_error, line_of_frame
 from .tasks import AllTask, AnyTask, CallTask, Leaf, Task, TimerTask, WaitTask, are_tasks, is_task, open_leaves
 
@@ -39,11 +42,15 @@ RESUME: Final = "resume"
 
 
 class Code(NamedTuple):
-    """An orchestrator as the engine sees it: the raw function, how to read its input, what its output is."""
+    """An orchestrator as the engine sees it: the raw function, how to read its input, what its output is.
+
+    version: what it was registered under; '' for the unversioned function.
+    """
 
     name: str
     fn: Callable[..., Any]
     signature: Signature
+    version: str = ""
 
 
 class Execution:
@@ -55,12 +62,15 @@ class Execution:
         self.instance_id = instance_id
         self.limits = limits
         self.watch = watch
+        self.version = started.version or code.version  # where the start named none, the first turn fixes it
         self.clock: datetime = started.timestamp
+        self.is_long = False  # whether this turn suggests to continue as new
         self.settled = 0
         self.tasks: dict[int, Leaf[Any]] = {}
         self.trigger: Trigger[Task[Any], str] | None = None
         self.custom_status: Raw | None = None  # None: not set in this execution so far
         self.continued: Raw | None = None
+        self.continued_version = ""
         self.save_events = True
         self.finished = False
         self.journal = Journal(limits.commands_per_turn)
@@ -85,18 +95,21 @@ class Execution:
         while (fact := self.journal.next_fact(lambda: line_of(self._driver))) is not None:
             self._apply(fact)
 
-    def take(self, facts: Sequence[Event], now: datetime) -> list[Event]:
+    def take(self, facts: Sequence[Event], now: datetime, is_long: bool = False) -> list[Event]:
         """One turn: apply new facts, and return them with the commands they caused, to be appended to the history.
 
-        Facts that change nothing (duplicates, outcomes of superseded attempts) are left out; without any that does,
+        is_long: whether the history so far is so long that the code should continue as new; recorded, so that replay
+        says the same under other limits. Facts that change nothing (duplicates, outcomes of superseded attempts) are left out; without any that does,
         the turn is empty.
         """
         journal = self.journal
         journal.new = new = []
         self.taken, self.unused_timers = 0, []
         first_turn = self._driver is None and not self.finished
-        opening = Event(h.ORCHESTRATOR_STARTED, now)
+        opening = Event(h.ORCHESTRATOR_STARTED, now, suggest_continue_as_new=is_long)
         if first_turn:
+            if self.version != self.started.version:
+                opening = msgspec.structs.replace(opening, version=self.version)
             new.append(opening)
             self._apply(opening)
         for fact in facts:
@@ -135,21 +148,30 @@ class Execution:
     # ---- what user code asks for (through its context)
 
     def call_activity(self, ref: ActivityRef[Any, Any], payload: Raw) -> CallTask[Any]:
-        task: CallTask[Any] = CallTask(self, self._next_id(), ref, payload, self.clock)
-        self.tasks[task.id] = task
-        self._schedule(task)
-        return task
+        return self._call(self._next_id(), ref, payload)
 
     def call_child(self, ref: OrchestratorRef[Any, Any], payload: Raw, instance_id: str) -> CallTask[Any]:
-        if self.started.depth >= self.limits.children_depth:
-            raise LimitError(
-                f"sub-orchestrations nest at most {self.limits.children_depth} deep (Limits.children_depth); "
-                f"{self.instance_id!r} is at level {self.started.depth}"
-            )
-        task: CallTask[Any] = CallTask(self, self._next_id(), ref, payload, self.clock, instance_id)
-        self.tasks[task.id] = task
-        self._schedule(task)
-        return task
+        self._refuse_depth()
+        return self._call(self._next_id(), ref, payload, instance_id)
+
+    def map(self, ref: Ref, inputs: Sequence[Raw], at_once: int | None, gather: bool) -> MapTask[Any]:
+        self._refuse_scheduling()
+        if isinstance(ref, OrchestratorRef) and inputs:
+            self._refuse_depth()
+        self.journal.refuse_more_at_once(len(inputs) if at_once is None else min(at_once, len(inputs)))
+
+        def start(payload: Raw, after: CallTask[Any] | None) -> CallTask[Any]:
+            # Not `_next_id`: all but the first start between two lines of the code, as retries do.
+            self._task_ids += 1
+            if after is not None:
+                self._listen_instead(after.id, self._task_ids)
+            return self._call(self._task_ids, ref, payload)
+
+        return MapTask(self, inputs, start, at_once, gather)
+
+    def patched(self, change_id: str) -> bool:
+        self._refuse_asleep()
+        return self.journal.patched(change_id, self.clock)
 
     def create_timer(self, fire_at: datetime) -> TimerTask:
         task = TimerTask(self, self._next_id())
@@ -164,10 +186,9 @@ class Execution:
         self.journal.issue(Event(h.EVENT_AWAITED, self.clock, task_id=task.id, name=name, fire_at=fire_at))
         return task
 
-    def continue_as_new(self, payload: Raw, save_events: bool) -> None:
-        self._refuse_asleep()
-        self._refuse_after_continue()
-        self.continued, self.save_events = payload, save_events
+    def continue_as_new(self, payload: Raw, save_events: bool, version: str) -> None:
+        self._refuse_scheduling()
+        self.continued, self.save_events, self.continued_version = payload, save_events, version
 
     def cancel(self, leaf: Leaf[Any]) -> None:
         self._refuse_asleep()
@@ -179,8 +200,7 @@ class Execution:
             self.unused_timers.append(leaf.id)
 
     def _next_id(self) -> int:
-        self._refuse_asleep()
-        self._refuse_after_continue()
+        self._refuse_scheduling()
         self._task_ids += 1
         return self._task_ids
 
@@ -188,12 +208,27 @@ class Execution:
         if not self.awake:
             raise GeneratorExit
 
-    def _refuse_after_continue(self) -> None:
+    def _refuse_scheduling(self) -> None:
+        self._refuse_asleep()
         if self.continued is not None:
             raise RuntimeError("continue_as_new was called: return now, nothing can be scheduled after it")
 
+    def _refuse_depth(self) -> None:
+        if self.started.depth >= self.limits.children_depth:
+            raise LimitError(
+                f"sub-orchestrations nest at most {self.limits.children_depth} deep (Limits.children_depth); "
+                f"{self.instance_id!r} is at level {self.started.depth}"
+            )
+
+    def _call(self, number: int, ref: Ref, payload: Raw, instance_id: str = "") -> CallTask[Any]:
+        task: CallTask[Any] = CallTask(self, number, ref, payload, self.clock, instance_id)
+        self.tasks[number] = task
+        self._schedule(task)
+        return task
+
     def _schedule(self, task: CallTask[Any]) -> None:
         ref = task.ref
+        line = "" if self.awake or not self.journal.replaying else line_of(self._driver)
         if isinstance(ref, ActivityRef):
             self.journal.issue(
                 Event(
@@ -209,6 +244,7 @@ class Execution:
                 ),
                 ref,
                 asked=self.awake,
+                line=line,
             )
             return
         default = child_id(self.instance_id, self.started.execution_id, task.id, task.attempt)
@@ -229,6 +265,7 @@ class Execution:
             ref,
             asked=self.awake,
             named=bool(task.explicit_id),
+            line=line,
         )
         task.child_id = recorded.instance_id
 
@@ -238,6 +275,8 @@ class Execution:
         kind = event.type
         if kind == h.ORCHESTRATOR_STARTED:
             self.clock, self.journal.commands = event.timestamp, 0
+            self.version = event.version or self.version
+            self.is_long = event.suggest_continue_as_new
             if self._driver is None and self._begin is not None:
                 self._start()
         elif kind == h.EVENT_RAISED:
@@ -340,6 +379,13 @@ class Execution:
                 return False
         self.trigger = Trigger({leaf.id for leaf in leaves}, _is_settled, RESUME, awaited)
         return True
+
+    def _listen_instead(self, settled: int, number: int) -> None:
+        """What follows in a map is waited for as what it follows was. In place: a new set would cost each item all."""
+        on = None if self.trigger is None else self.trigger.on
+        if isinstance(on, set) and settled in on:
+            on.remove(settled)
+            on.add(number)
 
     def _take_buffered(self, awaited: Task[Any]) -> None:
         number = 0
@@ -447,7 +493,8 @@ class Execution:
     def _finish(self, value: Any, frame: FrameType | None = None) -> None:
         line = line_of_frame(frame, self.code.fn)
         if self.continued is not None:
-            self._end(Event(h.CONTINUE_AS_NEW, self.clock, input=self.continued), line)
+            version = self.continued_version
+            self._end(Event(h.CONTINUE_AS_NEW, self.clock, input=self.continued, version=version), line)
             return
         try:
             output = encode(value, f"the output of orchestrator {self.code.name!r}", self.limits)

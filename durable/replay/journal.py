@@ -5,11 +5,14 @@ Laws.
    whatever the code asks afterwards (its `finally:`), and nothing is recorded.
 2. What was decided then stands: a recorded retry, delay or child id is taken, not compared.
 3. A turn's commands are counted the same way in both; one too many is refused again on replay, as it was then.
+4. A patch is no command to compare: recorded once, it answers True wherever it is asked for, and is passed over where
+   it is not. What replay had to answer with False stays so, or the same code would take two roads in one execution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 from ..model import history as h
@@ -32,12 +35,14 @@ class Journal:
         self._recorded: Sequence[Event] = ()
         self._cursor = 0
         self._mismatch: Mismatch | None = None
+        self._patches: dict[str, bool] = {}
 
     # ---- facts
 
     def open(self, recorded: Sequence[Event]) -> None:
         """Replay these from now on."""
         self._recorded, self._cursor, self.replaying = recorded, 0, True
+        self._patches = {event.name: True for event in recorded if event.type == h.PATCH_RECORDED}
 
     def next_fact(self, line: Callable[[], str]) -> Event | None:
         """The next recorded fact; None at the end. A command that stands there was not asked for: Mismatch."""
@@ -91,13 +96,36 @@ class Journal:
         self._cursor += 1
         return True
 
+    def patched(self, change_id: str, at: datetime) -> bool:
+        """Whether this execution runs the code behind a patch: law 4. Raises Mismatch."""
+        self.check()
+        answer = self._patches.get(change_id)
+        if answer is None:
+            answer = self._patches[change_id] = not self.replaying
+            if answer:
+                self.new.append(Event(h.PATCH_RECORDED, at, name=change_id))
+        return answer
+
+    def refuse_more_at_once(self, count: int) -> None:
+        """Raises LimitError if so many commands more are too many for this turn."""
+        if self.commands + count > self.limit:
+            raise LimitError(
+                f"one turn may schedule {self.limit} commands (Limits.commands_per_turn), and this map would start "
+                f"{count} at once; give it max_concurrency=, or raise the limit"
+            )
+
     def check(self) -> None:
         """Raises the first difference again: a bare `except:` in user code may have swallowed it."""
         if self._mismatch is not None:
             raise self._mismatch
 
     def _next(self) -> Event | None:
-        return self._recorded[self._cursor] if self._cursor < len(self._recorded) else None
+        recorded = self._recorded
+        while self._cursor < len(recorded):
+            if recorded[self._cursor].type != h.PATCH_RECORDED:
+                return recorded[self._cursor]
+            self._cursor += 1
+        return None
 
     def _refuse_too_many(self, asked: bool) -> None:
         if asked and self.commands > self.limit:

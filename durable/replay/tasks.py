@@ -11,7 +11,7 @@ Laws.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, TypeGuard, TypeVar, cast
 
 import msgspec
@@ -49,7 +49,7 @@ class Task(Generic[R]):
 
     def __init__(self, owner: Canceller) -> None:
         self.owner = owner
-        self._parents: list[_Composite[Any]] = []
+        self._parents: list[Composite[Any]] = []
         self._value: Any = _UNSET
         self._error: BaseException | None = None
         self.order = 0
@@ -236,10 +236,13 @@ class WaitTask(Leaf[R]):
         return f"<Task {self.id}: wait for event {self.name!r}>"
 
 
-class _Composite(Task[R]):
+class Composite(Task[R]):
+    """A task that is settled by others. `children`: those it still waits for among them; `MapTask` (fan_out.py) has
+    more to come."""
+
     __slots__ = ("children",)
 
-    def __init__(self, owner: Canceller, children: Sequence[Task[Any]]) -> None:
+    def __init__(self, owner: Canceller, children: Collection[Task[Any]]) -> None:
         super().__init__(owner)
         self.children = children
         for child in children:
@@ -267,7 +270,7 @@ class _Composite(Task[R]):
         return f"<{type(self).__name__} of {len(self.children)}>"
 
 
-class AllTask(_Composite[R]):
+class AllTask(Composite[R]):
     """All of them, in order; fails as soon as one fails unless it gathers the exceptions."""
 
     __slots__ = ("gather", "missing")
@@ -294,16 +297,11 @@ class AllTask(_Composite[R]):
 
     def _read(self) -> Any:
         if self._value is None:
-            self._value = [self._outcome(child) for child in self.children]
+            self._value = [outcome(child, self.gather) for child in self.children]
         return self._value
 
-    def _outcome(self, child: Task[Any]) -> Any:
-        if not self.gather:
-            return child.result()
-        return child._error if child._error is not None else child.result()
 
-
-class AnyTask(_Composite[R]):
+class AnyTask(Composite[R]):
     """The first of them that has an outcome; its result is that task."""
 
     __slots__ = ()
@@ -318,6 +316,11 @@ class AnyTask(_Composite[R]):
     def child_settled(self, child: Task[Any]) -> None:
         self._settle(child, None)
         self._leave()
+
+
+def outcome(task: Task[Any], gather: bool) -> Any:
+    """The result; where exceptions are gathered, also what it failed with."""
+    return task._error if gather and task._error is not None else task.result()
 
 
 def _first(settled: Iterator[Task[Any]]) -> Task[Any] | None:
@@ -347,7 +350,7 @@ def open_leaves(root: Task[Any]) -> list[Leaf[Any]]:
             continue
         if isinstance(task, Leaf):
             found[task.id] = task
-        elif isinstance(task, _Composite):
+        elif isinstance(task, Composite):
             seen.add(id(task))
             stack.extend(task.children)
     return [found[number] for number in sorted(found)]

@@ -57,9 +57,12 @@ Asking = Generator[Request, Any, Any]
 
 
 class Codebase(ActivityNames, Protocol):
-    """Where the loop finds code: by name only, never by import."""
+    """Where the loop finds code: by name only, never by import.
 
-    def orchestrator(self, name: str, version: str) -> Code | None: ...
+    The exact version, then the unversioned function; and for a first turn without a version the highest one.
+    """
+
+    def orchestrator(self, name: str, version: str, first_turn: bool) -> Code | None: ...
 
 
 class Settings(NamedTuple):
@@ -384,7 +387,7 @@ class Loop:
         if instance.execution is not None:
             return instance.execution.code, ""
         name, version = instance.summary.name, instance.summary.version
-        code = self.codebase.orchestrator(name, version)
+        code = self.codebase.orchestrator(name, version, not instance.begun)
         if code is not None:
             return code, ""
         shown = f"{name!r} in version {version!r}" if version else repr(name)

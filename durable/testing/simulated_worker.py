@@ -234,7 +234,7 @@ class Worker:
 
     # ---- the codebase
 
-    def orchestrator(self, name: str, version: str) -> Code | None:
+    def orchestrator(self, name: str, version: str, first_turn: bool) -> Code | None:
         return None if self.codeless else CODES.get(name)
 
     def serves_activity(self, name: str) -> bool:
