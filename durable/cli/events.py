@@ -80,6 +80,10 @@ def detail(event: HistoryEvent, names: dict[int, str]) -> str:
     words = [name]
     if event.attempt is not None and event.attempt > 1:
         words.append(f"attempt {event.attempt}")
+    if event.version is not None:
+        words.append(f"version {safe(event.version)}")
+    if event.suggest_continue_as_new:
+        words.append("suggests to continue as new")
     if event.instance_id is not None and event.type != h.EXECUTION_STARTED:
         words.append(f"as {safe(event.instance_id)}")
     if event.fire_at is not None:

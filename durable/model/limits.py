@@ -20,12 +20,12 @@ class Limits:
     commands_per_turn   10,000     calls   what the code may schedule in one turn           LimitError
     children_depth      32         levels  sub-orchestrations below sub-orchestrations      LimitError
     turn_seconds        2.0        seconds how long the code may run without yielding       BLOCKED, with the line
-    history_events      10,000     events  the history of one execution                     nothing is refused:
-    history_bytes       10,485,760 bytes   the history of one execution, as stored            ctx.suggest_continue_as_new
+    history_events      10,000     events  the history of one execution                     suggest_continue_as_new
+    history_bytes       10,485,760 bytes   the history of one execution, as stored          suggest_continue_as_new
     =================== ========== ======= ================================================ =========================
 
-    A call that goes past a limit raises that error, which names the limit. Histories may grow on; they only take longer
-    to replay. Raises ValueError for what is no number above 0.
+    A call that goes past a limit raises that error, which names the limit. Histories may grow on, and only take longer
+    to replay: past the last two `ctx.suggest_continue_as_new` is True. ValueError for what is no number above 0.
     """
 
     payload_bytes: int = 32 * 1024 * 1024

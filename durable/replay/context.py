@@ -179,13 +179,14 @@ class OrchestrationContext:
         """Start over with a fresh history when this function returns; same instance id, new execution_id.
 
         Events that nobody took carry over unless save_events=False. version: of the function that goes on; default is
-        the one that this execution has. Scheduling after it raises RuntimeError.
+        the one that this execution has. Another one may take other arguments, so they are sent as to a name. Scheduling
+        after it raises RuntimeError.
         """
         execution = self._execution
-        follows = "" if version is None else check_name(version, "version=")
-        where = f"the input of orchestrator {execution.code.name!r}"
-        payload = execution.code.signature.encode_input(args, where, execution.limits)
-        execution.continue_as_new(payload, save_events, follows)
+        ref = OrchestratorRef[..., Any](execution.code.name, execution.code.signature, version=version)
+        if ref.version and ref.version != execution.version:
+            ref = OrchestratorRef(ref.name, version=ref.version)
+        execution.continue_as_new(ref.encode_input(args, execution.limits), save_events, ref.version)
 
     # ---- state that others see
 

@@ -98,9 +98,9 @@ class Execution:
     def take(self, facts: Sequence[Event], now: datetime, is_long: bool = False) -> list[Event]:
         """One turn: apply new facts, and return them with the commands they caused, to be appended to the history.
 
-        is_long: whether the history so far is so long that the code should continue as new; recorded, so that replay
-        says the same under other limits. Facts that change nothing (duplicates, outcomes of superseded attempts) are left out; without any that does,
-        the turn is empty.
+        is_long: whether the history so far suggests to continue as new; recorded, so that replay says the same under
+        other limits. Facts that change nothing (duplicates, outcomes of superseded attempts) are left out; without any
+        that does, the turn is empty.
         """
         journal = self.journal
         journal.new = new = []

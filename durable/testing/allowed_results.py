@@ -90,6 +90,8 @@ _FITS: dict[str, Callable[[Node, bool, Any], bool]] = {
     "child": lambda node, ok, value: fits_program(node[2], Outcome(ok, value)),
     "all": _fits_all,
     "any": _fits_any,
+    "map": lambda node, ok, value: _fits_all([node[0], node[1], node[3]], ok, value),
+    "patch": lambda node, ok, value: fits(node[2], Outcome(ok, value)),
     "seq": _fits_seq,
     "try": _fits_try,
     "raise": lambda node, ok, value: not ok and value == node[1],

@@ -66,6 +66,12 @@ def _build(ctx: OrchestrationContext, node: Node) -> tuple[Task[Any], Reader]:
         return ctx.wait_for_external_event(node[1], timeout=node[2]), _as_is
     if kind == "child":
         return ctx.call_sub_orchestrator(_orchestrator(node[1], node[3]), node[2]), _as_is
+    if kind == "map":
+        _, acts, at_once, gather = node
+        items = [[key, fails] for _, key, fails, *_ in acts]
+        return ctx.map("work", items, max_concurrency=at_once, return_exceptions=gather), lambda values: [
+            ["exception", cause_of(value)] if isinstance(value, Exception) else value for value in values
+        ]
     parts = [_build(ctx, child) for child in node[1]]
     tasks = [task for task, _ in parts]
     if kind == "all":
@@ -114,6 +120,8 @@ def _run(ctx: OrchestrationContext, node: Node) -> Generator[Any, Any, Any]:
     if kind == "status":
         ctx.set_custom_status(node[1])
         return "status"
+    if kind == "patch":
+        return (yield from _run(ctx, node[2])) if ctx.patched(node[1]) else "not patched"
     task, read = _build(ctx, node[1] if kind in ("cancel", "spawn", "retake") else node)
     if kind == "spawn":
         return "spawned"
@@ -143,6 +151,8 @@ async def _run_async(ctx: OrchestrationContext, node: Node) -> Any:
     if kind == "status":
         ctx.set_custom_status(node[1])
         return "status"
+    if kind == "patch":
+        return await _run_async(ctx, node[2]) if ctx.patched(node[1]) else "not patched"
     task, read = _build(ctx, node[1] if kind in ("cancel", "spawn", "retake") else node)
     if kind == "spawn":
         return "spawned"
@@ -257,7 +267,8 @@ class _Maker:
     def statement(self) -> Node:
         chance = self.random.random()
         if chance < 0.42:
-            return self.safe(self.leaf())
+            leaf = self.safe(self.leaf())
+            return ["patch", f"p{self.keys % 3}", leaf] if chance < 0.06 else leaf
         if chance < 0.60:
             return self.safe(self.group("all"))
         if chance < 0.70:
@@ -274,7 +285,11 @@ class _Maker:
             return ["retake", self.event(None), self.act()]
         if chance < 0.93:
             self.left -= 3
-            return self.safe(["all", [self.act() for _ in range(self.random.randint(5, 20))], True])
+            acts = [self.act() for _ in range(self.random.randint(5, 20))]
+            if chance < 0.92:
+                once = [[*act[:3], 1, 0, ""] for act in acts]
+                return self.safe(["map", once, len(acts) // 3, chance < 0.91])
+            return self.safe(["all", acts, True])
         return self.safe(["seq", [self.leaf(), self.leaf()]])
 
     def safe(self, node: Node) -> Node:
@@ -344,6 +359,8 @@ def _may_fail(node: Node) -> bool:
         return node[2] is not None
     if kind == "child":
         return _may_fail(node[2][0])
-    if kind in ("all", "any", "seq"):
+    if kind == "patch":
+        return _may_fail(node[2])
+    if kind in ("all", "any", "seq", "map"):
         return any(_may_fail(child) for child in node[1])
     return bool(kind == "raise")

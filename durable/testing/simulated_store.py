@@ -110,7 +110,7 @@ class FaultyStore:
 class _Open:
     """What the judge knows of one execution."""
 
-    __slots__ = ("attempts", "children", "ended", "events", "length", "raised", "tasks", "timers", "turn_at", "waits")
+    __slots__ = ("attempts", "children", "ended", "length", "patches", "raised", "tasks", "timers", "turn_at", "waits")
 
     def __init__(self) -> None:
         self.length = 0
@@ -122,6 +122,7 @@ class _Open:
         self.waits: set[int] = set()
         self.attempts: dict[int, int] = {}  # task id -> its last attempt
         self.raised: set[bytes] = set()
+        self.patches: set[str] = set()
 
 
 class Judge:
@@ -244,6 +245,13 @@ def _raised(state: _Open, event: Event) -> str:
     return ""
 
 
+def _patched(state: _Open, event: Event) -> str:
+    if event.name in state.patches:
+        return f"patch {event.name!r} is recorded twice"
+    state.patches.add(event.name)
+    return ""
+
+
 def _canceled(state: _Open, event: Event) -> str:
     number = event.task_id
     found = [book.pop(number, None) for book in (state.tasks, state.children, state.timers)]
@@ -277,6 +285,7 @@ _FOLLOW: Final[dict[str, Callable[[_Open, Event], str]]] = {
     h.TASK_CANCELED: _canceled,
     h.EVENT_AWAITED: _awaited,
     h.EVENT_RAISED: _raised,
+    h.PATCH_RECORDED: _patched,
     h.EXECUTION_TERMINATED: _terminated,
     h.EXECUTION_COMPLETED: _ended,
     h.CONTINUE_AS_NEW: _ended,

@@ -31,7 +31,7 @@ from durable.replay.execution import Code, Execution
 from durable.replay.guard import Watch
 from durable.replay.mismatch import Mismatch
 from durable.replay.tasks import Task, open_leaves
-from durable.testing.programs import CODES, Script, attempt_activity, make_script
+from durable.testing.programs import CODES, Node, Script, attempt_activity, make_script
 from durable.triggers import fire
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
@@ -158,11 +158,46 @@ def live(script: Script, random: Random, most: int = 200) -> Life:
     return Life(code, execution.started, facts, turns, execution)
 
 
-lives = st.builds(
-    lambda seed, size, order: live(make_script(Random(seed), size), Random(order)),
+def _around(where: str, mapping: Node) -> Node:
+    """A map by itself, raced, gathered and taken up again."""
+    act: Node = ["act", "beside", 0, 1, 0, ""]
+    return {
+        "alone": mapping,
+        "race": ["any", [mapping, ["timer", 1]]],
+        "retake": ["retake", mapping, act],
+        "gather": ["all", [act, mapping], True],
+        "deep": ["any", [["timer", 1], ["all", [mapping, act], False]]],
+    }[where]
+
+
+maps: st.SearchStrategy[Node] = st.builds(
+    lambda fails, at_once, gather: [
+        "map",
+        [["act", f"k{number}", times, 1, 0, ""] for number, times in enumerate(fails)],
+        at_once,
+        gather,
+    ],
+    st.lists(st.sampled_from((0, 0, 0, 0, 9)), max_size=12),
+    st.none() | st.integers(1, 5),
+    st.booleans(),
+)
+mapping_lives = st.builds(
+    lambda where, mapping, kind, order: live(
+        Script(kind, [["try", _around(where, mapping)], 0, []], []), Random(order)
+    ),
+    st.sampled_from(("alone", "race", "retake", "gather", "deep")),
+    maps,
+    st.sampled_from(("generator", "coroutine")),
     st.integers(0, 2**32),
-    st.integers(1, 9),
-    st.integers(0, 2**32),
+)
+lives = (
+    st.builds(
+        lambda seed, size, order: live(make_script(Random(seed), size), Random(order)),
+        st.integers(0, 2**32),
+        st.integers(1, 9),
+        st.integers(0, 2**32),
+    )
+    | mapping_lives
 )
 many = settings(max_examples=150, deadline=None)
 

@@ -170,10 +170,6 @@ def test_limits_hold_for_each_payload_and_name_themselves(world: World) -> None:
         refuses(limit, lambda value=value: world.client.start_orchestration("healthy", value))  # type: ignore[misc]
         refuses(limit, lambda value=value: world.client.raise_event("x", "y", value))  # type: ignore[misc]
         assert limit in world.fails(lambda ctx, value=value: value).message
-    for wrong in (0, -1, math.nan, True, "1", None):
-        for name in ("payload_bytes", "payload_depth", "commands_per_turn", "children_depth", "turn_seconds"):
-            with pytest.raises(ValueError, match=f"Limits.{name}="):
-                durable.Limits(**{name: wrong})  # type: ignore[arg-type]
 
 
 def test_input_that_does_not_fit_the_declared_type_fails_at_the_receiver(world: World) -> None:

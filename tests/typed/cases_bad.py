@@ -83,6 +83,11 @@ def calls(ctx: durable.OrchestrationContext) -> Generator[Any, Any, None]:
     yield ctx.task_all([1, 2])  # E: not tasks
     yield ctx.task_all(ctx.call_activity(length, "x"))  # E: one task is not several
     yield ctx.task_any(ctx.call_activity(length, "x"))  # E: one task is not several
+    yield ctx.map(length, 3)  # E: items come in an iterable
+    yield ctx.map(len, ["x"])  # E: no activity
+    yield ctx.map(length, ["x"], max_concurrency="2")  # E: a number
+    ctx.continue_as_new(version=2)  # E: a version is text
+    ctx.patched(2)  # E: the id of a change is text
 
 
 @durable.orchestrator
@@ -92,7 +97,8 @@ def results(ctx: durable.OrchestrationContext) -> Generator[Any, Any, int]:
     c: durable.Task[str] = ctx.call_activity(length, "x")  # E: a Task[int]
     d: str = yield from ctx.call_activity(durable.activity_ref("x", returns=int))  # E: the ref returns an int
     e: int = yield from ctx.task_any([ctx.call_activity(length, "x")])  # E: the result is a task
-    yield [a, b, c, d, e]
+    f: list[str] = yield from ctx.map(length, ["x"])  # E: the results are ints
+    yield [a, b, c, d, e, f]
     return (yield from ctx.call_sub_orchestrator(order, "book"))  # E: the child returns a str
 
 

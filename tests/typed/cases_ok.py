@@ -184,6 +184,18 @@ def tasks(ctx: durable.OrchestrationContext) -> Generator[Any, Any, None]:
     assert_type(ctx.wait_for_external_event("approval", type=int | None), durable.Task[Any])
     assert_type(ctx.get_input(Order), Order)
     assert_type(ctx.task_all(ctx.call_activity(length, t) for t in "ab"), durable.Task[list[int]])
+    assert_type(ctx.map(length, ["a", "b"]), durable.Task[list[int]])
+    assert_type((yield from ctx.map(fetch, iter([["a", 2]]), max_concurrency=2)), list[str])
+    assert_type(ctx.map(charge, (Order("pen", n) for n in range(3)), return_exceptions=True), durable.Task[list[float]])
+    assert_type((yield from ctx.map(ship.options(timeout=5), [[Order("pen", 1), True]])), list[list[str]])
+    assert_type(ctx.map(order, ["book", "pen"], max_concurrency=1), durable.Task[list[str]])
+    assert_type(ctx.map(poll, {"url"}), durable.Task[list[list[int]]])
+    assert_type(ctx.map(durable.orchestrator_ref("x", returns=str), [1]), durable.Task[list[str]])
+    assert_type(ctx.map(durable.activity_ref("x", returns=int), [1]), durable.Task[list[int]])
+    assert_type(ctx.map("x", [1]), durable.Task[list[Any]])
+    assert_type(ctx.patched("change"), bool)
+    assert_type(ctx.suggest_continue_as_new, bool)
+    ctx.continue_as_new("book", save_events=False, version="2")
     wider: durable.Task[object] = one
     yield wider
     yield [one, two]
