@@ -61,8 +61,8 @@ class OrchestrationContext:
     def map(
         self,
         callee: ActivityRef[..., Coroutine[Any, Any, R]],
-        items: Iterable[Any],
         /,
+        items: Iterable[Any],
         *,
         max_concurrency: int | None = None,
         return_exceptions: bool = False,
@@ -71,8 +71,8 @@ class OrchestrationContext:
     def map(
         self,
         callee: ActivityRef[..., R] | OrchestratorRef[..., R],
-        items: Iterable[Any],
         /,
+        items: Iterable[Any],
         *,
         max_concurrency: int | None = None,
         return_exceptions: bool = False,
@@ -81,8 +81,8 @@ class OrchestrationContext:
     def map(
         self,
         callee: str,
-        items: Iterable[Any],
         /,
+        items: Iterable[Any],
         *,
         max_concurrency: int | None = None,
         return_exceptions: bool = False,
@@ -90,8 +90,8 @@ class OrchestrationContext:
     def map(
         self,
         callee: Any,
-        items: Iterable[Any],
         /,
+        items: Iterable[Any],
         *,
         max_concurrency: int | None = None,
         return_exceptions: bool = False,

@@ -26,12 +26,12 @@ from ..model.errors import LimitError, PayloadError
 from ..model.failure import FailureDetails, describe
 from ..model.history import Event, Raw
 from ..model.limits import Limits
-from ..model.names import child_id
 from ..model.status import RuntimeStatus
 from ..payload.signature import Signature
 from ..payload.values import encode
 from ..triggers import Trigger, fire
 from .callee import ActivityRef, OrchestratorRef
+from .calls import command_of
 from .fan_out import MapTask
 from .guard import TurnTooLong, Watch, running
 from .journal import Journal, Ref
@@ -227,46 +227,10 @@ class Execution:
         return task
 
     def _schedule(self, task: CallTask[Any]) -> None:
-        ref = task.ref
         line = "" if self.awake or not self.journal.replaying else line_of(self._driver)
-        if isinstance(ref, ActivityRef):
-            self.journal.issue(
-                Event(
-                    h.TASK_SCHEDULED,
-                    self.clock,
-                    task.id,
-                    ref.name,
-                    task.attempt,
-                    task.input,
-                    timeout=ref.timeout or None,
-                    heartbeat_timeout=ref.heartbeat_timeout or None,
-                    queue=ref.queue,
-                ),
-                ref,
-                asked=self.awake,
-                line=line,
-            )
-            return
-        default = child_id(self.instance_id, self.started.execution_id, task.id, task.attempt)
-        recorded = self.journal.issue(
-            Event(
-                h.CHILD_CREATED,
-                self.clock,
-                task.id,
-                ref.name,
-                task.attempt,
-                task.input,
-                instance_id=task.explicit_id or default,
-                version=ref.version,
-                tags=ref.tags or None,
-                depth=self.started.depth + 1,
-                group=ref.group or self.started.group,  # of a name alone nobody knows more than where it was called
-            ),
-            ref,
-            asked=self.awake,
-            named=bool(task.explicit_id),
-            line=line,
-        )
+        command = command_of(task, self.instance_id, self.started, self.clock)
+        named = bool(task.explicit_id)
+        recorded = self.journal.issue(command, task.ref, asked=self.awake, named=named, line=line)
         task.child_id = recorded.instance_id
 
     # ---- applying a fact
