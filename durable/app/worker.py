@@ -23,7 +23,7 @@ from ..ports import FACTS, Beat, Trouble
 from ..replay.execution import Code
 from ..runtime.activities import Activities
 from ..runtime.engine_thread import EngineThread
-from ..runtime.loop import Loop, Settings
+from ..runtime.loop import DEFAULTS, Loop, Settings
 from ..runtime.membership import Seat
 from ..runtime.requests import CodeChanged, Hint, Lost, Stop
 from ..runtime.serving import Serving
@@ -37,6 +37,7 @@ from .registry import Registry, default_registry
 log = logging.getLogger("durable.worker")
 
 _COLLECT_EVERY = (20_000, 20, 100)
+_PART = 100  # instances stepped while the store commits as many
 _HOLD = 60.0  # seconds that a row is left to its holder; a dead holder's rows are taken at once by the next worker
 
 
@@ -116,7 +117,9 @@ class Worker:
         watchdog = Watchdog(limits.turn_seconds)
         holder = uuid4().hex
         env = Env(holder, _HOLD, Ids(), backend.store.partitions, limits, watchdog)
-        loop = Loop(env, _Codebase(self._registry), utc_now, Settings(cached=self._cached), serving)
+        part = _PART if backend.store.overlaps else DEFAULTS.batch
+        settings = Settings(part=part, cached=self._cached)
+        loop = Loop(env, _Codebase(self._registry), utc_now, settings, serving)
         engine: EngineThread
         activities = Activities(
             self._registry.find_activity,

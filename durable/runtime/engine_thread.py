@@ -5,22 +5,24 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..model.errors import StoreError, TransportError
-from ..ports import Signals, Store, Transport
+from ..ports import Commit, Outcome, Signals, Store, Transport
 from .activities import Activities
 from .loop import Loop
 from .requests import (
     Announce,
     Arrived,
+    Begin,
     Cancel,
     Claim,
     Declare,
     Deliver,
     Due,
+    Finish,
     Halt,
     Hint,
     Load,
@@ -32,7 +34,6 @@ from .requests import (
     Run,
     Settle,
     Wait,
-    Write,
 )
 from .watchdog import Watchdog
 
@@ -61,7 +62,8 @@ class EngineThread:
         self._watchdog = watchdog
         self._answers: dict[type, Callable[[Any], Any]] = {
             Load: lambda r: store.load(r.wants),
-            Write: lambda r: store.commit(r.commits),
+            Begin: lambda r: self._begin(r.commits),
+            Finish: lambda r: self._finish(),
             Deliver: lambda r: store.deliver(r.facts),
             Claim: lambda r: store.lease(r.leases),
             Read: lambda r: store.rows(r.keys),
@@ -74,6 +76,8 @@ class EngineThread:
         }
         if transport is not None:
             self._answers |= _answers_of(transport, self.tell)
+        self._begin_commit = store.begin
+        self._finish: Callable[[], list[Outcome]] = list
         self._thread = threading.Thread(target=self._run, name="durable-engine", daemon=True)
 
     def start(self) -> None:
@@ -115,6 +119,9 @@ class EngineThread:
                 request = requests.throw(answer) if isinstance(answer, StoreError) else requests.send(answer)
             except StopIteration:
                 return
+
+    def _begin(self, commits: Sequence[Commit]) -> None:
+        self._finish = self._begin_commit(commits)
 
     def _wait(self, seconds: float) -> list[News]:
         inbox = self._inbox

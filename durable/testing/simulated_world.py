@@ -74,7 +74,9 @@ def make_plan(random: Random, scripts: Sequence[Script], faults: bool) -> Plan:
             if random.random() < share:
                 strikes += [(random.uniform(0.0, heal), kind) for _ in range(random.randint(1, most))]
     cached = random.choice((10_000, 10_000, 1, 0))
-    settings = Settings(random.choice((1, 3, 400)), 5.0, 1.0, random.choice((3, 10, 2_000)), cached, 0.2)
+    settings = Settings(
+        random.choice((1, 3, 400)), random.choice((1, 2, 400)), 5.0, 1.0, random.choice((3, 10, 2_000)), cached, 0.2
+    )
     return Plan(
         workers=random.choice((1, 2, 2, 3, 4)) if faults else random.choice((1, 2)),
         partitions=random.choice((1, 1, 2, 4)),
