@@ -124,9 +124,12 @@ class Connections:
         except BaseException:  # also an interrupt: what is left unread would answer the next question
             connection.disconnect()
             raise
-        return lambda: self._receive(connection, len(commands)) if trouble is None else ([], trouble)
+        pid = self._pid
+        return lambda: self._receive(connection, len(commands), pid) if trouble is None else ([], trouble)
 
-    def _receive(self, connection: Wire, count: int) -> Answers:
+    def _receive(self, connection: Wire, count: int, pid: int) -> Answers:
+        if pid != os.getpid():
+            return [], RedisConnectionError("this process was forked from the one that asked")
         answers: list[Any] = []
         read = connection.read_response
         try:

@@ -54,18 +54,16 @@ class Waits:
         deadline = None
         if timeout is not None:
             deadline = time.monotonic() + to_timedelta(timeout, "timeout=").total_seconds()
-        summary = self._summary(instance_id)
-        if summary is not None and _reached(summary, until, blocked_ends):
-            return summary
         changed = threading.Event()
 
         def wake(_: Collection[str] | None) -> None:
             changed.set()
 
-        # Of an end whoever started it is told by the broker, so that need not be asked of the store too.
-        told = until == "finished" and not blocked_ends and summary is not None and summary.reply_to in self._addresses
-        stop = self._signals.listen(STATUS, wake, instance_id, here_only=told)
+        # Whoever listens, then reads, then waits, misses nothing. This process is listened to first: that is all it
+        # takes when the answer is there already, and for an end of which the broker tells whoever started it.
+        stop = self._signals.listen(STATUS, wake, instance_id, here_only=True)
         self._enter(instance_id, changed)
+        everywhere = False
         patience = _ALONE
         try:
             while True:
@@ -75,6 +73,11 @@ class Waits:
                     raise InstanceNotFoundError(f"wait: no orchestration has the id {instance_id!r}")
                 if _reached(summary, until, blocked_ends):
                     return summary
+                if not everywhere and (until != "finished" or blocked_ends or summary.reply_to not in self._addresses):
+                    everywhere = True
+                    stop()
+                    stop = self._signals.listen(STATUS, wake, instance_id)
+                    continue
                 if self._dead is not None:
                     raise DurableError(
                         f"orchestration {instance_id!r} is {summary.status}, and the worker in this process has "

@@ -24,7 +24,6 @@ from .requests import (
     Due,
     Finish,
     Halt,
-    Hint,
     Load,
     News,
     Notify,
@@ -33,6 +32,7 @@ from .requests import (
     Receive,
     Run,
     Settle,
+    Started,
     Wait,
 )
 from .watchdog import Watchdog
@@ -136,7 +136,7 @@ class EngineThread:
                     news.append(inbox.get(timeout=min(seconds, threading.TIMEOUT_MAX)))
                 finally:
                     self._watchdog.wake()
-            if crowded and isinstance(news[0], Hint) and inbox.qsize() < _FEW:
+            if crowded and isinstance(news[0], Started) and inbox.qsize() < _FEW:
                 # Starts come faster than rounds: each commits by itself, so leave them the disk for a moment.
                 time.sleep(_LINGER)
             while len(news) < _DRAINED_AT_ONCE:

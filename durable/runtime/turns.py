@@ -17,13 +17,13 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from ..engine.codeless import outcome_fact
 from ..engine.instance import Arrival, Env, Instance, Invocation, Turn, row_behind
-from ..engine.step import inbox_arrivals, step
+from ..engine.step import created, inbox_arrivals, step
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import UnreadableHistory
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus, Summary
-from ..ports import FACTS, STATUS, Delivered, Fact, Lease, Outcome, Record, Row, RowKey, Want
+from ..ports import FACTS, STATUS, Commit, Delivered, Fact, Lease, Outcome, Record, Row, RowKey, Want
 from ..replay.execution import Code
 from .agenda import Agenda
 from .courier import Courier
@@ -105,6 +105,21 @@ class Turns:
     def hint(self, instance_id: str) -> None:
         """Something is new in its inbox, or it has to be read again."""
         self.hinted[instance_id] = None
+
+    def divide(self, commits: Sequence[Commit]) -> tuple[list[Record], list[str]]:
+        """Of instances that were just created, those to begin with here and now, and the ids of the others.
+
+        May be called from any thread.
+        """
+        taken: list[Record] = []
+        left: list[str] = []
+        owned = self.agenda.owned
+        for commit in commits:
+            if (commit.summary.group, commit.partition) in owned:
+                taken.append(created(commit))
+            else:
+                left.append(commit.instance_id)
+        return taken, left
 
     def started(self, record: Record) -> bool:
         """An instance that was created a moment ago, as it was committed; False when it is not for this worker."""
