@@ -201,12 +201,12 @@ class Subscriber:
 
     def _refuse(self, error: ResponseError) -> None:
         """This user may not listen to something. It would be refused again: whoever wants it looks for himself."""
-        with self._changed:
-            said, self._refused = self._refused, True
-            self._changed.notify_all()
-        if not said:
+        if not self._refused:
             where = self._connections.target.where
             log.warning("%s refuses a subscription (%s); see ACL SETUSER: allchannels", where, error)
+        with self._changed:
+            self._refused = True
+            self._changed.notify_all()
 
     def _confirm(self, channel: bytes) -> None:
         with self._changed:

@@ -141,6 +141,10 @@ class Client(Steerer):
         self._hand_over = hand_over
         self._waits.worker_died(None)
 
+    def ended(self, summaries: Sequence[Summary]) -> None:
+        """Told by a worker on this client: these are committed."""
+        self._waits.ended(summaries)
+
     def worker_stopped(self, hand_over: HandOver, error: BaseException | None = None) -> None:
         """Told by that worker: it takes no more; its engine ended by `error`."""
         if self._hand_over == hand_over:
@@ -175,7 +179,7 @@ class Client(Steerer):
         existing = self._start([self._creation(ref, payload, instance, utc_now())])
         if existing and if_exists == "raise":
             raise InstanceExistsError(_exists(instance), existing)
-        return OrchestrationHandle(self, instance, ref.returns)
+        return self._waits.remember(OrchestrationHandle(self, instance, ref.returns))
 
     @overload
     def start_many(
@@ -228,7 +232,7 @@ class Client(Steerer):
             taken = set(existing)
             started = [i for i in ids if i not in taken]
             raise InstanceExistsError(_exists(*existing), existing, started)
-        return [OrchestrationHandle(self, i, ref.returns) for i in ids]
+        return [self._waits.remember(OrchestrationHandle(self, i, ref.returns)) for i in ids]
 
     def handle(self, instance_id: str) -> OrchestrationHandle[Any]:
         """A handle on an instance, whether or not it exists; results come as plain JSON."""

@@ -140,7 +140,7 @@ class Worker:
             seat.leave()  # the others take over what this one will not do any more
             client.worker_stopped(hand_over, error)
 
-        engine = EngineThread(loop, backend.store, backend.signals, activities, transport, watchdog, died)
+        engine = EngineThread(loop, backend.store, backend.signals, activities, transport, watchdog, client.ended, died)
         me = Beat(holder, groups=self._groups, queues=self._queues, pid=os.getpid(), host=socket.gethostname())
         seat = Seat(
             backend.membership,

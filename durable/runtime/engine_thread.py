@@ -10,6 +10,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..model.errors import StoreError, TransportError
+from ..model.status import Summary
 from ..ports import Commit, Outcome, Signals, Store, Transport
 from .activities import Activities
 from .loop import Loop
@@ -22,6 +23,7 @@ from .requests import (
     Declare,
     Deliver,
     Due,
+    Ended,
     Finish,
     Halt,
     Load,
@@ -54,6 +56,7 @@ class EngineThread:
         activities: Activities,
         transport: Transport | None,
         watchdog: Watchdog,
+        ended: Callable[[Sequence[Summary]], None],
         died: Callable[[BaseException], None],
     ) -> None:
         self._loop = loop
@@ -72,6 +75,7 @@ class EngineThread:
             Cancel: lambda r: activities.cancel(r.row_keys),
             Halt: lambda r: activities.halt(),
             Notify: lambda r: signals.notify(r.topic, r.instance_ids),
+            Ended: lambda r: ended(r.summaries),
             Wait: lambda r: self._wait(r.seconds),
         }
         if transport is not None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from ..engine.instance import Invocation
 from ..model.history import Event
+from ..model.status import Summary
 from ..ports import Commit, Delivery, Fact, Lease, Message, Record, RowKey, Topic, Want
 
 # ---- asked by the loop
@@ -82,6 +83,12 @@ class Notify(NamedTuple):
     instance_ids: Collection[str]
 
 
+class Ended(NamedTuple):
+    """These have ended, and are committed: whoever waits in this process need not read them. -> None"""
+
+    summaries: Sequence[Summary]
+
+
 class Publish(NamedTuple):
     """-> list[Published]"""
 
@@ -124,7 +131,7 @@ class Wait(NamedTuple):
 
 
 Request = (
-    Load | Begin | Finish | Deliver | Read | Claim | Due | Run | Cancel | Halt | Notify
+    Load | Begin | Finish | Deliver | Read | Claim | Due | Run | Cancel | Halt | Notify | Ended
     | Publish | Announce | Settle | Declare | Receive | Wait
 )  # fmt: skip
 

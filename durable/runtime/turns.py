@@ -28,7 +28,7 @@ from ..replay.execution import Code
 from .agenda import Agenda
 from .courier import Courier
 from .outbox import Outbox
-from .requests import Begin, Claim, Deliver, Finish, Load, Notify, Request
+from .requests import Begin, Claim, Deliver, Ended, Finish, Load, Notify, Request
 from .serving import Serving
 from .workload import ActivityNames, Workload
 
@@ -357,6 +357,7 @@ class Turns:
         run: list[Invocation] = []
         cancelled: list[str] = []
         news: list[str] = []
+        ended: list[Summary] = []
         for turn in turns:
             instance = turn.instance
             instance_id = instance.summary.instance_id
@@ -371,6 +372,8 @@ class Turns:
                 continue
             if instance.summary.status is not RuntimeStatus.RUNNING or instance.version <= 2:
                 news.append(instance_id)
+                if instance.summary.status.finished:
+                    ended.append(instance.summary)
                 if self.serving.by_mail and instance.summary.status is not RuntimeStatus.BLOCKED:
                     self.courier.announce(instance.summary)
             run.extend(turn.invocations)
@@ -383,6 +386,8 @@ class Turns:
             yield from self.work.begin(run)
         if cancelled:
             yield from self.work.cancel(cancelled)
+        if ended:
+            yield Ended(ended)
         if news:
             yield Notify(STATUS, news)
 

@@ -18,6 +18,7 @@ from zlib import crc32
 
 from ..backends.memory import MemoryStore
 from ..model.status import DEFAULT_GROUP
+from ..ports import Record
 from ..runtime import requests as ask
 from ..runtime.loop import Settings
 from ..runtime.serving import Patience, Serving
@@ -256,3 +257,9 @@ class World:
                 ids = None if self.random.random() < 0.05 else tuple(instance_ids)
                 # Bound now, not at the call; mypy can't infer such a lambda.
                 self.soon(lambda worker=worker, ids=ids: worker.tell(ask.Hint(ids)))  # type: ignore[misc]
+
+    def hand_over(self, record: Record) -> None:
+        """A client that lives with one of the workers gives it what it has just started, for whoever serves it."""
+        worker = self.random.choice(self.workers)
+        if worker.up and not self.chance("hint lost"):
+            self.soon(lambda: worker.tell(ask.Started([record])))
