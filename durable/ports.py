@@ -330,6 +330,13 @@ class Trouble(NamedTuple):
     queue: str = ""
 
 
+class Depth(NamedTuple):
+    """How many messages wait in a queue, and how many consumers receive from it."""
+
+    messages: int
+    consumers: int
+
+
 class Transport(Protocol):
     """Where CloudEvents travel between workers. Raises `durable.TransportError` when it can't be used.
 
@@ -379,8 +386,8 @@ class Transport(Protocol):
         """Receive lifecycle events addressed to this process (`wake` gets their subjects); returns the address."""
         ...
 
-    def depth(self, queue: str) -> int | None:
-        """How many messages wait in it; None when there is no such queue."""
+    def depth(self, queue: str) -> Depth | None:
+        """What is in it and who receives from it; None when there is no such queue."""
         ...
 
     def close(self) -> None: ...

@@ -471,6 +471,18 @@ def test_a_completion_in_binary_mode_is_accepted(place: Place) -> None:
     assert handle.result(SOON) == {"n": [1, "é"]}
 
 
+def test_a_queue_that_a_strangers_program_serves_is_served(place: Place) -> None:
+    place.serve("plain")
+    handle = place.start("both", 1)
+    until(lambda: handle.status().custom_status == "plain")
+    assert "no living worker serves queue 'gpu'" in str(handle.status().blocked_reason)
+    assert any("queue 'gpu'" in finding.what for finding in place.client.diagnose().findings)
+    outsider = place.outsider()
+    outsider.receive(outsider.work("gpu"))
+    until(lambda: handle.status().blocked_reason is None)
+    assert not any("queue 'gpu'" in finding.what for finding in place.client.diagnose().findings)
+
+
 def test_what_nobody_understands_is_parked_and_all_goes_on(place: Place) -> None:
     place.serve("me")
     outsider = place.outsider()
