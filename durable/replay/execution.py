@@ -36,7 +36,7 @@ from .fan_out import MapTask
 from .guard import TurnTooLong, Watch, running
 from .journal import Journal, Ref
 from .mismatch import Mismatch, frame_of, line_of, line_of_error, line_of_frame
-from .tasks import AllTask, AnyTask, CallTask, Leaf, Task, TimerTask, WaitTask, are_tasks, is_task, open_leaves
+from .tasks import AllTask, AnyTask, CallTask, Leaf, Task, TimerTask, WaitTask, are_tasks, is_task, no_task, open_leaves
 
 RESUME: Final = "resume"
 
@@ -429,7 +429,7 @@ class Execution:
                 elif are_tasks(yielded):
                     awaited = AllTask(self, yielded, gather=False)
                 else:
-                    awaited, value, error = None, None, TypeError(_no_task(yielded))
+                    awaited, value, error = None, None, TypeError(no_task(yielded))
                     continue
                 if awaited.owner is not self:
                     awaited, value, error = None, None, TypeError("the yielded task belongs to another orchestration")
@@ -490,12 +490,3 @@ _OUTCOMES: Final = frozenset({h.TASK_COMPLETED, h.TASK_FAILED, h.CHILD_COMPLETED
 
 def _is_settled(root: Task[Any]) -> bool:
     return root.order != 0
-
-
-def _no_task(yielded: object) -> str:
-    if hasattr(yielded, "send"):
-        return f"an orchestrator yielded {yielded!r}: to run a helper that yields tasks, write `yield from helper(...)`"
-    return (
-        f"an orchestrator yielded {yielded!r}, which is no task: yield what ctx.call_activity, ctx.create_timer and "
-        "the other ctx methods return, or a list of such tasks"
-    )

@@ -337,6 +337,16 @@ def are_tasks(value: object) -> TypeGuard[Sequence[Task[Any]]]:
     return isinstance(value, list | tuple) and all(map(is_task, cast("Sequence[object]", value)))
 
 
+def no_task(yielded: object) -> str:
+    """What is wrong with yielding this, and what to yield instead."""
+    if hasattr(yielded, "send"):
+        return f"an orchestrator yielded {yielded!r}: to run a helper that yields tasks, write `yield from helper(...)`"
+    return (
+        f"an orchestrator yielded {yielded!r}, which is no task: yield what ctx.call_activity, ctx.create_timer and "
+        "the other ctx methods return, or a list of such tasks"
+    )
+
+
 def open_leaves(root: Task[Any]) -> list[Leaf[Any]]:
     """The unfinished leaves that can be reached from `root` through unfinished tasks, by number."""
     if isinstance(root, Leaf):
