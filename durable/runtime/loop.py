@@ -19,12 +19,13 @@ from typing import Any, Final, NamedTuple, Protocol
 from ..engine.codeless import outcome_fact
 from ..engine.instance import Arrival, Env, Instance, Invocation, Turn, row_behind
 from ..engine.step import inbox_arrivals, step
+from ..engine.suspension import WAITS as SUSPENDED
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import UnreadableHistory
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus, Summary
-from ..ports import FACTS, STATUS, Delivered, Fact, Lease, Outcome, Record, Row, RowKey, Want
+from ..ports import FACTS, PARKED, STATUS, Delivered, Fact, Lease, Outcome, Record, Row, RowKey, Want
 from ..replay.execution import Code
 from .agenda import Agenda
 from .courier import Courier, Posted
@@ -78,6 +79,7 @@ class Settings(NamedTuple):
 
 
 DEFAULTS: Final = Settings()
+RESTING: Final = 300.0  # seconds for which the inbox of an instance that rests need not be looked at
 
 
 class Loop:
@@ -161,6 +163,8 @@ class Loop:
         self.roster.update(assigned.alive, assigned.patience)
         self.agenda.assign(frozenset(assigned.owned), patient_until)
         self.numbers = frozenset(number for _, number in assigned.owned)
+        for instance_id in [i for i in self.parked if not self._owns(i)]:
+            del self.parked[instance_id]  # whoever has it now may go on with it
         for instance_id in [i for i, known in self.warm.items() if not self._serves(known.summary)]:
             del self.warm[instance_id]
         if self.serving.by_mail:
@@ -354,6 +358,8 @@ class Loop:
                 self.courier.done += [a.tag for a in arrivals if a.tag is not None]
                 return None
             inbox = record.inbox
+            if record.summary.status.finished:
+                inbox = tuple(row for row in inbox if row.group != PARKED)  # for another one of this id
             if instance is None or record.history is not None:
                 try:
                     instance = Instance.of_record(record)
@@ -378,6 +384,8 @@ class Loop:
         self.ignored += turn.ignored
         if turn.parked:
             self._park_rows(instance_id, turn.parked, inbox, leases)
+        if turn.alarm is not None:
+            self._lease_rows(inbox, leases, min(turn.alarm.due_at, now.timestamp() + RESTING))
         return turn
 
     def _code(self, instance: Instance) -> tuple[Code | None, str]:
@@ -392,12 +400,18 @@ class Loop:
         return None, f"no worker here serves orchestrator {shown}; registered here: {known}"
 
     def _park_rows(self, instance_id: str, reason: str, rows: Sequence[Row], leases: list[Lease]) -> None:
-        if self.parked.get(instance_id) != reason and instance_id not in self.warned:
+        suspended = reason == SUSPENDED
+        if not suspended and self.parked.get(instance_id) != reason and instance_id not in self.warned:
             self.warned.add(instance_id)
             log.warning("orchestration %r waits: %s", instance_id, reason)
         self.parked[instance_id] = reason
-        until = self.clock().timestamp() + self.env.hold
-        leases.extend(Lease(r.partition, r.key, r.holder, r.attempt, until, self.env.holder) for r in rows)
+        # New code is looked for now and then; who is suspended goes on by a row that comes.
+        self._lease_rows(rows, leases, self.clock().timestamp() + (RESTING if suspended else self.env.hold))
+
+    def _lease_rows(self, rows: Sequence[Row], leases: list[Lease], until: float) -> None:
+        leases.extend(
+            Lease(r.partition, r.key, r.holder, r.attempt, until, self.env.holder) for r in rows if r.group != PARKED
+        )
 
     def _conclude(self, turns: list[tuple[Turn, list[Arrival]]], leases: list[Lease]) -> Asking:
         undelivered = [fact for turn, _ in turns for fact in turn.undelivered]
@@ -456,6 +470,8 @@ class Loop:
             instance_id = instance.summary.instance_id
             if turn.again:
                 self.hinted[instance_id] = None
+            if turn.alarm is not None:
+                self.agenda.arm([turn.alarm])
             if not turn.parked:
                 if self.parked.pop(instance_id, None) is not None:
                     self.agenda.sweep_soon()  # its timers were left alone meanwhile
@@ -463,9 +479,9 @@ class Loop:
                     self.warm[instance_id] = instance
             if turn.commit is None:
                 continue
-            if instance.summary.status is not RuntimeStatus.RUNNING or instance.version <= 2:
+            if instance.summary.status is not RuntimeStatus.RUNNING or turn.began:
                 news.append(instance_id)
-                if self.serving.by_mail and instance.summary.status is not RuntimeStatus.BLOCKED:
+                if self.serving.by_mail and (turn.began or instance.summary.status.finished):
                     self.courier.announce(instance.summary)
             run.extend(turn.invocations)
             cancelled.extend(turn.cancelled)
