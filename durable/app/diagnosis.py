@@ -151,14 +151,12 @@ def _about_parked_events(store: Store) -> list[Finding]:
     for partition in range(store.partitions):
         for row in store.due(partition, PARKED, math.inf, _LOOKED_AT).items:
             parked.setdefault(row.instance_id, []).append(decode_event(row.body).name)
-    findings = [
-        Finding(
-            f"{len(names)} events wait for an orchestration {target!r}, which does not exist or has ended: "
-            + ", ".join(map(repr, dict.fromkeys(names[:5]))),
-            "one that starts under this id takes them",
-        )
-        for target, names in list(parked.items())[:_SHOWN]
-    ]
+    findings: list[Finding] = []
+    for target, names in list(parked.items())[:_SHOWN]:
+        wait = "event waits" if len(names) == 1 else "events wait"
+        what = f"{len(names)} {wait} for an orchestration {target!r}, which does not exist or has ended: "
+        shown = ", ".join(map(repr, dict.fromkeys(names[:5])))
+        findings.append(Finding(what + shown, "one that starts under this id takes them"))
     if len(parked) > _SHOWN:
         more = f"events wait for {len(parked) - _SHOWN} more orchestrations that do not exist or have ended"
         findings.append(Finding(more, "look for a wrong id in ctx.send_event"))

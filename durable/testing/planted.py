@@ -15,7 +15,7 @@ from unittest.mock import patch
 import msgspec
 
 from ..backends.memory import MemoryStore
-from ..engine import step, suspension
+from ..engine import codeless, step, suspension
 from ..engine.effects import Effects
 from ..engine.instance import Arrival, Env, Instance, Turn, task_key
 from ..model import history as h
@@ -159,7 +159,7 @@ def _leaves_rows_behind() -> AbstractContextManager[Any]:
 
 
 def _loses_outcomes_while_suspended() -> AbstractContextManager[Any]:
-    to_inbox = suspension.to_inbox
+    to_inbox = codeless.to_inbox
 
     def to_nowhere(*arguments: Any) -> tuple[list[Fact], list[str]]:
         return [], to_inbox(*arguments)[1]

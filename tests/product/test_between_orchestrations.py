@@ -157,7 +157,7 @@ def test_wrong_targets_raise_at_that_line(bench: Bench) -> None:
             lambda: ctx.send_event("ok", ""),
             lambda: ctx.send_event("ok", "go", object()),
             lambda: ctx.start_orchestration("echo", instance_id="no/slash"),
-            lambda: ctx.start_orchestration(len),  # type: ignore[arg-type]  # what a careless user writes
+            lambda: ctx.start_orchestration(len),  # type: ignore[call-overload]  # what a careless user writes
         ]
         errors = []
         for call in calls:

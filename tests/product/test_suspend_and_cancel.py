@@ -73,7 +73,7 @@ def app(gate: threading.Event) -> durable.Registry:
 
     @app.orchestrator
     def stubborn(ctx: Ctx) -> Steps:
-        reasons = []
+        reasons: list[Any] = []
         while len(reasons) < 2:
             try:
                 return (yield ctx.wait_for_external_event("go"))
