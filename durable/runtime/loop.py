@@ -19,7 +19,6 @@ from typing import Any, Final, NamedTuple, Protocol
 from ..engine.codeless import outcome_fact
 from ..engine.instance import Arrival, Env, Instance, Invocation, Turn, row_behind
 from ..engine.step import inbox_arrivals, step
-from ..engine.suspension import WAITS as SUSPENDED
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import UnreadableHistory
@@ -31,6 +30,7 @@ from .agenda import Agenda
 from .courier import Courier, Posted
 from .intake import Intake
 from .outbox import Outbox
+from .parking import RESTING, Parking
 from .requests import (
     Arrived,
     Assigned,
@@ -79,7 +79,6 @@ class Settings(NamedTuple):
 
 
 DEFAULTS: Final = Settings()
-RESTING: Final = 300.0  # seconds for which the inbox of an instance that rests need not be looked at
 
 
 class Loop:
@@ -102,7 +101,7 @@ class Loop:
         self.warm: OrderedDict[str, Instance] = OrderedDict()
         self.arrived: dict[str, list[Arrival]] = {}
         self.hinted: dict[str, None] = {}
-        self.parked: dict[str, str] = {}
+        self.parking = Parking(env, clock)
         self.roster = Roster(env.holder)
         self.agenda = Agenda(self.roster, env.holder, settings.window, settings.sweep, settings.page)
         self.outbox = Outbox(env, clock)
@@ -114,7 +113,6 @@ class Loop:
         self.faulty = False
         self.stopping: float | None = None
         self.ignored = 0
-        self.warned: set[str] = set()
 
     # ---- the loop
 
@@ -163,8 +161,7 @@ class Loop:
         self.roster.update(assigned.alive, assigned.patience)
         self.agenda.assign(frozenset(assigned.owned), patient_until)
         self.numbers = frozenset(number for _, number in assigned.owned)
-        for instance_id in [i for i in self.parked if not self._owns(i)]:
-            del self.parked[instance_id]  # whoever has it now may go on with it
+        self.parking.keep_only(self._owns)
         for instance_id in [i for i, known in self.warm.items() if not self._serves(known.summary)]:
             del self.warm[instance_id]
         if self.serving.by_mail:
@@ -176,7 +173,7 @@ class Loop:
         moment = self.clock()
         now = moment.timestamp()
         set_back = self.agenda.set_back(now)
-        rows: list[Row] = yield from self.agenda.read(now, self.parked)
+        rows: list[Row] = yield from self.agenda.read(now, self.parking)
         for row in rows:
             self._act_upon(row)
         for instance_id, arrival in self.agenda.fire(moment):
@@ -245,9 +242,7 @@ class Loop:
         return (summary.group, partition_of(summary.instance_id, self.env.partitions)) in self.agenda.owned
 
     def _code_changed(self) -> None:
-        self.warned.clear()
-        self.hinted.update(dict.fromkeys(self.parked))
-        self.parked.clear()
+        self.hinted.update(dict.fromkeys(self.parking.empty()))
         self.work.code_changed()
         self.agenda.sweep_soon()
 
@@ -364,7 +359,7 @@ class Loop:
                 try:
                     instance = Instance.of_record(record)
                 except UnreadableHistory as error:
-                    self._park_rows(instance_id, str(error), inbox, leases)
+                    leases += self.parking.park(instance_id, str(error), inbox, now.timestamp())
                     return None
         assert instance is not None
         if inbox:
@@ -383,9 +378,9 @@ class Loop:
         turn = step(instance, arrivals, code, missing, now, self.env)
         self.ignored += turn.ignored
         if turn.parked:
-            self._park_rows(instance_id, turn.parked, inbox, leases)
+            leases += self.parking.park(instance_id, turn.parked, inbox, now.timestamp())
         if turn.alarm is not None:
-            self._lease_rows(inbox, leases, min(turn.alarm.due_at, now.timestamp() + RESTING))
+            leases += self.parking.lease(inbox, min(turn.alarm.due_at, now.timestamp() + RESTING))
         return turn
 
     def _code(self, instance: Instance) -> tuple[Code | None, str]:
@@ -398,20 +393,6 @@ class Loop:
         shown = f"{name!r} in version {version!r}" if version else repr(name)
         known = ", ".join(self.codebase.known("orchestrator")) or "none"
         return None, f"no worker here serves orchestrator {shown}; registered here: {known}"
-
-    def _park_rows(self, instance_id: str, reason: str, rows: Sequence[Row], leases: list[Lease]) -> None:
-        suspended = reason == SUSPENDED
-        if not suspended and self.parked.get(instance_id) != reason and instance_id not in self.warned:
-            self.warned.add(instance_id)
-            log.warning("orchestration %r waits: %s", instance_id, reason)
-        self.parked[instance_id] = reason
-        # New code is looked for now and then; who is suspended goes on by a row that comes.
-        self._lease_rows(rows, leases, self.clock().timestamp() + (RESTING if suspended else self.env.hold))
-
-    def _lease_rows(self, rows: Sequence[Row], leases: list[Lease], until: float) -> None:
-        leases.extend(
-            Lease(r.partition, r.key, r.holder, r.attempt, until, self.env.holder) for r in rows if r.group != PARKED
-        )
 
     def _conclude(self, turns: list[tuple[Turn, list[Arrival]]], leases: list[Lease]) -> Asking:
         undelivered = [fact for turn, _ in turns for fact in turn.undelivered]
@@ -473,7 +454,7 @@ class Loop:
             if turn.alarm is not None:
                 self.agenda.arm([turn.alarm])
             if not turn.parked:
-                if self.parked.pop(instance_id, None) is not None:
+                if self.parking.leave(instance_id):
                     self.agenda.sweep_soon()  # its timers were left alone meanwhile
                 if instance.execution is not None or turn.late:
                     self.warm[instance_id] = instance
