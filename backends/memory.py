@@ -20,6 +20,7 @@ import msgspec
 from durable.model.errors import StoreError
 from durable.model.status import Summary
 from durable.ports import (
+    PARKED,
     Append,
     Backend,
     Beat,
@@ -151,16 +152,15 @@ class MemoryStore:
         if fact.id in seen:
             return Delivered.DUPLICATE
         found = self._instances.get(fact.instance_id)
-        if found is None:
-            return Delivered.ABSENT
-        if found.summary.status.finished:
-            return Delivered.FINISHED
+        alive = found is not None and not found.summary.status.finished
+        if not alive and not fact.park:
+            return Delivered.ABSENT if found is None else Delivered.FINISHED
         self._seen.setdefault(fact.instance_id, seen).add(fact.id)
         self._delivered += 1
         key = f"in/{self._delivered:016}"
-        group = found.summary.group
+        group = found.summary.group if found is not None and alive else PARKED
         self._put(Row(key, "inbox", fact.instance_id, fact.partition, fact.due_at, body=fact.body, group=group))
-        return Delivered.NEW
+        return Delivered.NEW if alive else Delivered.PARKED
 
     def due(self, partition: int, group: str, until: float, limit: int, after: str = "") -> Slice[Row]:
         place = due_place(after)

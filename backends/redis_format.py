@@ -21,7 +21,7 @@ _ROW: Final = Struct("<dIHcHH")  # due_at, attempt, size of holder, kind, sizes 
 _RECORD: Final = Struct("<IBHHH")  # version, finished, sizes of commit id, execution id, group
 _START: Final = Struct("<I")
 _HEAD: Final = Struct("<dIII")  # created_at, expect, appends, drops
-_MARK: Final = Struct("<d16s")  # due_at, digest of a fact's id
+_MARK: Final = Struct("<d16sB")  # due_at, digest of a fact's id, whether to park it
 _TERMS: Final = Struct("<dIB")  # due_at, expected attempt, whether the row ends
 
 _CODES: Final[dict[RowKind, bytes]] = {"task": b"t", "timer": b"w", "message": b"m", "inbox": b"i"}
@@ -113,7 +113,7 @@ def pack_fact(fact: Fact) -> tuple[str, bytes, bytes]:
     if fact.due_at != fact.due_at:
         raise ValueError(f"due_at of fact {fact.id!a} is not a number")
     digest = blake2b(fact.id.encode(), digest_size=16).digest()
-    return fact.instance_id, _MARK.pack(fact.due_at, digest), fact.body
+    return fact.instance_id, _MARK.pack(fact.due_at, digest, fact.park), fact.body
 
 
 def pack_lease(lease: Lease) -> tuple[str, bytes, str, str]:

@@ -53,7 +53,13 @@ _FIND: Final = read_script("find")
 _HISTORY: Final = read_script("history")
 
 _OUTCOMES: Final = (Outcome.CONFLICT, Outcome.COMMITTED)
-_DELIVERED: Final = (Delivered.NEW, Delivered.DUPLICATE, Delivered.ABSENT, Delivered.FINISHED)
+_DELIVERED: Final = (
+    Delivered.NEW,
+    Delivered.DUPLICATE,
+    Delivered.ABSENT,
+    Delivered.FINISHED,
+    Delivered.PARKED,
+)
 
 log = logging.getLogger("durable.redis")
 

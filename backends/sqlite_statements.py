@@ -19,7 +19,7 @@ from zlib import crc32
 import msgspec
 
 from durable.model.status import RuntimeStatus
-from durable.ports import Commit, Delivered, Fact, Lease, Outcome, Row
+from durable.ports import PARKED, Commit, Delivered, Fact, Lease, Outcome, Row
 
 CHUNK: Final = 400
 REMEMBER_SECONDS: Final = 24 * 3600.0
@@ -124,12 +124,12 @@ def deliver(connection: sqlite3.Connection, facts: Sequence[Fact], now: float) -
         status, _ = standing.get(fact.instance_id, ("", ""))
         if (fact.instance_id, fact.id) in seen:
             answers.append(Delivered.DUPLICATE)
-        elif not status:
-            answers.append(Delivered.ABSENT)
-        elif status in _FINISHED:
-            answers.append(Delivered.FINISHED)
+        elif not fact.park and (not status or status in _FINISHED):
+            answers.append(Delivered.FINISHED if status else Delivered.ABSENT)
         else:
-            answers.append(Delivered.NEW)
+            if not status or status in _FINISHED:
+                standing[fact.instance_id] = (status, PARKED)
+            answers.append(Delivered.PARKED if standing[fact.instance_id][1] == PARKED else Delivered.NEW)
             seen.add((fact.instance_id, fact.id))
             new.append(fact)
     if new:

@@ -104,7 +104,9 @@ class Record(msgspec.Struct, frozen=True):
 class Fact(NamedTuple):
     """Something for an instance's inbox. The same `id` twice for one instance is one fact.
 
-    The row it becomes has the group of its instance, which the sender need not know.
+    The row it becomes has the group of its instance, which the sender need not know. park: if there is no such
+    instance, or it has ended, keep the fact in the inbox that an instance of that id will have, under the group
+    `PARKED`, which no worker serves.
     """
 
     instance_id: str
@@ -112,6 +114,10 @@ class Fact(NamedTuple):
     id: str
     body: bytes
     due_at: float
+    park: bool = False
+
+
+PARKED: Final = "@parked"  # names don't begin with @
 
 
 class Delivered(Enum):
@@ -119,6 +125,7 @@ class Delivered(Enum):
     DUPLICATE = "duplicate"
     ABSENT = "absent"
     FINISHED = "finished"
+    PARKED = "parked"
 
 
 class Lease(NamedTuple):

@@ -35,7 +35,7 @@ from .plugins import (
     url_or_default,
     workspace_or_default,
 )
-from .starting import IfExists, ManyOptions, starts_orchestration
+from .starting import IfExists, ManyOptions, start_time, starts_orchestration
 from .steering import Steerer
 from .waiting import Waits
 
@@ -161,22 +161,26 @@ class Client(Steerer):
         /,
         *args: Any,
         instance_id: str | None = None,
+        start_at: datetime | timedelta | float | None = None,
         if_exists: IfExists = "raise",
         version: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> OrchestrationHandle[Any]:
         """Start an orchestration; durable once this returns.
 
-        instance_id: default is a fresh `uuid4().hex`. if_exists: "raise" refuses a taken id in any state with
+        instance_id: default is a fresh `uuid4().hex`. start_at: when its first turn comes, an aware datetime, or a
+        timedelta or seconds from now; until then it is PENDING. if_exists: "raise" refuses a taken id in any state with
         InstanceExistsError, "return" gives a handle on the one that is there. Raises TypeError for wrong arguments,
-        ValueError for an id outside the rules, PayloadError for arguments that can't travel.
+        ValueError for an id outside the rules or a naive datetime, PayloadError for arguments that can't travel.
         """
-        self._refuse_inside("start_orchestration", "ctx.call_sub_orchestrator")
+        self._refuse_inside("start_orchestration", "ctx.call_sub_orchestrator or ctx.start_orchestration")
         ref = _reference(orchestrator, version, tags)
         _check_if_exists(if_exists)
         payload = ref.encode_input(args, self._limits)
         instance = uuid4().hex if instance_id is None else check_name(instance_id, "instance_id=")
-        existing = self._start([self._creation(ref, payload, instance, utc_now())])
+        now = utc_now()
+        at = start_time(start_at, now)
+        existing = self._start([self._creation(ref, payload, instance, now, at)])
         if existing and if_exists == "raise":
             raise InstanceExistsError(_exists(instance), existing)
         return self._waits.remember(OrchestrationHandle(self, instance, ref.returns))
@@ -205,16 +209,18 @@ class Client(Steerer):
         inputs: Iterable[Any],
         *,
         instance_ids: Sequence[str] | None = None,
+        start_at: datetime | timedelta | float | None = None,
         if_exists: IfExists = "raise",
         version: str | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> list[OrchestrationHandle[Any]]:
         """Start one orchestration for each input; all durable when this returns, but not atomic together.
 
-        An input that is a list is spread over an orchestrator of several parameters. With if_exists="raise", ids that
+        An input that is a list is spread over an orchestrator of several parameters. start_at: when their first turns
+        come, see `start_orchestration`. With if_exists="raise", ids that
         were taken come in one InstanceExistsError (.existing, .started) after the others have started.
         """
-        self._refuse_inside("start_many", "ctx.call_sub_orchestrator")
+        self._refuse_inside("start_many", "ctx.call_sub_orchestrator or ctx.start_orchestration")
         ref = _reference(orchestrator, version, tags)
         _check_if_exists(if_exists)
         payloads = [ref.encode_item(item, self._limits) for item in inputs]
@@ -222,12 +228,13 @@ class Client(Steerer):
         if len(ids) != len(payloads):
             raise ValueError(f"start_many: {len(payloads)} inputs, but {len(ids)} instance_ids")
         now = utc_now()
+        at = start_time(start_at, now)
         existing: list[str] = []
         for first in range(0, len(ids), _COMMITTED_TOGETHER):
             # Made when they are committed: 100,000 at once would be some 80 megabytes.
             some = slice(first, first + _COMMITTED_TOGETHER)
             pairs = zip(payloads[some], ids[some], strict=True)
-            existing += self._start([self._creation(ref, payload, i, now) for payload, i in pairs])
+            existing += self._start([self._creation(ref, payload, i, now, at) for payload, i in pairs])
         if existing and if_exists == "raise":
             taken = set(existing)
             started = [i for i in ids if i not in taken]
@@ -238,12 +245,15 @@ class Client(Steerer):
         """A handle on an instance, whether or not it exists; results come as plain JSON."""
         return OrchestrationHandle(self, check_name(instance_id, "instance_id"))
 
-    def _creation(self, ref: OrchestratorRef[Any, Any], payload: Raw, instance_id: str, now: datetime) -> Commit:
+    def _creation(
+        self, ref: OrchestratorRef[Any, Any], payload: Raw, instance_id: str, now: datetime, start_at: datetime | None
+    ) -> Commit:
         started = Event(
             h.EXECUTION_STARTED,
             now,
             name=ref.name,
             input=payload,
+            fire_at=start_at,
             instance_id=instance_id,
             execution_id=self._ids(),
             version=ref.version,

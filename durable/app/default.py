@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from .client import Client, connect
@@ -29,11 +30,18 @@ def start_orchestration(
     /,
     *args: Any,
     instance_id: str | None = None,
+    start_at: datetime | timedelta | float | None = None,
     if_exists: IfExists = "raise",
     version: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> OrchestrationHandle[Any]:
     """`Client.start_orchestration` on the default client (DURABLE_URL and DURABLE_EVENTS_URL, else `sqlite:///.durable/durable.db`)."""
     return default_client().start_orchestration(
-        orchestrator, *args, instance_id=instance_id, if_exists=if_exists, version=version, tags=tags
+        orchestrator,
+        *args,
+        instance_id=instance_id,
+        start_at=start_at,
+        if_exists=if_exists,
+        version=version,
+        tags=tags,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,16 +13,20 @@ import msgspec
 
 from ..engine.ledger import Ledger
 from ..model.errors import TransportError
+from ..model.history import decode_event
 from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE, RuntimeStatus, Summary
-from ..ports import Beat, ExecutionKey, Query, Row, Store, Transport
+from ..ports import PARKED, Beat, ExecutionKey, Query, Row, Store, Transport
 from ..runtime import wire
 
 LOOKS_DEAD_AFTER: Final = 10.0  # seconds between two clocks: good enough for people, never for ownership
 OVERDUE: Final = 60.0
 _LOOKED_AT: Final = 1_000  # unfinished instances, at most
+_SHOWN: Final = 10
 _TURNS_READ: Final = 1_000  # of one history, at most
 
-_UNFINISHED: Final = frozenset({RuntimeStatus.PENDING, RuntimeStatus.RUNNING, RuntimeStatus.BLOCKED})
+_UNFINISHED: Final = frozenset(
+    {RuntimeStatus.PENDING, RuntimeStatus.RUNNING, RuntimeStatus.SUSPENDED, RuntimeStatus.BLOCKED}
+)
 
 
 class WorkerSeen(msgspec.Struct, frozen=True):
@@ -107,6 +112,7 @@ def diagnose(store: Store, members: Sequence[Beat], transport: Transport | None,
     findings += _about_groups(page.items, alive)
     findings += _about_instances(store, page.items, Service(alive, transport, workspace) if alive else None)
     findings += _about_rows(store, groups)
+    findings += _about_parked_events(store)
     waiting: dict[str, int] = {}
     if transport is not None:
         waiting, found = _about_queues(transport, workspace, alive)
@@ -161,6 +167,24 @@ def _about_rows(store: Store, groups: Iterable[str]) -> list[Finding]:
     since = datetime.fromtimestamp(oldest.due_at).astimezone().isoformat(timespec="seconds")
     what = f"overdue rows: {kinds}; the oldest is {oldest.key!r} of {oldest.instance_id!r}, due since {since}"
     return [Finding(what, "workers look every 5 s: is one running, is the machine overloaded, does its log complain?")]
+
+
+def _about_parked_events(store: Store) -> list[Finding]:
+    """What orchestrations sent to others that do not exist, or have ended."""
+    parked: dict[str, list[str]] = {}
+    for partition in range(store.partitions):
+        for row in store.due(partition, PARKED, math.inf, _LOOKED_AT).items:
+            parked.setdefault(row.instance_id, []).append(decode_event(row.body).name)
+    findings: list[Finding] = []
+    for target, names in list(parked.items())[:_SHOWN]:
+        wait = "event waits" if len(names) == 1 else "events wait"
+        what = f"{len(names)} {wait} for an orchestration {target!r}, which does not exist or has ended: "
+        shown = ", ".join(map(repr, dict.fromkeys(names[:5])))
+        findings.append(Finding(what + shown, "one that starts under this id takes them"))
+    if len(parked) > _SHOWN:
+        more = f"events wait for {len(parked) - _SHOWN} more orchestrations that do not exist or have ended"
+        findings.append(Finding(more, "look for a wrong id in ctx.send_event"))
+    return findings
 
 
 def _about_queues(transport: Transport, workspace: str, alive: Sequence[Beat]) -> tuple[dict[str, int], list[Finding]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from datetime import timedelta
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from ..model.errors import (
     InstanceNotFoundError,
     OrchestrationBlockedError,
+    OrchestrationCancelledError,
     OrchestrationFailedError,
     OrchestrationTerminatedError,
 )
@@ -35,6 +36,12 @@ class Steering(Protocol):
 
     def terminate(self, instance_id: str, reason: Any = None, *, recursive: bool = True) -> None: ...
 
+    def suspend(self, instance_id: str, reason: Any = None) -> None: ...
+
+    def resume(self, instance_id: str, reason: Any = None) -> None: ...
+
+    def cancel(self, instance_id: str, reason: Any = None) -> None: ...
+
 
 class OrchestrationHandle(Generic[R]):
     """One orchestration. It follows continue-as-new: the id stays, executions change."""
@@ -49,8 +56,8 @@ class OrchestrationHandle(Generic[R]):
         """Wait for the end and return the output, decoded by the orchestrator's return type where it is known.
 
         timeout: timedelta or seconds, None waits for ever. on_blocked: "raise" gives up when the code does not fit
-        the history. Raises OrchestrationFailedError, OrchestrationTerminatedError, durable.TimeoutError,
-        OrchestrationBlockedError, InstanceNotFoundError.
+        the history. Raises OrchestrationFailedError, OrchestrationTerminatedError, OrchestrationCancelledError,
+        durable.TimeoutError, OrchestrationBlockedError, InstanceNotFoundError.
         """
         if on_blocked not in ("wait", "raise"):
             raise ValueError(f"on_blocked={on_blocked!r}: give 'wait' or 'raise'")
@@ -73,8 +80,29 @@ class OrchestrationHandle(Generic[R]):
         """See `Client.terminate`."""
         self._client.terminate(self.instance_id, reason, recursive=recursive)
 
+    def suspend(self, reason: Any = None) -> None:
+        """See `Client.suspend`."""
+        self._client.suspend(self.instance_id, reason)
+
+    def resume(self, reason: Any = None) -> None:
+        """See `Client.resume`."""
+        self._client.resume(self.instance_id, reason)
+
+    def cancel(self, reason: Any = None) -> None:
+        """See `Client.cancel`."""
+        self._client.cancel(self.instance_id, reason)
+
     def __repr__(self) -> str:
         return f"<OrchestrationHandle {self.instance_id!r}>"
+
+
+# How it ends when it neither returns nor raises: the error, and the word for it.
+_STOPPED: Final[
+    dict[RuntimeStatus, tuple[type[OrchestrationTerminatedError] | type[OrchestrationCancelledError], str]]
+] = {
+    RuntimeStatus.TERMINATED: (OrchestrationTerminatedError, "terminated"),
+    RuntimeStatus.CANCELED: (OrchestrationCancelledError, "cancelled"),
+}
 
 
 def output_of(summary: Summary, returns: Any) -> Any:
@@ -86,10 +114,11 @@ def output_of(summary: Summary, returns: Any) -> Any:
         at = "" if place is None else f" ({place.file}:{place.line} in {place.function})"
         details = f"details: durable show {shlex.quote(summary.instance_id)}"
         raise OrchestrationFailedError(f"{name} failed: {failure.summary}{at}; {details}", failure)
-    if summary.status is RuntimeStatus.TERMINATED:
+    if summary.status in _STOPPED:
+        error, how = _STOPPED[summary.status]
         reason = plain(summary.output)
         because = "" if reason is None else f": {reason}"
-        raise OrchestrationTerminatedError(f"{name} was terminated{because}", reason)
+        raise error(f"{name} was {how}{because}", reason)
     if summary.status is RuntimeStatus.BLOCKED:
         raise OrchestrationBlockedError(f"{name} is blocked: {summary.blocked_reason}", summary.blocked_reason)
     return decode(summary.output, returns, f"the output of {name}") if summary.output else None

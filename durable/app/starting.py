@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, cast, overload
 
+from ..model.moments import to_timedelta, to_utc
 from ..replay.arity import A, B, C, D, E, F, R, Takes0, Takes1, Takes2, Takes3, Takes4, Takes5, Takes6
 from ..replay.callee import OrchestratorRef
 from .handle import OrchestrationHandle
@@ -20,6 +22,7 @@ IfExists = Literal["raise", "return"]
 class ManyOptions(TypedDict, total=False):
     """What `start_orchestration` and `start_many` have in common."""
 
+    start_at: datetime | timedelta | float | None
     if_exists: IfExists
     version: str | None
     tags: Mapping[str, str] | None
@@ -64,6 +67,21 @@ class StartOrchestration(Protocol):
     ) -> OrchestrationHandle[R]: ...
     @overload
     def __call__(self, callee: str, /, *args: Any, **options: Unpack[Options]) -> OrchestrationHandle[Any]: ...
+
+
+def start_time(start_at: datetime | timedelta | float | None, now: datetime) -> datetime | None:
+    """The moment of a start in UTC, None for at once. Raises ValueError for a naive datetime or one out of reach."""
+    if start_at is None:
+        return None
+    if isinstance(start_at, datetime):
+        moment = to_utc(start_at, "start_at=")
+    else:
+        delta = to_timedelta(start_at, "start_at=")
+        try:
+            moment = now + delta
+        except OverflowError:
+            raise ValueError(f"start_at=: {delta} from now is past the year 9999") from None
+    return moment if moment > now else None
 
 
 def starts_orchestration(function: Callable[..., OrchestrationHandle[Any]]) -> StartOrchestration:

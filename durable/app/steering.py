@@ -60,6 +60,39 @@ class Steerer(Reader):
         if self._deliver(instance_id, f"terminate/{self._ids()}", event) is Delivered.ABSENT:
             raise InstanceNotFoundError(f"terminate: no orchestration has the id {instance_id!r}")
 
+    def suspend(self, instance_id: str, reason: Any = None) -> None:
+        """Let an orchestration rest until it is resumed: what runs finishes, and nothing that comes is taken.
+
+        reason: any JSON, kept in the history. Does nothing when it rests already or has ended; takes effect with its
+        next turn. Raises InstanceNotFoundError, PayloadError.
+        """
+        self._steer("suspend", h.EXECUTION_SUSPENDED, instance_id, reason)
+
+    def resume(self, instance_id: str, reason: Any = None) -> None:
+        """Go on with a suspended orchestration: what has come meanwhile is taken in order of arrival.
+
+        reason: any JSON, kept in the history. Does nothing when it is not suspended or has ended. Raises
+        InstanceNotFoundError, PayloadError.
+        """
+        self._steer("resume", h.EXECUTION_RESUMED, instance_id, reason)
+
+    def cancel(self, instance_id: str, reason: Any = None) -> None:
+        """Throw OrchestrationCancelledError (`.reason`: any JSON) at the current yield, so that it can compensate.
+
+        Unhandled, the orchestration ends CANCELED; its children go on. While it is suspended or blocked, the request
+        waits. Does nothing when it has ended; takes effect with its next turn. Raises InstanceNotFoundError,
+        PayloadError.
+        """
+        self._steer("cancel", h.EXECUTION_CANCELED, instance_id, reason)
+
+    def _steer(self, verb: str, kind: str, instance_id: str, reason: Any) -> None:
+        self._refuse_inside(verb, "an activity that calls the client")
+        check_name(instance_id, "instance_id")
+        payload = h.NO_PAYLOAD if reason is None else encode(reason, f"the reason for {verb}", self._limits)
+        event = Event(kind, utc_now(), input=payload)
+        if self._deliver(instance_id, f"{verb}/{self._ids()}", event) is Delivered.ABSENT:
+            raise InstanceNotFoundError(f"{verb}: no orchestration has the id {instance_id!r}")
+
     def _deliver(self, instance_id: str, fact_id: str, event: Event) -> Delivered:
         partition = partition_of(instance_id, self._store.partitions)
         fact = Fact(instance_id, partition, fact_id, encode_event(event), event.timestamp.timestamp())

@@ -24,6 +24,7 @@ from .run import json_argument, run
 from .serve import Part, serve
 from .session import EventsUrl, Everywhere, Json, NoColor, Session, Url, Workspace, command
 from .show import show
+from .steer import not_found, steer
 from .tasks import open_waits_of
 from .terminal import Screen, safe
 
@@ -187,7 +188,7 @@ def _show(session: Session, id: Id) -> None:
     """Show one orchestration: state, failure, waits, timeline."""
     status = session.client.get_status(id, history=True)
     if status is None:
-        raise InstanceNotFoundError(_not_found(session, id))
+        raise InstanceNotFoundError(not_found(session, id))
     if session.as_json:
         session.screen.document(status)
     else:
@@ -216,7 +217,7 @@ def _history(
     rows = EventRows(screen, screen.table_width, screen.say)
     write = screen.document if session.as_json else rows.print
     if session.client.get_status(id, payloads=False) is None:
-        raise InstanceNotFoundError(_not_found(session, id))
+        raise InstanceNotFoundError(not_found(session, id))
     if not session.as_json:
         rows.header()
     if follow:
@@ -254,7 +255,7 @@ def _raise(
     value = json_argument(data, "--data")
     before = session.client.get_status(id, history=True, payloads=False)
     if before is None:
-        raise InstanceNotFoundError(_not_found(session, id))
+        raise InstanceNotFoundError(not_found(session, id))
     if before.runtime_status.finished:
         raise InstanceFinishedError(f"{id!r} has ended ({before.runtime_status}) and takes no more events")
     session.client.raise_event(id, event, value, event_id=event_id)
@@ -269,19 +270,32 @@ def _terminate(
     reason: Annotated[str | None, typer.Option("--reason", metavar="JSON", help="Becomes its output.")] = None,
 ) -> None:
     """End an orchestration and its children, whatever they do."""
-    value = json_argument(reason, "--reason")
-    before = session.client.get_status(id, payloads=False)
-    if before is None:
-        raise InstanceNotFoundError(_not_found(session, id))
-    ended = before.runtime_status.finished
-    if not ended:
-        session.client.terminate(id, value)
-    session.screen.answer(
-        {"terminated": not ended, "instance_id": id},
-        f"{safe(id)} had ended already: {before.runtime_status}"
-        if ended
-        else f"{safe(id)} ends with its next turn, which takes a running worker",
-    )
+    steer(session, id, reason, session.client.terminate, "terminated", "ends with its next turn")
+
+
+Why = Annotated[str | None, typer.Option("--reason", metavar="JSON", help="Kept in the history.")]
+
+
+@command(app, "suspend", STEER, needs_store=True)
+def _suspend(session: Session, id: Id, reason: Why = None) -> None:
+    """Let an orchestration rest until it is resumed."""
+    steer(session, id, reason, session.client.suspend, "suspended", "rests from its next turn on")
+
+
+@command(app, "resume", STEER, needs_store=True)
+def _resume(session: Session, id: Id, reason: Why = None) -> None:
+    """Let a suspended orchestration go on."""
+    steer(session, id, reason, session.client.resume, "resumed", "goes on with its next turn, if it was suspended")
+
+
+@command(app, "cancel", STEER, needs_store=True)
+def _cancel(
+    session: Session,
+    id: Id,
+    reason: Annotated[str | None, typer.Option("--reason", metavar="JSON", help="What its code is told.")] = None,
+) -> None:
+    """Ask an orchestration to end; its code may compensate."""
+    steer(session, id, reason, session.client.cancel, "cancelled", "is told with its next turn, and may compensate")
 
 
 # ---- what the command line says in its own words
@@ -297,10 +311,6 @@ def _note_other_waits(session: Session, before: OrchestrationStatus, event: str)
         {"waits_for": waits},
         f"it waits for {shown} at the moment; the event is kept until it waits for '{safe(event)}'",
     )
-
-
-def _not_found(session: Session, instance_id: str) -> str:
-    return f"no orchestration {instance_id!r} in {session.store}; `durable list` shows what is there"
 
 
 def _tags(given: list[str]) -> dict[str, str] | None:

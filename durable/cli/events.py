@@ -21,8 +21,12 @@ _STYLES: Final = {
     h.TASK_FAILED: "red",
     h.CHILD_FAILED: "red",
     h.EVENT_RAISED: "cyan",
+    h.EXECUTION_SUSPENDED: "yellow",
+    h.EXECUTION_CANCELED: "magenta",
     h.EXECUTION_TERMINATED: "magenta",
 }
+# What a time means, where it is not when a timer is due.
+_TIMES: Final = {h.EVENT_AWAITED: "until", h.EXECUTION_STARTED: "at"}
 _MOST_DETAIL: Final = 400
 
 Write = Callable[..., None]
@@ -85,9 +89,11 @@ def detail(event: HistoryEvent, names: dict[int, str]) -> str:
     if event.suggest_continue_as_new:
         words.append("suggests to continue as new")
     if event.instance_id is not None and event.type != h.EXECUTION_STARTED:
-        words.append(f"as {safe(event.instance_id)}")
+        words.append(f"{'to' if event.type == h.EVENT_SENT else 'as'} {safe(event.instance_id)}")
+    if event.status == h.DETACHED:
+        words.append("detached")
     if event.fire_at is not None:
-        words.append(f"{'until' if event.type == h.EVENT_AWAITED else 'due'} {moment(event.fire_at)}")
+        words.append(f"{_TIMES.get(event.type, 'due')} {moment(event.fire_at)}")
     if event.status is not None and event.type == h.EXECUTION_COMPLETED:
         words.append(safe(event.status))
     for value in (event.input, event.result):

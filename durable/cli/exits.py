@@ -47,6 +47,7 @@ _EXITS: tuple[tuple[type[Exception], Exit], ...] = (
     (errors.OrchestrationBlockedError, Exit.BLOCKED),
     (errors.OrchestrationFailedError, Exit.FAILED),
     (errors.OrchestrationTerminatedError, Exit.FAILED),
+    (errors.OrchestrationCancelledError, Exit.FAILED),
     (errors.StoreError, Exit.STORE),
     (errors.TransportError, Exit.STORE),
     (errors.TimeoutError, Exit.TIMED_OUT),

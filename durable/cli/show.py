@@ -6,6 +6,7 @@ import shlex
 from datetime import datetime
 from typing import Final
 
+from ..model import history as h
 from ..model.failure import FailureDetails, users_line
 from ..model.history import HistoryEvent
 from ..model.status import OrchestrationStatus, RuntimeStatus
@@ -64,6 +65,9 @@ class _Page:
             self._title("timeline")
             begin = self.events[0].timestamp
             draw(self.screen, self.tasks, begin, self.status.completed_at or max(self.now, begin))
+            rests = self._rests()
+            if rests:
+                self._paragraph(f"suspended for {', '.join(rests)}", "yellow", indent=0)
 
     # ---- how it stands
 
@@ -74,6 +78,8 @@ class _Page:
         version = f" (version {safe(s.version)})" if s.version else ""
         self._field("name", f"{safe(s.name)}{version}")
         self._field("created", self._times())
+        for label, text in self._steered():
+            self._field(label, text)
         if s.parent_instance_id:
             self._field("parent", safe(s.parent_instance_id))
         if s.tags:
@@ -83,6 +89,41 @@ class _Page:
             self._field("custom", json_text(s.custom_status))
         if s.output is not None or s.runtime_status is RuntimeStatus.COMPLETED:
             self._field("output", json_text(s.output))
+
+    def _steered(self) -> list[tuple[str, str]]:
+        """When it starts, since when it rests, and that it was told to end."""
+        found: list[tuple[str, str]] = []
+        s = self.status.runtime_status
+        start_at = self.events[0].fire_at if self.events else None
+        if start_at is not None and s is RuntimeStatus.PENDING:
+            ahead = f", in {duration(start_at - self.now)}" if start_at > self.now else ""
+            found.append(("starts", f"{moment(start_at)}{ahead}"))
+        last = {event.type: event for event in self.events}
+        if s is RuntimeStatus.SUSPENDED:
+            found.append(("suspended", self._said(last[h.EXECUTION_SUSPENDED])))
+        if h.EXECUTION_CANCELED in last:
+            found.append(("cancelled", self._said(last[h.EXECUTION_CANCELED])))
+        return found
+
+    def _said(self, event: HistoryEvent) -> str:
+        why = "" if event.input is None else f": {json_text(event.input)}"
+        return f"{moment(event.timestamp)}, {duration(self.now - event.timestamp)} ago{why}"
+
+    def _rests(self) -> list[str]:
+        """The times for which it was suspended, in words."""
+        begin = self.events[0].timestamp
+        since: datetime | None = None
+        found: list[str] = []
+        end = self.status.completed_at or max(self.now, begin)
+        for event in self.events:
+            if event.type == h.EXECUTION_SUSPENDED:
+                since = event.timestamp
+            elif event.type == h.EXECUTION_RESUMED and since is not None:
+                found.append(f"{duration(event.timestamp - since)} from {duration(since - begin)}")
+                since = None
+        if since is not None:
+            found.append(f"{duration(end - since)} from {duration(since - begin)} on")
+        return found
 
     def _times(self) -> str:
         s = self.status
@@ -211,6 +252,11 @@ class _Page:
                 "Run a worker with code that fits: durable worker MODULE",
                 f"To end it instead: durable terminate {instance}",
             ]
+        if status is RuntimeStatus.SUSPENDED:
+            return [f"To let it go on: durable resume {instance}"]
+        start_at = self.events[0].fire_at if self.events else None
+        if start_at is not None and start_at > self.now and status is RuntimeStatus.PENDING:
+            return ["It starts by itself when its time has come, which takes a running worker."]
         if status is RuntimeStatus.PENDING:
             return [
                 f"No worker has taken it yet: durable worker MODULE, with a module that has {safe(self.status.name)}"

@@ -5,7 +5,8 @@ Laws.
 2. Which wait took an event is not recorded. The first open wait of that name is a guess, and nearly always right.
 3. What is open when the execution ends is left: nobody waits for its outcome any more.
 4. Whether somebody works on an activity is not recorded either: without an outcome it is open, not running.
-5. A fact that no turn has taken yet counts as taken, and says so.
+5. A detached child is started, and that is all that is heard of it here.
+6. A fact that no turn has taken yet counts as taken, and says so.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class State(Enum):
     RETRYING = "retrying"
     WAITING = "waiting"
     DONE = "done"
+    STARTED = "started"
     FAILED = "failed"
     TIMED_OUT = "timed out"
     CANCELLED = "cancelled"
@@ -118,6 +120,8 @@ class _Reading:
         task = self._task(event, kind, State.OPEN)
         task.state, task.due, task.child = State.OPEN, None, event.instance_id
         task.attempts.append(Attempt(event.attempt or 1, event.timestamp))
+        if event.status == h.DETACHED:
+            self._end(task, State.STARTED, event)
 
     def timer_set(self, event: HistoryEvent) -> None:
         if event.task_id in self.tasks:

@@ -31,9 +31,11 @@ NATURAL: Final = 10_000  # as wide as it wants: what is piped into other program
 STATUS_STYLES: Final = {
     RuntimeStatus.PENDING: "dim",
     RuntimeStatus.RUNNING: "cyan",
+    RuntimeStatus.SUSPENDED: "yellow",
     RuntimeStatus.BLOCKED: "yellow",
     RuntimeStatus.COMPLETED: "green",
     RuntimeStatus.FAILED: "red",
+    RuntimeStatus.CANCELED: "magenta",
     RuntimeStatus.TERMINATED: "magenta",
 }
 

@@ -1,4 +1,4 @@
-"""Turns that need no code: an instance that is terminated, parked, or has ended already."""
+"""Turns that need no code: an instance that is terminated, cancelled before it began, parked, or has ended already."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Final
 import msgspec
 
 from ..model import history as h
-from ..model.errors import OrchestrationTerminatedError
-from ..model.failure import describe
-from ..model.history import Event, Raw, encode_event, encode_events
+from ..model.history import Event, Parent, Raw, encode_event, encode_events
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus, Summary
 from ..ports import Append, Commit, Fact
@@ -25,12 +23,24 @@ RECURSIVE: Final = "RECURSIVE"
 
 def terminate(instance: Instance, request: Event, arrivals: Sequence[Arrival], now: datetime, env: Env) -> Turn:
     """End it, whatever its code would do. Open children are told when the request is recursive."""
+    ended = Event(h.EXECUTION_COMPLETED, now, result=request.input, status=RuntimeStatus.TERMINATED.value)
+    return _end(instance, [Event(h.ORCHESTRATOR_STARTED, now), request, ended], arrivals, now, env)
+
+
+def cancel_before_start(
+    instance: Instance, request: Event, arrivals: Sequence[Arrival], now: datetime, env: Env
+) -> Turn:
+    """It has not begun and can't begin now, so there is nothing to compensate. Its code is never called."""
+    ended = Event(h.EXECUTION_COMPLETED, now, result=request.input, status=RuntimeStatus.CANCELED.value)
+    return _end(instance, [request, ended], arrivals, now, env)
+
+
+def _end(instance: Instance, events: list[Event], arrivals: Sequence[Arrival], now: datetime, env: Env) -> Turn:
+    """The last turn, without the code: what is open is let go of. `events` ends with the request and the end."""
     summary = instance.summary
+    *_, request, ended = events
     run = Effects(instance, env, now.timestamp())
     ledger = Ledger(instance.history)
-    reason = request.input
-    ended = Event(h.EXECUTION_COMPLETED, now, result=reason, status=RuntimeStatus.TERMINATED.value)
-    events = [Event(h.ORCHESTRATOR_STARTED, now), request, ended]
     for event in ledger.tasks.values():
         key = task_key(summary.execution_id, event.task_id, event.attempt)
         run.drop.append(key)
@@ -39,14 +49,16 @@ def terminate(instance: Instance, request: Event, arrivals: Sequence[Arrival], n
         timer_key(summary.execution_id, event.task_id, event.attempt)
         for event in (*ledger.timers.values(), *ledger.waits.values())
     )
-    run.drop.extend(_rows_of(arrivals))  # also of older executions
-    run.drop.append(wake_key(summary.execution_id))
+    run.drop.extend(rows_of(arrivals))  # also of older executions
+    run.drop.extend(rows_of_start(instance))
     if request.status == RECURSIVE:
         for child in ledger.children.values():
             key = f"{task_key(summary.execution_id, child.task_id, child.attempt)}/terminate"
-            run.send(Message("fact", child.instance_id, terminate_request(reason, now, recursive=True)), key)
+            parent = Parent(summary.instance_id, summary.execution_id, child.task_id, child.attempt)
+            message = terminate_request(request.input, now, recursive=True, parent=parent)
+            run.send(Message("fact", child.instance_id, message), key)
     if instance.started.parent is not None:
-        run.send(child_outcome(instance.started.parent, _as_failure(ended, summary)), f"{summary.execution_id}/outcome")
+        run.send(child_outcome(instance.started.parent, ended, summary.instance_id), f"{summary.execution_id}/outcome")
     summary = ended_summary(summary, ended, summary.custom_status, now)
     append = Append(summary.execution_id, instance.length, encode_events(events))
     commit = Commit(
@@ -59,23 +71,18 @@ def terminate(instance: Instance, request: Event, arrivals: Sequence[Arrival], n
         tuple(run.put),
         tuple(run.drop),
     )
-    after = Instance(summary, instance.version + 1, instance.started, instance.length + 3)
+    after = Instance(summary, instance.version + 1, instance.started, instance.length + len(events))
     return Turn(commit, after, cancelled=run.cancelled, ignored=len(arrivals) - 1)
 
 
-def terminate_request(reason: Raw, at: datetime, *, recursive: bool) -> Event:
-    """The fact that asks an instance to end."""
-    return Event(h.EXECUTION_TERMINATED, at, input=reason, status=RECURSIVE if recursive else "")
-
-
-def _as_failure(ended: Event, summary: Summary) -> Event:
-    error = OrchestrationTerminatedError(f"sub-orchestration {summary.instance_id!r} was terminated")
-    return msgspec.structs.replace(ended, failure=describe(error))
+def terminate_request(reason: Raw, at: datetime, *, recursive: bool, parent: Parent | None = None) -> Event:
+    """The fact that asks an instance to end. parent: it is for that one's child only, whoever has the id."""
+    return Event(h.EXECUTION_TERMINATED, at, input=reason, status=RECURSIVE if recursive else "", parent=parent)
 
 
 def only_drop(instance: Instance, arrivals: Sequence[Arrival], env: Env, ignored: int) -> Turn:
     """Nothing of this changes anything: let go of the rows behind it."""
-    drop = _rows_of(arrivals)
+    drop = rows_of(arrivals)
     if not drop:
         return Turn(None, instance, ignored=ignored)
     summary = instance.summary
@@ -85,9 +92,31 @@ def only_drop(instance: Instance, arrivals: Sequence[Arrival], env: Env, ignored
     return Turn(commit, after, ignored=ignored, late=summary.status.finished)
 
 
-def _rows_of(arrivals: Sequence[Arrival]) -> list[str]:
+def rows_of(arrivals: Sequence[Arrival]) -> list[str]:
     """Inbox rows, timers, and the work rows of outcomes: one that came through the inbox has both."""
     return [key for arrival in arrivals for key in (arrival.row_key, row_behind(arrival)) if key]
+
+
+def rows_of_start(instance: Instance) -> list[str]:
+    """What wakes an execution for its first turn."""
+    execution_id = instance.summary.execution_id
+    keys = [wake_key(execution_id)]
+    if instance.started.fire_at is not None:
+        keys.append(timer_key(execution_id, 0, 0))
+    return keys
+
+
+def to_inbox(instance: Instance, arrivals: Sequence[Arrival], env: Env, now: datetime) -> tuple[list[Fact], list[str]]:
+    """For what no turn takes now: facts that are only in memory and must reach the inbox, and rows that can go."""
+    undelivered: list[Fact] = []
+    drop: list[str] = []
+    for arrival in arrivals:
+        key = row_behind(arrival)
+        if key:
+            drop.append(key)  # from the inbox or on its way there: the outcome is safe, nobody need run it again
+        if key and not arrival.row_key:
+            undelivered.append(outcome_fact(instance.summary.instance_id, arrival, env.partitions, now))
+    return undelivered, drop
 
 
 def park(
@@ -96,16 +125,8 @@ def park(
     """Nothing is added to the history. The status says why; facts that were only in memory go to the inbox."""
     summary = instance.summary
     partition = partition_of(summary.instance_id, env.partitions)
-    undelivered: list[Fact] = []
-    drop: list[str] = []
-    for arrival in arrivals:
-        key = row_behind(arrival)
-        if key:
-            drop.append(key)  # from the inbox or on its way there: the outcome is safe, nobody need run it again
-        if key and not arrival.row_key:
-            undelivered.append(outcome_fact(summary.instance_id, arrival, env.partitions, now))
-            drop.append(key)
-    never_ran = summary.status is RuntimeStatus.PENDING and instance.length == 1
+    undelivered, drop = to_inbox(instance, arrivals, env, now)
+    never_ran = summary.status is RuntimeStatus.PENDING
     unchanged = summary.blocked_reason == reason
     if never_ran and unserved:
         unchanged, blocked = True, summary  # nothing has happened yet: PENDING says it better than BLOCKED

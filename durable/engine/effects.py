@@ -62,9 +62,16 @@ class Effects:
         self.drop.append(timer_key(self.execution_id, event.task_id, event.attempt))
 
     def child_created(self, event: Event) -> None:
-        parent = Parent(self.summary.instance_id, self.execution_id, event.task_id, event.attempt)
+        parent = None
+        if event.status != h.DETACHED:
+            parent = Parent(self.summary.instance_id, self.execution_id, event.task_id, event.attempt)
         message = child_start(event, parent, self.env.mint(), self.env.mint())
         self.send(message, f"{task_key(self.execution_id, event.task_id, event.attempt)}/start")
+
+    def event_sent(self, event: Event) -> None:
+        raised = Event(h.EVENT_RAISED, event.timestamp, name=event.name, input=event.input)
+        message = Message("event", event.instance_id, raised)
+        self.send(message, f"{task_key(self.execution_id, event.task_id, 0)}/event")
 
     def forget_what_ended_at_once(self) -> None:
         """What began and ended in one turn has no row: a store drops first and puts then, so it would stay for ever."""
@@ -96,6 +103,7 @@ EFFECTS: Final[dict[str, Callable[[Effects, Event], None]]] = {
     h.TIMER_CANCELED: Effects.timer_ended,
     h.EVENT_AWAITED: Effects.timer_set,
     h.CHILD_CREATED: Effects.child_created,
+    h.EVENT_SENT: Effects.event_sent,
 }
 
 
@@ -122,6 +130,16 @@ def timer_arrival(row: Row, now: datetime) -> Arrival:
     execution_id, task_id, attempt = _TIMER_READER.decode(row.body)
     at = max(now, from_timestamp(row.due_at))  # the clock may have gone back since it was found due
     return Arrival(Event(h.TIMER_FIRED, at, task_id=task_id, attempt=attempt), execution_id, row.key)
+
+
+def start_row(summary: Summary, started: Event, partitions: int) -> Row:
+    """The timer of a start that waits for its time."""
+    assert started.fire_at is not None
+    body = _TIMER_BODY.encode((summary.execution_id, 0, 0))
+    partition = partition_of(summary.instance_id, partitions)
+    key = timer_key(summary.execution_id, 0, 0)
+    due_at = started.fire_at.timestamp()
+    return Row(key, "timer", summary.instance_id, partition, due_at, body=body, group=summary.group)
 
 
 def wake_row(summary: Summary, partition: int, due_at: float, holder: str) -> Row:

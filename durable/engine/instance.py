@@ -11,7 +11,7 @@ from ..model import history as h
 from ..model.history import Event, Raw
 from ..model.limits import Limits
 from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE, Summary
-from ..ports import Commit, Fact, Record
+from ..ports import Commit, Fact, Record, Row
 from ..replay.execution import Execution
 from ..replay.guard import Watch
 
@@ -55,8 +55,12 @@ class Instance(NamedTuple):
 
     @property
     def begun(self) -> bool:
-        """Whether its code has had a turn in the current execution."""
-        return self.execution is not None or any(event.type == h.ORCHESTRATOR_STARTED for event in self.history)
+        """Whether its code has been called."""
+        if self.execution is not None:
+            return self.execution.begun
+        if self.started.timestamp != self.summary.created_at:
+            return True  # as good as: the execution before it has run
+        return any(event.type == h.ORCHESTRATOR_STARTED for event in self.history)
 
     @classmethod
     def of_record(cls, record: Record) -> Instance:
@@ -96,6 +100,8 @@ class Turn(NamedTuple):
     undelivered: facts that were only in memory and must reach the inbox, since no turn could take them.
     again: there is more to do for this instance at once (it continued as new).
     ignored: facts that changed nothing (duplicates, late outcomes).
+    alarm: the timer row of a start whose time has not come.
+    began: it is no longer PENDING.
     late: it has ended, and outcomes may still come: remembering that spares reading its history for each of them.
     """
 
@@ -108,6 +114,8 @@ class Turn(NamedTuple):
     again: bool = False
     ignored: int = 0
     late: bool = False
+    alarm: Row | None = None
+    began: bool = False
 
 
 def task_key(execution_id: str, task_id: int, attempt: int) -> str:

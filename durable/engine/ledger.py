@@ -43,7 +43,7 @@ class Ledger:
         elif kind in (h.TIMER_FIRED, h.TIMER_CANCELED):
             self.timers.pop(task_id, None)
             self.waits.pop(task_id, None)
-        elif kind == h.CHILD_CREATED:
+        elif kind == h.CHILD_CREATED and event.status != h.DETACHED:
             self.children[task_id] = event
         elif kind in (h.CHILD_COMPLETED, h.CHILD_FAILED):
             self.children.pop(task_id, None)

@@ -7,17 +7,26 @@ from typing import Final, Literal
 import msgspec
 
 from ..model import history as h
-from ..model.errors import InstanceExistsError
+from ..model.errors import (
+    DurableError,
+    InstanceExistsError,
+    OrchestrationCancelledError,
+    OrchestrationTerminatedError,
+)
 from ..model.failure import describe
 from ..model.history import NO_PAYLOAD, Event, Parent
+from ..model.status import RuntimeStatus
 
 _FORMAT: Final = 1
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`start`: create the target with this ExecutionStarted. `fact`: put this event into the target's inbox."""
+    """`start`: create the target with this ExecutionStarted. `fact`: put this event into the target's inbox.
 
-    kind: Literal["start", "fact"]
+    `event`: the same, and if there is no such target, keep it until there is.
+    """
+
+    kind: Literal["start", "fact", "event"]
     target: str
     event: Event
     format: int = _FORMAT
@@ -36,8 +45,8 @@ def decode_message(body: bytes) -> Message:
     return _decoder.decode(body)
 
 
-def child_start(created: Event, parent: Parent, execution_id: str, seed: str) -> Message:
-    """The start of the child that a SubOrchestrationInstanceCreated event asks for."""
+def child_start(created: Event, parent: Parent | None, execution_id: str, seed: str) -> Message:
+    """The start of the child that a SubOrchestrationInstanceCreated event asks for. parent: None if it is detached."""
     started = Event(
         h.EXECUTION_STARTED,
         created.timestamp,
@@ -55,16 +64,27 @@ def child_start(created: Event, parent: Parent, execution_id: str, seed: str) ->
     return Message("start", created.instance_id, started)
 
 
-def child_outcome(parent: Parent, ended: Event) -> Message:
-    """What a child's last event means to its parent."""
-    failed = ended.failure is not None
+# How a child ended that neither returned nor raised: the error and the word for its parent.
+_STOPPED: Final[dict[str, tuple[type[DurableError], str]]] = {
+    RuntimeStatus.TERMINATED.value: (OrchestrationTerminatedError, "terminated"),
+    RuntimeStatus.CANCELED.value: (OrchestrationCancelledError, "cancelled"),
+}
+
+
+def child_outcome(parent: Parent, ended: Event, instance_id: str) -> Message:
+    """What the last event of the child `instance_id` means to its parent."""
+    failure = ended.failure
+    if ended.status in _STOPPED:
+        error, how = _STOPPED[ended.status]
+        failure = describe(error(f"sub-orchestration {instance_id!r} was {how}"))
+    failed = failure is not None
     event = Event(
         h.CHILD_FAILED if failed else h.CHILD_COMPLETED,
         ended.timestamp,
         task_id=parent.task_id,
         attempt=parent.attempt,
         result=NO_PAYLOAD if failed else ended.result,
-        failure=ended.failure,
+        failure=failure,
         execution_id=parent.execution_id,
     )
     return Message("fact", parent.instance_id, event)

@@ -3,7 +3,7 @@
 Laws.
 1. It does no I/O and reads no clock; identity comes in as `Env`. The same arguments give the same turn.
 2. It never raises for a user's mistake: that becomes a failure in the history, or a parked instance.
-3. Terminate comes first and needs no code. Then facts in order of arrival.
+3. Terminate comes first and needs no code. Then facts in order of arrival; what is suspended waits (`suspension`).
 4. Code that does not fit its history, or is missing, adds nothing to the history and sends nothing; facts that were
    only in memory go to the inbox.
 5. What each command leaves behind is a table (`effects.EFFECTS`).
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -26,10 +27,11 @@ from ..replay.context import OrchestrationContext
 from ..replay.execution import Code, Execution
 from ..replay.guard import TurnTooLong
 from ..replay.mismatch import Mismatch, line_of_error
-from .codeless import ended_summary, only_drop, park, terminate
-from .effects import Effects, wake_row
-from .instance import Arrival, Env, Instance, Turn, row_behind, timer_key, wake_key
+from .codeless import cancel_before_start, ended_summary, only_drop, park, rows_of_start, terminate
+from .effects import Effects, start_row, wake_row
+from .instance import Arrival, Env, Instance, Turn, row_behind, timer_key
 from .messages import child_outcome
+from .suspension import before_the_start, first_suspend, keep, rest, suspend
 
 
 def create(instance_id: str, started: Event, partitions: int, commit_id: str) -> Commit:
@@ -49,7 +51,10 @@ def create(instance_id: str, started: Event, partitions: int, commit_id: str) ->
         group=started.group or DEFAULT_GROUP,
         reply_to=started.reply_to,
     )
-    wake = wake_row(summary, partition, at.timestamp(), "")
+    if started.fire_at is None:
+        wake = wake_row(summary, partition, at.timestamp(), "")
+    else:
+        wake = start_row(summary, started, partitions)
     append = Append(started.execution_id, 0, encode_events([started]))
     return Commit(commit_id, instance_id, partition, 0, summary, (append,), (wake,))
 
@@ -69,20 +74,35 @@ def step(
     now = max(now, summary.updated_at)
     facts: list[Event] = []
     request: Event | None = None
+    steered = False
     for event, execution_id, _, _ in arrivals:
         if execution_id and execution_id != summary.execution_id:
             continue
         facts.append(event)
         if event.type == h.TIMER_FIRED:
             now = max(now, event.timestamp)  # the clock may have gone back since it was found due
-        elif event.type == h.EXECUTION_TERMINATED and request is None:
-            request = event
+        elif event.type in _STEERING:
+            steered = True
+            if event.type == h.EXECUTION_TERMINATED and event.parent in (None, instance.started.parent):
+                request = request or event
     if request is not None:
         return terminate(instance, request, arrivals, now, env)
+    if summary.status is RuntimeStatus.SUSPENDED:
+        return rest(instance, arrivals, now, env)
+    suspending = first_suspend(arrivals) if steered else None
+    if summary.status is RuntimeStatus.PENDING:
+        turn = _not_begun(instance, arrivals, suspending, code is None, now, env)
+        if turn is not None:
+            return turn
+    if suspending:  # what came before it has a turn of its own
+        turn = step(instance, arrivals[:suspending], code, missing, now, env)
+        return keep(turn, arrivals[suspending:], now, env)
     if code is None:
         return park(instance, arrivals, missing, now, env, unserved=True)
     try:
         execution = instance.execution or revive(instance, code, env)
+        if suspending == 0:
+            return suspend(instance, arrivals, 0, now, env)
         opening = not execution.begun
         events = execution.take(facts, now, _is_long(instance, env.limits))
     except Mismatch as mismatch:
@@ -96,6 +116,25 @@ def step(
         settled = instance._replace(execution=execution, history=())
         return only_drop(settled, arrivals, env, ignored)
     return _commit(instance, execution, events, arrivals, opening, now, env, ignored)
+
+
+_STEERING: Final = frozenset({h.EXECUTION_TERMINATED, h.EXECUTION_SUSPENDED, h.EXECUTION_RESUMED, h.EXECUTION_CANCELED})
+
+
+def _not_begun(
+    instance: Instance, arrivals: Sequence[Arrival], suspending: int | None, unserved: bool, now: datetime, env: Env
+) -> Turn | None:
+    """The turn of what has never run and does not run now; None if it may begin."""
+    if suspending is not None:
+        return suspend(instance, arrivals, suspending, now, env)
+    start_at = instance.started.fire_at
+    early = start_at is not None and now < start_at
+    if not early and not unserved:
+        return None
+    cancel = next((a.event for a in arrivals if a.event.type == h.EXECUTION_CANCELED), None)
+    if cancel is not None:
+        return cancel_before_start(instance, cancel, arrivals, now, env)
+    return before_the_start(instance, env) if early else None
 
 
 def revive(instance: Instance, code: Code, env: Env) -> Execution:
@@ -143,7 +182,7 @@ def _commit(
     if ignored:
         run.drop.extend(key for key in map(row_behind, arrivals) if key)
     if opening or summary.status is RuntimeStatus.BLOCKED:
-        run.drop.append(wake_key(summary.execution_id))
+        run.drop += rows_of_start(instance)
     row = encode_events(events)
     appends = [Append(summary.execution_id, instance.length, row)]
     custom = execution.custom_status if execution.custom_status is not None else summary.custom_status
@@ -172,7 +211,8 @@ def _commit(
         run.drop.extend(_timers_left(execution))
         summary = ended_summary(summary, last, custom, now)
         if started.parent is not None:
-            run.send(child_outcome(started.parent, last), f"{summary.execution_id}/outcome")
+            outcome = child_outcome(started.parent, last, summary.instance_id)
+            run.send(outcome, f"{summary.execution_id}/outcome")
         live = None
     else:
         summary = Summary(
@@ -203,13 +243,15 @@ def _commit(
     after = Instance(summary, instance.version + 1, started, length, live, opened, size)
     again = last.type == h.CONTINUE_AS_NEW
     late = summary.status.finished and bool(execution.tasks)
-    return Turn(commit, after, run.invocations, run.cancelled, again=again, ignored=ignored, late=late)
+    began = instance.summary.status is RuntimeStatus.PENDING or instance.version <= 1
+    return Turn(commit, after, run.invocations, run.cancelled, again=again, ignored=ignored, late=late, began=began)
 
 
 def _left_for_next(events: list[Event], arrivals: Sequence[Arrival]) -> set[str]:
     """Inbox rows of events that came after the one which continued as new: the next execution takes them."""
     taken = {id(event) for event in events}
-    return {a.row_key for a in arrivals if a.event.type == h.EVENT_RAISED and id(a.event) not in taken}
+    kept = (h.EVENT_RAISED, h.EXECUTION_CANCELED)
+    return {a.row_key for a in arrivals if a.event.type in kept and id(a.event) not in taken}
 
 
 def _timers_left(execution: Execution) -> list[str]:
@@ -225,6 +267,7 @@ def _next_execution(started: Event, continued: Event, version: str, now: datetim
         execution_id=env.mint(),
         version=continued.version or version,
         seed=env.mint(),
+        fire_at=None,
     )
 
 

@@ -6,6 +6,7 @@
     ├── InstanceFinishedError          it has ended, so it takes no more events
     ├── OrchestrationFailedError       the orchestration ended FAILED (.failure)
     ├── OrchestrationTerminatedError   somebody terminated it (.reason)
+    ├── OrchestrationCancelledError    somebody cancelled it (.reason)
     ├── OrchestrationBlockedError      its code does not fit its history (.reason)
     ├── TaskFailedError                an activity or a child failed (.failure)
     ├── TaskCancelledError             the orchestrator itself cancelled the task
@@ -64,6 +65,18 @@ class OrchestrationFailedError(DurableError):
 
 class OrchestrationTerminatedError(DurableError):
     """The orchestration was terminated; `.reason` is what the caller of `terminate` gave (any JSON)."""
+
+    def __init__(self, message: str, reason: Any = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class OrchestrationCancelledError(DurableError):
+    """The orchestration is cancelled; `.reason` is what the caller of `cancel` gave (any JSON).
+
+    Thrown at the current yield of the orchestrator, which may catch it, compensate and return; raised by
+    `handle.result()` when it did not.
+    """
 
     def __init__(self, message: str, reason: Any = None) -> None:
         super().__init__(message)

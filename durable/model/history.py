@@ -37,6 +37,10 @@ CHILD_FAILED: Final = "SubOrchestrationInstanceFailed"
 EVENT_AWAITED: Final = "EventAwaited"
 EVENT_RAISED: Final = "EventRaised"
 PATCH_RECORDED: Final = "PatchRecorded"
+EVENT_SENT: Final = "EventSent"
+EXECUTION_SUSPENDED: Final = "ExecutionSuspended"
+EXECUTION_RESUMED: Final = "ExecutionResumed"
+EXECUTION_CANCELED: Final = "ExecutionCanceled"
 EXECUTION_TERMINATED: Final = "ExecutionTerminated"
 CONTINUE_AS_NEW: Final = "ContinueAsNew"
 EXECUTION_COMPLETED: Final = "ExecutionCompleted"
@@ -51,6 +55,9 @@ FACTS: Final = frozenset(
         CHILD_COMPLETED,
         CHILD_FAILED,
         EVENT_RAISED,
+        EXECUTION_SUSPENDED,
+        EXECUTION_RESUMED,
+        EXECUTION_CANCELED,
         EXECUTION_TERMINATED,
     }
 )
@@ -63,10 +70,14 @@ COMMANDS: Final = frozenset(
         CHILD_CREATED,
         EVENT_AWAITED,
         PATCH_RECORDED,
+        EVENT_SENT,
         CONTINUE_AS_NEW,
         EXECUTION_COMPLETED,
     }
 )
+
+# The `status` of a SubOrchestrationInstanceCreated whose parent does not wait for it.
+DETACHED: Final = "DETACHED"
 
 
 class Parent(msgspec.Struct, frozen=True):
@@ -112,11 +123,12 @@ class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     event_id: its number in the execution, from 0; None while no turn has taken it. type: Durable Functions' name.
     timestamp: aware UTC. task_id: the number of the command it belongs to, from 1; outcomes carry their command's.
     name: of the activity, orchestrator or event. attempt: from 1. input, result: plain JSON values.
-    failure: what was raised. fire_at: when a timer, or the timeout of a wait, is due.
-    instance_id: of the child that is created, or of the instance that starts.
+    failure: what was raised. fire_at: when a timer, the timeout of a wait, or a start is due.
+    instance_id: of the child that is created, of the instance that starts, or of the one an event is sent to.
     execution_id: of the execution that started or follows. tags, parent_instance_id, seed: of a start.
     version: of a start, of the first turn where that fixed it, of a ContinueAsNew that changes it.
-    status: how the execution ended. timeout, heartbeat_timeout: seconds given to one attempt of an activity.
+    status: how the execution ended; DETACHED for a child that nobody waits for.
+    timeout, heartbeat_timeout: seconds given to one attempt of an activity.
     queue: where workers take it from, group: which workers run it, where they are not the default ones.
     suggest_continue_as_new: what `ctx.suggest_continue_as_new` says in the turn that starts here, where it is True.
     """

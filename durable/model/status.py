@@ -19,13 +19,19 @@ DEFAULT_QUEUE: Final = "default"
 
 
 class RuntimeStatus(str, Enum):
-    """The states of an orchestration (Durable Functions' names, and BLOCKED)."""
+    """The states of an orchestration (Durable Functions' names, and BLOCKED).
+
+    Before its first turn it is PENDING; SUSPENDED until it is resumed; CANCELED when it ended by a `cancel` that its
+    code did not handle.
+    """
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
+    SUSPENDED = "SUSPENDED"
     BLOCKED = "BLOCKED"
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
+    CANCELED = "CANCELED"
     TERMINATED = "TERMINATED"
     CONTINUED_AS_NEW = "CONTINUED_AS_NEW"
 
@@ -38,7 +44,7 @@ class RuntimeStatus(str, Enum):
         return self.value
 
 
-_FINISHED = frozenset({RuntimeStatus.COMPLETED, RuntimeStatus.FAILED, RuntimeStatus.TERMINATED})
+_FINISHED = frozenset({RuntimeStatus.COMPLETED, RuntimeStatus.FAILED, RuntimeStatus.CANCELED, RuntimeStatus.TERMINATED})
 
 
 class Summary(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -3,7 +3,8 @@
 ParamSpec can't say it: `*args: P.args` must be followed by `**kwargs: P.kwargs` and nothing else, so an option such as
 `instance_id=` has no place. A TypeVarTuple has, but forgets which parameters have defaults. So there is one overload
 for each number of arguments up to six; a call with seven or more goes unchecked. They type whole functions, which stay
-plain where they are defined, for readers and for `help()`: `calls_sub_orchestrator` below, and app/starting.py.
+plain where they are defined, for readers and for `help()`: `calls_sub_orchestrator` and `starts_detached` below, and
+app/starting.py.
 """
 
 from __future__ import annotations
@@ -66,6 +67,12 @@ class Options(TypedDict, total=False):
     tags: Mapping[str, str] | None
 
 
+class Detached(TypedDict, total=False):
+    """The options of `ctx.start_orchestration`."""
+
+    instance_id: str | None
+
+
 class CallSubOrchestrator(Protocol):
     """The type of `ctx.call_sub_orchestrator`."""
 
@@ -100,3 +107,39 @@ class CallSubOrchestrator(Protocol):
 def calls_sub_orchestrator(function: Callable[..., Task[Any]]) -> CallSubOrchestrator:
     """The same function, with the type above."""
     return cast("CallSubOrchestrator", function)
+
+
+class StartDetached(Protocol):
+    """The type of `ctx.start_orchestration`."""
+
+    @overload
+    def __call__(self, callee: Takes0[Any], /, **options: Unpack[Detached]) -> str: ...
+    @overload
+    def __call__(self, callee: Takes1[A, Any], a: A, /, **options: Unpack[Detached]) -> str: ...
+    @overload
+    def __call__(self, callee: Takes2[A, B, Any], a: A, b: B, /, **options: Unpack[Detached]) -> str: ...
+    @overload
+    def __call__(self, callee: Takes3[A, B, C, Any], a: A, b: B, c: C, /, **options: Unpack[Detached]) -> str: ...
+    @overload
+    def __call__(
+        self, callee: Takes4[A, B, C, D, Any], a: A, b: B, c: C, d: D, /, **options: Unpack[Detached]
+    ) -> str: ...
+    @overload
+    def __call__(
+        self, callee: Takes5[A, B, C, D, E, Any], a: A, b: B, c: C, d: D, e: E, /, **options: Unpack[Detached]
+    ) -> str: ...
+    @overload
+    def __call__(
+        self, callee: Takes6[A, B, C, D, E, F, Any], a: A, b: B, c: C, d: D, e: E, f: F, /, **options: Unpack[Detached]
+    ) -> str: ...
+    @overload
+    def __call__(
+        self, callee: OrchestratorRef[..., Any], /, *args: Unpack[SevenOrMore], **options: Unpack[Detached]
+    ) -> str: ...
+    @overload
+    def __call__(self, callee: str, /, *args: Any, **options: Unpack[Detached]) -> str: ...
+
+
+def starts_detached(function: Callable[..., str]) -> StartDetached:
+    """The same function, with the type above."""
+    return cast("StartDetached", function)

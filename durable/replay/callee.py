@@ -26,6 +26,11 @@ P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 
 
+def same_payload(recorded: msgspec.Raw, now: msgspec.Raw) -> bool:
+    """Whether two payloads of unknown types are the same JSON value."""
+    return bool(recorded == now or msgspec.json.decode(recorded) == msgspec.json.decode(now))
+
+
 class _Ref:
     """A name, perhaps a signature, and options."""
 
@@ -67,7 +72,7 @@ class _Ref:
             return True
         if self.signature is not None:
             return self.signature.input_same(recorded, now)
-        return bool(msgspec.json.decode(recorded) == msgspec.json.decode(now))
+        return same_payload(recorded, now)
 
     def _with(self, changes: Mapping[str, Any]) -> Self:
         clone = copy.copy(self)

@@ -13,7 +13,7 @@ from ..model.history import Raw
 from ..model.moments import to_timedelta, to_utc
 from ..model.names import check_name
 from ..payload.values import decode, encode
-from .arity import calls_sub_orchestrator
+from .arity import calls_sub_orchestrator, starts_detached
 from .callee import ActivityRef, OrchestratorRef, as_activity, as_orchestrator, checked_tags
 from .execution import Execution
 from .logs import InstanceLogger
@@ -135,6 +135,28 @@ class OrchestrationContext:
             ref = ref.options(tags={**ref.tags, **checked_tags(tags)})
         child = "" if instance_id is None else check_name(instance_id, "instance_id=")
         return self._execution.call_child(ref, ref.encode_input(args, self._execution.limits), child)
+
+    @starts_detached
+    def start_orchestration(self, orchestrator: Any, /, *args: Any, instance_id: str | None = None) -> str:
+        """Start another orchestration that has a life of its own: its end is not heard of here. Returns its id.
+
+        instance_id: default is derived from this one's. If the id is taken, what has it goes on, and the worker's log
+        says so. Raises TypeError for wrong arguments, PayloadError for ones that can't travel.
+        """
+        ref = as_orchestrator(orchestrator)
+        given = "" if instance_id is None else check_name(instance_id, "instance_id=")
+        return self._execution.start_detached(ref, ref.encode_input(args, self._execution.limits), given)
+
+    def send_event(self, instance_id: str, name: str, data: Any = None) -> None:
+        """Send an event to another orchestration, once for each call, with the commit of this turn.
+
+        To one that does not exist or has ended, it is kept and shown by `durable doctor`, until an orchestration starts
+        under that id and takes it. Raises PayloadError, ValueError for an id or name outside the rules.
+        """
+        check_name(instance_id, "instance_id")
+        check_name(name, "the event's name")
+        payload = encode(data, f"the data of event {name!r}", self._execution.limits)
+        self._execution.send_event(instance_id, name, payload)
 
     def create_timer(self, when: datetime | timedelta | float) -> Task[None]:
         """A durable timer of any length. when: an aware datetime, a timedelta, or seconds from now."""

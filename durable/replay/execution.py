@@ -2,7 +2,8 @@
 
 Laws.
 1. Facts are applied in history order; the code resumes as soon as what it yielded is done. So batching never shows.
-2. The only way to resume is a trigger that fires. Suspending registers it; firing consumes it.
+2. The only way to resume is a trigger that fires. Suspending registers it; firing consumes it. A cancel consumes it
+   too, and resumes the code with an OrchestrationCancelledError.
 3. Replay and life are one path. While recorded commands follow a fact, each command of the code must equal the next
    one; past the recorded history, commands are recorded. A difference raises `Mismatch` and records nothing.
 4. What the history decided stands: a recorded child id, retry delay or timer wins over today's code and policy.
@@ -23,7 +24,7 @@ import msgspec
 
 from ..model import history as h
 from ..model.errors import LimitError, PayloadError
-from ..model.failure import FailureDetails, describe
+from ..model.failure import FailureDetails
 from ..model.history import Event, Raw
 from ..model.limits import Limits
 from ..model.status import RuntimeStatus
@@ -31,7 +32,7 @@ from ..payload.signature import Signature
 from ..payload.values import encode
 from ..triggers import Trigger, fire
 from .callee import ActivityRef, OrchestratorRef
-from .calls import command_of
+from .commands import called, cancellation, child_created, ended_by
 from .fan_out import MapTask
 from .guard import TurnTooLong, Watch, running
 from .journal import Journal, Ref
@@ -71,6 +72,7 @@ class Execution:
         self.custom_status: Raw | None = None  # None: not set in this execution so far
         self.continued: Raw | None = None
         self.continued_version = ""
+        self.cancelled: Raw | None = None  # the reason of the last cancel
         self.save_events = True
         self.finished = False
         self.journal = Journal(limits.commands_per_turn)
@@ -130,7 +132,7 @@ class Execution:
 
     def expects(self, fact: Event) -> bool:
         """Whether this fact would change anything: an event, or the outcome of what is open."""
-        if fact.type == h.EVENT_RAISED:
+        if fact.type in (h.EVENT_RAISED, h.EXECUTION_CANCELED):
             return True
         task = self.tasks.get(fact.task_id)
         if isinstance(task, CallTask):
@@ -172,6 +174,18 @@ class Execution:
     def patched(self, change_id: str) -> bool:
         self._refuse_asleep()
         return self.journal.patched(change_id, self.clock)
+
+    def start_detached(self, ref: OrchestratorRef[Any, Any], payload: Raw, instance_id: str) -> str:
+        """The id of the orchestration that is started: a recorded one wins over today's default."""
+        number = self._next_id()
+        created = child_created(
+            number, 1, ref, payload, self.clock, instance_id, self.started, self.instance_id, detached=True
+        )
+        return self.journal.issue(created, ref, named=bool(instance_id)).instance_id
+
+    def send_event(self, instance_id: str, name: str, payload: Raw) -> None:
+        number = self._next_id()
+        self.journal.issue(Event(h.EVENT_SENT, self.clock, number, name, input=payload, instance_id=instance_id))
 
     def create_timer(self, fire_at: datetime) -> TimerTask:
         task = TimerTask(self, self._next_id())
@@ -228,7 +242,7 @@ class Execution:
 
     def _schedule(self, task: CallTask[Any]) -> None:
         line = "" if self.awake or not self.journal.replaying else line_of(self._driver)
-        command = command_of(task, self.instance_id, self.started, self.clock)
+        command = called(task, self.started, self.instance_id, self.clock)
         named = bool(task.explicit_id)
         recorded = self.journal.issue(command, task.ref, asked=self.awake, named=named, line=line)
         task.child_id = recorded.instance_id
@@ -247,11 +261,23 @@ class Execution:
             self._event_raised(event)
         elif kind == h.TIMER_FIRED:
             self._timer_fired(event)
+        elif kind == h.EXECUTION_CANCELED:
+            self._cancel(event)
         elif kind in _OUTCOMES:
             task = self.tasks.get(event.task_id)
             if isinstance(task, CallTask) and task.attempt == event.attempt and not task.retry_timer:
                 self._outcome(task, event)
-        # ExecutionStarted is where this object comes from; ExecutionTerminated ends an instance without its code.
+        # ExecutionStarted is where this object comes from; ExecutionTerminated ends an instance without its code, and
+        # while it is suspended none of its facts are here.
+
+    def _cancel(self, event: Event) -> None:
+        self.cancelled = event.input
+        error = cancellation(event, self.instance_id)
+        if self._driver is None:  # before its start: it has nothing to compensate
+            self._fail(error)
+        else:
+            self.trigger = None
+            self._drive(None, error)
 
     def _outcome(self, task: CallTask[Any], event: Event) -> None:
         if event.failure is None:
@@ -392,14 +418,14 @@ class Execution:
             self._driver = ()
             self._finish(made)
 
-    def _drive(self, awaited: Task[Any] | None) -> None:
-        """Resume the code with the outcome of what it yielded, until it waits for something unfinished or ends."""
+    def _drive(self, awaited: Task[Any] | None, error: BaseException | None = None) -> None:
+        """Resume the code with the outcome of what it yielded, or with `error`, until it waits for something unfinished
+        or ends."""
         driver = self._driver
         self._listening = ()
         self._enter()
         try:
             value: Any = None
-            error: BaseException | None = None
             while True:
                 if awaited is not None:
                     try:
@@ -468,10 +494,7 @@ class Execution:
         self._end(Event(h.EXECUTION_COMPLETED, self.clock, result=output, status=RuntimeStatus.COMPLETED.value), line)
 
     def _fail(self, error: BaseException) -> None:
-        status = RuntimeStatus.FAILED.value
-        self._end(
-            Event(h.EXECUTION_COMPLETED, self.clock, failure=describe(error), status=status), line_of_error(error)
-        )
+        self._end(ended_by(error, self.cancelled, self.clock), line_of_error(error))
 
     def _end(self, event: Event, line: str) -> None:
         self.journal.issue(event, asked=False, line=line)

@@ -18,7 +18,7 @@ from typing import Any
 from ..model import history as h
 from ..model.errors import LimitError
 from ..model.history import Event
-from .callee import ActivityRef, OrchestratorRef
+from .callee import ActivityRef, OrchestratorRef, same_payload
 from .mismatch import Mismatch, current_line, differs
 
 Ref = ActivityRef[Any, Any] | OrchestratorRef[Any, Any]
@@ -143,7 +143,13 @@ def _same(recorded: Event, done: Event, ref: Ref | None, named: bool) -> bool:
         return recorded.status == done.status
     if kind == h.EVENT_AWAITED:
         return recorded.name.casefold() == done.name.casefold() and recorded.fire_at == done.fire_at
-    if recorded.name != done.name or recorded.fire_at != done.fire_at:
+    if kind == h.EVENT_SENT:
+        return (
+            recorded.name.casefold() == done.name.casefold()
+            and recorded.instance_id == done.instance_id
+            and same_payload(recorded.input, done.input)
+        )
+    if recorded.name != done.name or recorded.fire_at != done.fire_at or recorded.status != done.status:
         return False
     if kind == h.CHILD_CREATED and named and recorded.instance_id != done.instance_id:
         return False

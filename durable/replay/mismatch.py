@@ -10,6 +10,7 @@ import msgspec
 
 from ..model import history as h
 from ..model.history import Event
+from ..model.status import RuntimeStatus
 
 _PREVIEW = 80
 
@@ -21,6 +22,7 @@ _VERBS = {
     h.TIMER_CANCELED: "cancel of a timer",
     h.CHILD_CREATED: "call_sub_orchestrator",
     h.EVENT_AWAITED: "wait_for_external_event",
+    h.EVENT_SENT: "send_event",
     h.CONTINUE_AS_NEW: "continue_as_new",
     h.EXECUTION_COMPLETED: "return",
 }
@@ -56,13 +58,17 @@ def command(event: Event) -> str:
     """One command on one line: kind, name, target, timer, input."""
     if event.type == h.EXECUTION_COMPLETED and event.failure is not None:
         return f"raise {event.failure.summary}"
+    if event.type == h.EXECUTION_COMPLETED and event.status == RuntimeStatus.CANCELED.value:
+        return "raise durable.OrchestrationCancelledError"
+    if event.type == h.CHILD_CREATED and event.status == h.DETACHED:
+        return command(msgspec.structs.replace(event, status="")).replace(_VERBS[event.type], "start_orchestration", 1)
     parts = [_VERBS.get(event.type, event.type)]
     if event.name:
         parts.append(repr(event.name))
     if event.task_id:
         parts.append(f"(task {event.task_id}{f', attempt {event.attempt}' if event.attempt > 1 else ''})")
     if event.instance_id:
-        parts.append(f"as instance {event.instance_id!r}")
+        parts.append(f"{'to' if event.type == h.EVENT_SENT else 'as'} instance {event.instance_id!r}")
     if event.fire_at is not None:
         parts.append(f"due {event.fire_at.isoformat()}")
     if event.input:

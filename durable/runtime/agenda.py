@@ -11,7 +11,7 @@ Laws.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Container, Generator, Iterable
 from datetime import datetime
 from typing import Any, Final
 
@@ -66,7 +66,7 @@ class Agenda:
         """Whether the clock has been set back since the last sweep."""
         return now < self._swept_at
 
-    def read(self, now: float, parked: Collection[str]) -> Generator[Request, Any, list[Row]]:
+    def read(self, now: float, parked: Container[str]) -> Generator[Request, Any, list[Row]]:
         """Rows to act upon now, if it is time to look. Timers are armed, but for those of parked instances."""
         if now >= self.next_sweep or self.set_back(now):
             return (yield from self._sweep(now, parked))
@@ -74,7 +74,7 @@ class Agenda:
             return (yield from self._look(now, parked))
         return []
 
-    def _sweep(self, now: float, parked: Collection[str]) -> Generator[Request, Any, list[Row]]:
+    def _sweep(self, now: float, parked: Container[str]) -> Generator[Request, Any, list[Row]]:
         found: list[Row] = []
         until = now + (_LATEST if self._lost_messages else self.window)
         pages = 0
@@ -104,7 +104,7 @@ class Agenda:
         self.next_sweep = min(self.next_sweep, self.roster.next_doubt(now))
         return found
 
-    def _look(self, now: float, parked: Collection[str]) -> Generator[Request, Any, list[Row]]:
+    def _look(self, now: float, parked: Container[str]) -> Generator[Request, Any, list[Row]]:
         """What is due right now, without the window ahead."""
         found: list[Row] = []
         self.look = False
@@ -115,7 +115,7 @@ class Agenda:
                 self.next_sweep = now
         return found
 
-    def _chosen(self, rows: Iterable[Row], now: float, parked: Collection[str]) -> list[Row]:
+    def _chosen(self, rows: Iterable[Row], now: float, parked: Container[str]) -> list[Row]:
         chosen: list[Row] = []
         for row in rows:
             if row.kind == "timer":

@@ -150,7 +150,7 @@ class Loop:
         moment = self.clock()
         now = moment.timestamp()
         set_back = self.agenda.set_back(now)
-        rows: list[Row] = yield from self.agenda.read(now, self.turns.parked)
+        rows: list[Row] = yield from self.agenda.read(now, self.turns.parking)
         for row in rows:
             self._act_upon(row)
         for instance_id, arrival in self.agenda.fire(moment):

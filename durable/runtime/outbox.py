@@ -1,7 +1,7 @@
 """What instances send to each other: store first, hint second; a message row ends once its target has it.
 
 A start creates its target, idempotently by who asked for it (parent, execution, task, attempt). A fact goes into its
-target's inbox, once by the key of its row.
+target's inbox, once by the key of its row. An event for nobody is parked there, until somebody of that id starts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..engine.ledger import Ledger
 from ..engine.messages import Message, decode_message, refused_start
 from ..engine.step import create
 from ..model.errors import StoreError
-from ..model.history import Parent, encode_event
+from ..model.history import Event, encode_event
 from ..model.names import partition_of
 from ..ports import Commit, Delivered, Fact, Lease, Outcome, Record, Row, Want
 from .requests import Begin, Claim, Deliver, Finish, Load, Request
@@ -69,7 +69,8 @@ class Outbox:
 
     def _fact(self, message: Message, fact_id: str) -> Fact:
         partition = partition_of(message.target, self.env.partitions)
-        return Fact(message.target, partition, fact_id, encode_event(message.event), self.clock().timestamp())
+        body = encode_event(message.event)
+        return Fact(message.target, partition, fact_id, body, self.clock().timestamp(), message.kind == "event")
 
     def _send_starts(
         self, starts: list[tuple[Row, Message]], facts: list[tuple[Row, Fact]]
@@ -95,7 +96,14 @@ class Outbox:
             for (row, message), record in zip(unclear, records, strict=True):
                 if record is None:
                     self.rows.append(row)  # it did not happen after all
-                elif _started_by(record) == message.event.parent:
+                elif _is_started_by(record, message.event):
+                    ended.append(row)
+                elif message.event.parent is None:
+                    log.warning(
+                        "orchestration %r starts %r, and something else has that id: nothing was changed",
+                        row.instance_id,
+                        message.target,
+                    )
                     ended.append(row)
                 else:
                     facts.append((row, self._fact(refused_start(message), row.key)))
@@ -113,10 +121,14 @@ class Outbox:
         ]
 
 
-def _started_by(record: Record) -> Parent | None:
+def _is_started_by(record: Record, asked: Event) -> bool:
+    """Whether it is there because of this very start, which was sent before. Of a child its parent tells; of a
+    detached one the execution, as long as that has not continued as new."""
     assert record.history is not None
     started = Ledger.of_rows(record.history[:1]).started
-    return None if started is None else started.parent
+    if started is None or started.parent != asked.parent:
+        return False
+    return asked.parent is not None or started.execution_id == asked.execution_id
 
 
 def _distinct(commits: Sequence[Commit]) -> list[list[Commit]]:

@@ -23,11 +23,12 @@ from ..model.errors import StoreError
 from ..model.history import UnreadableHistory
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus, Summary
-from ..ports import FACTS, STATUS, Commit, Delivered, Fact, Lease, Outcome, Record, Row, RowKey, Want
+from ..ports import FACTS, PARKED, STATUS, Commit, Delivered, Fact, Lease, Outcome, Record, Row, RowKey, Want
 from ..replay.execution import Code
 from .agenda import Agenda
 from .courier import Courier
 from .outbox import Outbox
+from .parking import RESTING, Parking
 from .requests import Begin, Claim, Deliver, Ended, Finish, Load, Notify, Request
 from .serving import Serving
 from .workload import ActivityNames, Workload
@@ -62,7 +63,7 @@ class Stepped(NamedTuple):
 
 
 class Turns:
-    """warm: instances with live code. arrived, hinted, fresh: what to step next. parked: instances that can't go on."""
+    """warm: instances with live code. arrived, hinted, fresh: what to step next. parking: who can't go on for now."""
 
     def __init__(
         self,
@@ -87,8 +88,7 @@ class Turns:
         self.arrived: dict[str, list[Arrival]] = {}
         self.hinted: dict[str, None] = {}
         self.fresh: dict[str, Record] = {}
-        self.parked: dict[str, str] = {}
-        self.warned: set[str] = set()
+        self.parking = Parking(env, clock)
         self.ignored = 0
         self.faulty = False
         self._begun = False  # whether commits are on their way
@@ -137,14 +137,13 @@ class Turns:
     def assign(self, owned: Collection[tuple[str, int]]) -> None:
         """What to serve from now on; what is somebody else's by now need not be kept warm."""
         self.numbers = frozenset(number for _, number in owned)
+        self.parking.keep_only(self.owns)
         for instance_id in [i for i, known in self.warm.items() if not self._serves(known.summary)]:
             del self.warm[instance_id]
 
     def code_changed(self) -> None:
         """What was parked may go on."""
-        self.warned.clear()
-        self.hinted.update(dict.fromkeys(self.parked))
-        self.parked.clear()
+        self.hinted.update(dict.fromkeys(self.parking.empty()))
 
     def owns(self, instance_id: str) -> bool:
         """Whether it may be ours: only its summary knows its group."""
@@ -287,11 +286,13 @@ class Turns:
                 self.courier.done += [a.tag for a in arrivals if a.tag is not None]
                 return None
             inbox = record.inbox
+            if record.summary.status.finished:
+                inbox = tuple(row for row in inbox if row.group != PARKED)  # for another one of this id
             if instance is None or record.history is not None:
                 try:
                     instance = Instance.of_record(record)
                 except UnreadableHistory as error:
-                    self._park_rows(instance_id, str(error), inbox, found.leases)
+                    found.leases.extend(self.parking.park(instance_id, str(error), inbox, now.timestamp()))
                     return None
         assert instance is not None
         if inbox:
@@ -310,7 +311,10 @@ class Turns:
         turn = step(instance, arrivals, code, missing, now, self.env)
         self.ignored += turn.ignored
         if turn.parked:
-            self._park_rows(instance_id, turn.parked, inbox, found.leases)
+            found.leases.extend(self.parking.park(instance_id, turn.parked, inbox, now.timestamp()))
+        if turn.alarm is not None:
+            until = min(turn.alarm.due_at, now.timestamp() + RESTING)
+            found.leases.extend(self.parking.lease(inbox, until))
         return turn
 
     def _code(self, instance: Instance) -> tuple[Code | None, str]:
@@ -323,14 +327,6 @@ class Turns:
         shown = f"{name!r} in version {version!r}" if version else repr(name)
         known = ", ".join(self.codebase.known("orchestrator")) or "none"
         return None, f"no worker here serves orchestrator {shown}; registered here: {known}"
-
-    def _park_rows(self, instance_id: str, reason: str, rows: Sequence[Row], leases: list[Lease]) -> None:
-        if self.parked.get(instance_id) != reason and instance_id not in self.warned:
-            self.warned.add(instance_id)
-            log.warning("orchestration %r waits: %s", instance_id, reason)
-        self.parked[instance_id] = reason
-        until = self.clock().timestamp() + self.env.hold
-        leases.extend(Lease(r.partition, r.key, r.holder, r.attempt, until, self.env.holder) for r in rows)
 
     # ---- after the commit
 
@@ -366,18 +362,20 @@ class Turns:
             instance_id = instance.summary.instance_id
             if turn.again:
                 self.hinted[instance_id] = None
+            if turn.alarm is not None:
+                self.agenda.arm([turn.alarm])
             if not turn.parked:
-                if self.parked.pop(instance_id, None) is not None:
+                if self.parking.leave(instance_id):
                     self.agenda.sweep_soon()  # its timers were left alone meanwhile
                 if instance.execution is not None or turn.late:
                     self.warm[instance_id] = instance
             if turn.commit is None:
                 continue
-            if instance.summary.status is not RuntimeStatus.RUNNING or instance.version <= 2:
+            if instance.summary.status is not RuntimeStatus.RUNNING or turn.began:
                 news.append(instance_id)
                 if instance.summary.status.finished:
                     ended.append(instance.summary)
-                if self.serving.by_mail and instance.summary.status is not RuntimeStatus.BLOCKED:
+                if self.serving.by_mail and (turn.began or instance.summary.status.finished):
                     self.courier.announce(instance.summary)
             run.extend(turn.invocations)
             cancelled.extend(turn.cancelled)

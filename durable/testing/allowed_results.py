@@ -7,9 +7,11 @@ timeouts), several results could. It shares nothing with the orchestrators that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from .programs import Node
+
+CANCEL: Final = "enough"  # the reason that is always given
 
 
 class Outcome(NamedTuple):
@@ -83,6 +85,22 @@ def _fits_try(node: Node, ok: bool, value: Any) -> bool:
     return fits(node[1], Outcome(True, value))
 
 
+def _fits_guard(node: Node, ok: bool, value: Any) -> bool:
+    if is_stopped(value):
+        return fits(node[2], Outcome(ok, value[2]))
+    return fits(node[1], Outcome(ok, value)) or (not ok and fits(node[2], Outcome(ok, value)))
+
+
+def is_stopped(value: Any) -> bool:
+    """Whether this is what comes of being cancelled, and handling it."""
+    return isinstance(value, list) and len(value) == 3 and value[:2] == ["stopped", CANCEL]
+
+
+def shows_a_cancel(value: Any) -> bool:
+    """Whether somebody must have cancelled this program, or a part of it."""
+    return is_stopped(value) or (isinstance(value, list) and any(map(shows_a_cancel, value)))
+
+
 _FITS: dict[str, Callable[[Node, bool, Any], bool]] = {
     "act": _fits_act,
     "timer": lambda node, ok, value: ok and value is None,
@@ -95,7 +113,11 @@ _FITS: dict[str, Callable[[Node, bool, Any], bool]] = {
     "seq": _fits_seq,
     "try": _fits_try,
     "raise": lambda node, ok, value: not ok and value == node[1],
+    "guard": _fits_guard,
     "status": lambda node, ok, value: ok and value == "status",
+    "detach": lambda node, ok, value: ok and value == "detach",
+    "lose": lambda node, ok, value: ok and value == "lose",
+    "tell": lambda node, ok, value: ok and value == node[1],
     "spawn": lambda node, ok, value: ok and value == "spawned",
     "cancel": lambda node, ok, value: ok and value == "cancelled",
     "retake": lambda node, ok, value: fits(node[1], Outcome(ok, value)),

@@ -8,19 +8,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from datetime import datetime
 from typing import Any, Final
 from unittest.mock import patch
 
 import msgspec
 
 from ..backends.memory import MemoryStore
+from ..engine import codeless, step, suspension
 from ..engine.effects import Effects
-from ..engine.instance import task_key
+from ..engine.instance import Arrival, Env, Instance, Turn, task_key
 from ..model import history as h
 from ..model.history import Event
+from ..model.status import RuntimeStatus
 from ..ports import Append, Commit, Delivered, Fact, Message, Outcome, Published
 from ..replay.execution import Execution
 from ..runtime import wire
+from .programs import CODES
 from .simulated_broker import Broker
 from .simulated_worker import Worker
 
@@ -52,6 +56,13 @@ class EndsMessagesWhenSent(MemoryStore):
             if row.kind == "message" and outcome is Outcome.COMMITTED:
                 self._drop(row.key)
         return outcome
+
+
+class DropsWhatIsForNobody(MemoryStore):
+    """An event that is sent to an orchestration which does not exist is gone."""
+
+    def _deliver(self, fact: Fact) -> Delivered:
+        return super()._deliver(fact._replace(park=False))
 
 
 class ForgetsInboxAtContinue(MemoryStore):
@@ -147,6 +158,24 @@ def _leaves_rows_behind() -> AbstractContextManager[Any]:
     return patch.object(Effects, "forget_what_ended_at_once", lambda self: None)
 
 
+def _loses_outcomes_while_suspended() -> AbstractContextManager[Any]:
+    to_inbox = codeless.to_inbox
+
+    def to_nowhere(*arguments: Any) -> tuple[list[Fact], list[str]]:
+        return [], to_inbox(*arguments)[1]
+
+    return patch.object(suspension, "to_inbox", to_nowhere)
+
+
+def _goes_on_while_suspended() -> AbstractContextManager[Any]:
+    def at_once(instance: Instance, arrivals: Sequence[Arrival], now: datetime, env: Env) -> Turn:
+        code = CODES[instance.summary.name]
+        running = msgspec.structs.replace(instance.summary, status=RuntimeStatus.RUNNING)
+        return step.step(instance._replace(summary=running), arrivals, code, "", now, env)
+
+    return patch.object(step, "rest", at_once)
+
+
 Patch = Callable[[], AbstractContextManager[Any]]
 
 PLANTED: Final[dict[str, tuple[type[MemoryStore], Patch]]] = {
@@ -157,6 +186,9 @@ PLANTED: Final[dict[str, tuple[type[MemoryStore], Patch]]] = {
     "ids-without-attempt": (MemoryStore, _ids_without_attempt),
     "rows-end-at-the-confirm": (MemoryStore, _ends_rows_at_the_confirm),
     "trusts-the-broker": (MemoryStore, _trusts_the_broker_for_ever),
+    "drops-what-is-for-nobody": (DropsWhatIsForNobody, nullcontext),
+    "loses-outcomes-while-suspended": (MemoryStore, _loses_outcomes_while_suspended),
+    "goes-on-while-suspended": (MemoryStore, _goes_on_while_suspended),
     # Found by the simulator in our own code, and planted again so that it keeps finding them.
     "events-lost-at-continue": (ForgetsInboxAtContinue, nullcontext),
     "rows-left-behind": (MemoryStore, _leaves_rows_behind),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..model.errors import TaskCancelledError, TaskFailedError, TimeoutError
+from ..model.errors import OrchestrationCancelledError, TaskCancelledError, TaskFailedError, TimeoutError
 from ..model.failure import FailureDetails
 from ..model.history import NO_PAYLOAD, Raw
 from ..model.retry import RetryPolicy
@@ -25,6 +25,7 @@ from ..replay.tasks import Task
 
 Node = list[Any]
 Reader = Callable[[Any], Any]
+NOBODY = "nobody"  # no instance has this id: what is sent there is kept
 LONG = 5_000.0  # seconds: longer than any simulated run, so a timer row that is left behind shows
 
 
@@ -103,6 +104,27 @@ def root_cause(failure: FailureDetails) -> str:
 _CAUGHT = (TaskFailedError, TimeoutError, ValueError)
 
 
+_AT_ONCE = frozenset({"status", "detach", "lose"})
+
+
+def _do(ctx: OrchestrationContext, node: Node) -> str:
+    """What takes no waiting; its name is its result."""
+    kind = node[0]
+    if kind == "status":
+        ctx.set_custom_status(node[1])
+    elif kind == "detach":
+        ctx.start_orchestration(_orchestrator(node[1], 1), node[2])
+    else:
+        ctx.send_event(NOBODY, "lost", f"{ctx.execution_id}/{node[1]}")
+    return str(kind)
+
+
+def _tell(ctx: OrchestrationContext, node: Node) -> Task[Any]:
+    """Send an event to oneself, and wait for it."""
+    ctx.send_event(ctx.instance_id, node[1], f"{node[1]}/{ctx.execution_id}")
+    return ctx.wait_for_external_event(node[1])
+
+
 def _run(ctx: OrchestrationContext, node: Node) -> Generator[Any, Any, Any]:
     kind = node[0]
     if kind == "seq":
@@ -115,13 +137,19 @@ def _run(ctx: OrchestrationContext, node: Node) -> Generator[Any, Any, Any]:
             return (yield from _run(ctx, node[1]))
         except _CAUGHT as error:
             return ["caught", cause_of(error)]
+    if kind == "guard":
+        try:
+            return (yield from _run(ctx, node[1]))
+        except OrchestrationCancelledError as stopped:
+            return ["stopped", stopped.reason, (yield from _run(ctx, node[2]))]
     if kind == "raise":
         raise ValueError(node[1])
-    if kind == "status":
-        ctx.set_custom_status(node[1])
-        return "status"
     if kind == "patch":
         return (yield from _run(ctx, node[2])) if ctx.patched(node[1]) else "not patched"
+    if kind in _AT_ONCE:
+        return _do(ctx, node)
+    if kind == "tell":
+        return (yield _tell(ctx, node)).split("/")[0]
     task, read = _build(ctx, node[1] if kind in ("cancel", "spawn", "retake") else node)
     if kind == "spawn":
         return "spawned"
@@ -146,13 +174,19 @@ async def _run_async(ctx: OrchestrationContext, node: Node) -> Any:
             return await _run_async(ctx, node[1])
         except _CAUGHT as error:
             return ["caught", cause_of(error)]
+    if kind == "guard":
+        try:
+            return await _run_async(ctx, node[1])
+        except OrchestrationCancelledError as stopped:
+            return ["stopped", stopped.reason, await _run_async(ctx, node[2])]
     if kind == "raise":
         raise ValueError(node[1])
-    if kind == "status":
-        ctx.set_custom_status(node[1])
-        return "status"
     if kind == "patch":
         return await _run_async(ctx, node[2]) if ctx.patched(node[1]) else "not patched"
+    if kind in _AT_ONCE:
+        return _do(ctx, node)
+    if kind == "tell":
+        return (await _tell(ctx, node)).split("/")[0]
     task, read = _build(ctx, node[1] if kind in ("cancel", "spawn", "retake") else node)
     if kind == "spawn":
         return "spawned"
@@ -262,7 +296,8 @@ class _Maker:
             statements.append(self.statement())
         if self.random.random() < 0.08:
             statements.append(["raise", "raised"])
-        return ["seq", statements] if len(statements) != 1 else statements[0]
+        body = ["seq", statements] if len(statements) != 1 else statements[0]
+        return ["guard", body, self.safe(self.act())] if self.random.random() < 0.4 else body
 
     def statement(self) -> Node:
         chance = self.random.random()
@@ -290,7 +325,21 @@ class _Maker:
                 once = [[*act[:3], 1, 0, ""] for act in acts]
                 return self.safe(["map", once, len(acts) // 3, chance < 0.91])
             return self.safe(["all", acts, True])
-        return self.safe(["seq", [self.leaf(), self.leaf()]])
+        if chance < 0.96:
+            return self.safe(["seq", [self.leaf(), self.leaf()]])
+        return self.apart()
+
+    def apart(self) -> Node:
+        """What concerns other instances, or this one as if it were another."""
+        self.left -= 1
+        self.keys += 1
+        kind = self.random.choice(("tell", "tell", "lose", "detach"))
+        if kind != "detach":
+            return [kind, f"self{self.keys}"]
+        if self.depth >= 2:
+            return ["lose", f"self{self.keys}"]
+        maker = _Maker(self.random, self.random.randint(1, 3), self.depth + 1)
+        return ["detach", self.random.choice(("generator", "coroutine")), [maker.body(), 0, []]]
 
     def safe(self, node: Node) -> Node:
         """What may fail is caught, nearly always: otherwise most programs would end at once."""
@@ -363,4 +412,6 @@ def _may_fail(node: Node) -> bool:
         return _may_fail(node[2])
     if kind in ("all", "any", "seq", "map"):
         return any(_may_fail(child) for child in node[1])
+    if kind == "guard":
+        return _may_fail(node[1]) or _may_fail(node[2])
     return bool(kind == "raise")

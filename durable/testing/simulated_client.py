@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,6 +15,7 @@ from ..model.errors import StoreError
 from ..model.history import Event, Raw, encode_event
 from ..model.names import partition_of
 from ..ports import Delivered, Fact, Outcome, Want
+from .allowed_results import CANCEL
 from .programs import Script
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """Starts one instance, raises its events in order, perhaps terminates it, and repeats itself now and then.
+    """Starts one instance, raises its events in order, perhaps steers it, and repeats itself now and then.
 
     The same verbs as `durable.app.client`, and the same answer to an unclear outcome: look, and try again.
     """
@@ -42,6 +43,18 @@ class Client:
                 acts.append(deliver)
         if terminate:
             acts.insert(random.randint(1, len(acts)), self._terminate)
+        self.suspends = 0
+        self.cancels = 0
+        if random.random() < 0.25:
+            for _ in range(random.choice((1, 1, 2))):
+                place = random.randint(1, len(acts))
+                acts.insert(place, self._suspend)
+                acts.insert(random.randint(place + 1, len(acts)), self._resume)
+            acts.append(self._resume)  # the last word, whatever the order of the others
+        if random.random() < 0.2:
+            for _ in range(random.choice((1, 1, 2))):
+                acts.insert(random.randint(1, len(acts)), self._cancel)
+        self.delay = random.uniform(0.1, 4.0) if random.random() < 0.15 else None
         self.acts = acts
         self.busy = True
         self.terminated = False
@@ -72,6 +85,7 @@ class Client:
             input=Raw(msgspec.json.encode(self.script.program)),
             execution_id=world.mint(),
             seed=world.mint(),
+            fire_at=None if self.delay is None else self._now() + timedelta(seconds=self.delay),
         )
         commit = create(self.instance_id, started, world.plan.partitions, world.mint())
         outcome = world.store.commit([commit])[0]
@@ -91,6 +105,21 @@ class Client:
     def _terminate(self) -> bool:
         self.terminated = True
         return self._deliver(self._fact, terminate_request(Raw(b'"stop"'), self._now(), recursive=True))
+
+    def _suspend(self) -> bool:
+        self.suspends += self._steer("suspend", h.EXECUTION_SUSPENDED, self.suspends)
+        return True
+
+    def _resume(self) -> bool:
+        return self._steer("resume", h.EXECUTION_RESUMED, len(self.acts))
+
+    def _cancel(self) -> bool:
+        self.cancels += 1
+        return self._steer("cancel", h.EXECUTION_CANCELED, len(self.acts))
+
+    def _steer(self, verb: str, kind: str, number: int) -> bool:
+        event = Event(kind, self._now(), input=Raw(msgspec.json.encode(CANCEL)))
+        return self._deliver(f"{verb}/{self.instance_id}-{number}", event)
 
     def _deliver(self, fact_id: str, event: Event) -> bool:
         world = self.world

@@ -117,11 +117,15 @@ class FaultyStore:
 class _Open:
     """What the judge knows of one execution."""
 
-    __slots__ = ("attempts", "children", "ended", "length", "patches", "raised", "tasks", "timers", "turn_at", "waits")
+    __slots__ = (
+        "attempts", "children", "ended", "length", "patches", "raised", "suspended", "tasks", "timers", "turn_at",
+        "waits",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.length = 0
         self.ended = ""
+        self.suspended = False
         self.turn_at: datetime | None = None
         self.tasks: dict[int, int] = {}  # open ones: task id -> attempt
         self.children: dict[int, int] = {}
@@ -182,6 +186,8 @@ class Judge:
             return f"nothing may follow {state.ended}"
         if (state.length == 0) != (event.type == h.EXECUTION_STARTED):
             return "a history begins with ExecutionStarted, which stands nowhere else"
+        if state.suspended and event.type not in _WHILE_SUSPENDED:
+            return "it is suspended"
         follow = _FOLLOW.get(event.type)
         return "an unknown type" if follow is None else follow(state, event)
 
@@ -205,6 +211,8 @@ def _scheduled(state: _Open, event: Event) -> str:
     if event.task_id in state.tasks or event.task_id in state.children:
         return f"attempt {event.attempt} while another is open"
     state.attempts[event.task_id] = event.attempt
+    if event.status == h.DETACHED:
+        return ""
     (state.tasks if event.type == h.TASK_SCHEDULED else state.children)[event.task_id] = event.attempt
     return ""
 
@@ -268,7 +276,26 @@ def _canceled(state: _Open, event: Event) -> str:
     return ""
 
 
-def _terminated(state: _Open, event: Event) -> str:
+def _sent(state: _Open, event: Event) -> str:
+    if event.task_id in state.attempts:
+        return "its number is taken"
+    state.attempts[event.task_id] = 1
+    return ""
+
+
+def _suspended(state: _Open, event: Event) -> str:
+    state.suspended = True
+    return ""
+
+
+def _resumed(state: _Open, event: Event) -> str:
+    if not state.suspended:
+        return "it is not suspended"
+    state.suspended = False
+    return ""
+
+
+def _no_matter(state: _Open, event: Event) -> str:
     return ""
 
 
@@ -277,6 +304,10 @@ def _ended(state: _Open, event: Event) -> str:
     return ""
 
 
+# A turn that only terminates.
+_WHILE_SUSPENDED: Final = frozenset(
+    {h.EXECUTION_RESUMED, h.ORCHESTRATOR_STARTED, h.EXECUTION_TERMINATED, h.EXECUTION_COMPLETED}
+)
 _FOLLOW: Final[dict[str, Callable[[_Open, Event], str]]] = {
     h.EXECUTION_STARTED: _started,
     h.ORCHESTRATOR_STARTED: _turn,
@@ -293,7 +324,11 @@ _FOLLOW: Final[dict[str, Callable[[_Open, Event], str]]] = {
     h.EVENT_AWAITED: _awaited,
     h.EVENT_RAISED: _raised,
     h.PATCH_RECORDED: _patched,
-    h.EXECUTION_TERMINATED: _terminated,
+    h.EVENT_SENT: _sent,
+    h.EXECUTION_SUSPENDED: _suspended,
+    h.EXECUTION_RESUMED: _resumed,
+    h.EXECUTION_CANCELED: _no_matter,
+    h.EXECUTION_TERMINATED: _no_matter,
     h.EXECUTION_COMPLETED: _ended,
     h.CONTINUE_AS_NEW: _ended,
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from random import Random
 from typing import Final, NamedTuple
@@ -18,7 +18,7 @@ from zlib import crc32
 
 from ..backends.memory import MemoryStore
 from ..model.status import DEFAULT_GROUP
-from ..ports import Record
+from ..ports import PARKED, Record, Row
 from ..runtime import requests as ask
 from ..runtime.loop import Settings
 from ..runtime.serving import Patience, Serving
@@ -94,6 +94,11 @@ def make_plan(random: Random, scripts: Sequence[Script], faults: bool) -> Plan:
             by_mail=by_mail, eager=not by_mail or random.random() < 0.3, slots=4, carried=7, patience=HASTY
         ),
     )
+
+
+def left(rows: Iterable[Row]) -> list[Row]:
+    """The rows of work that is not done; what is kept for nobody is not work."""
+    return [row for row in rows if row.group != PARKED]
 
 
 class World:
@@ -177,7 +182,7 @@ class World:
                 return
             call()
             self.steps += 1
-            if not unfinished and not rows and not any(self.broker.unsettled.values()):
+            if not unfinished and not left(rows.values()) and not any(self.broker.unsettled.values()):
                 busy = {client for client in busy if client.busy}
                 if not busy:
                     return

@@ -22,17 +22,17 @@ import msgspec
 from ..engine.instance import Env, Instance
 from ..engine.step import revive
 from ..model import history as h
-from ..model.history import Event, decode_events
+from ..model.history import Event, decode_event, decode_events
 from ..model.limits import Limits
 from ..model.status import RuntimeStatus, Summary
 from ..ports import Want
 from ..replay.guard import Watch
 from ..replay.mismatch import Mismatch
-from .allowed_results import Outcome, fits_program
+from .allowed_results import CANCEL, Outcome, fits_program, shows_a_cancel
 from .planted import PLANTED, planted
-from .programs import CODES, Node, make_script, root_cause
+from .programs import CODES, NOBODY, Node, make_script, root_cause
 from .simulated_store import Wrong
-from .simulated_world import World, make_plan
+from .simulated_world import World, left, make_plan
 
 
 class Report(NamedTuple):
@@ -80,13 +80,16 @@ def _check_the_end(world: World) -> None:
         summary = _summary(world, client.instance_id)
         if client.terminated:
             terminated.add(client.instance_id)
-        _check_result(summary, client.script.program, client.terminated)
+        _check_result(summary, client.script.program, client.terminated, bool(client.cancels))
     _check_children(world, terminated)
-    left = [
-        row for row in store._rows.values() if not (row.kind == "timer" and _was_terminated(world, row.instance_id))
+    _check_what_was_sent(world)
+    over = [
+        row
+        for row in left(store._rows.values())
+        if not (row.kind == "timer" and _was_terminated(world, row.instance_id))
     ]
-    if left:
-        raise Wrong(f"rows left behind: {', '.join(f'{row.kind} {row.key} of {row.instance_id}' for row in left)}")
+    if over:
+        raise Wrong(f"rows left behind: {', '.join(f'{row.kind} {row.key} of {row.instance_id}' for row in over)}")
     held = [tag for tags in world.broker.unsettled.values() for tag in tags]
     if held:
         raise Wrong(f"deliveries {held} were never settled: each takes a place from its worker for ever")
@@ -115,7 +118,11 @@ def _was_terminated(world: World, instance_id: str) -> bool:
     return _summary(world, instance_id).status is RuntimeStatus.TERMINATED
 
 
-def _check_result(summary: Summary, program: Node, terminated: bool) -> None:
+def _check_result(summary: Summary, program: Node, terminated: bool, cancelled: bool = False) -> None:
+    if summary.status is RuntimeStatus.CANCELED:
+        if not cancelled or msgspec.json.decode(summary.output) != CANCEL:
+            raise Wrong(f"{summary.instance_id} is CANCELED with {bytes(summary.output)!r}, and nobody asked for it")
+        return
     if summary.status is RuntimeStatus.TERMINATED:
         if not terminated or bytes(summary.output) != b'"stop"':
             raise Wrong(f"{summary.instance_id} is TERMINATED with {bytes(summary.output)!r}, and nobody asked for it")
@@ -125,6 +132,8 @@ def _check_result(summary: Summary, program: Node, terminated: bool) -> None:
         outcome = Outcome(False, root_cause(summary.failure))
     else:
         outcome = Outcome(True, msgspec.json.decode(summary.output))
+    if shows_a_cancel(outcome.value) and not cancelled:
+        raise Wrong(f"{summary.instance_id} ended with {outcome}, and nobody cancelled it")
     if not fits_program(program, outcome):
         raise Wrong(f"{summary.instance_id} ended with {outcome}, which its program can't give: {program}")
 
@@ -141,6 +150,28 @@ def _check_children(world: World, terminated: set[str]) -> None:
             if summary.status is not RuntimeStatus.FAILED and summary.status is not RuntimeStatus.TERMINATED:
                 program = [program[0], program[1] + len(program[2]), []]
             _check_result(summary, program, root in terminated)
+
+
+def _check_what_was_sent(world: World) -> None:
+    """Detached starts have started, and what was sent to nobody is kept, each of it once."""
+    sent: Counter[bytes] = Counter()
+    for execution_id, (instance_id, _) in world.store.judge.executions.items():
+        events = _events(world, execution_id)
+        start_at = events[0].fire_at
+        first = next((e for e in events if e.type == h.ORCHESTRATOR_STARTED), None)
+        ended_at_once = len(events) > 2 and events[-2].type == h.EXECUTION_TERMINATED
+        if start_at is not None and first is not None and first.timestamp < start_at and not ended_at_once:
+            raise Wrong(f"{instance_id} began at {first.timestamp}, and not at {start_at}")
+        for event in events:
+            if event.type == h.EVENT_SENT and event.instance_id == NOBODY:
+                sent[bytes(event.input)] += 1
+            elif event.type == h.CHILD_CREATED and event.status == h.DETACHED:
+                summary = _summary(world, event.instance_id)
+                _check_result(summary, msgspec.json.decode(event.input), terminated=False)
+    rows = world.store.inner._rows.values()
+    kept = Counter(bytes(decode_event(row.body).input) for row in rows if row.instance_id == NOBODY)
+    if kept != sent:
+        raise Wrong(f"sent to nobody was {sent}, kept is {kept}")
 
 
 def _events(world: World, execution_id: str) -> list[Event]:

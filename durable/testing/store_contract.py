@@ -22,6 +22,7 @@ from durable.model.history import Raw
 from durable.model.status import RuntimeStatus, Summary
 from durable.ports import (
     FACTS,
+    PARKED,
     STATUS,
     Append,
     Commit,
@@ -337,6 +338,31 @@ class StoreContract:
         assert store.deliver([fact("a", "f")]) == [Delivered.ABSENT]
         store.commit([turn("a", 0)])
         assert store.deliver([fact("a", "f")]) == [Delivered.NEW]  # an unknown instance's facts are not remembered
+
+    def test_a_fact_that_is_parked_waits_for_its_instance(self, store: Store) -> None:
+        parked, other = fact("a", "f")._replace(park=True), fact("b", "g")._replace(park=True)
+        store.commit([turn("b", 0)])
+        assert store.deliver([parked, parked, other, fact("a", "h")]) == [
+            Delivered.PARKED,
+            Delivered.DUPLICATE,
+            Delivered.NEW,
+            Delivered.ABSENT,
+        ]
+        assert [row.instance_id for row in store.due(0, "default", 1e9, 10).items] == ["b"]
+        [kept] = store.due(0, PARKED, 1e9, 10).items
+        assert (kept.kind, kept.instance_id, kept.body) == ("inbox", "a", parked.body)
+        store.commit([turn("a", 0)])
+        assert store.deliver([fact("a", "later")]) == [Delivered.NEW]
+        inbox = loaded(store, "a").inbox
+        assert [row.body for row in inbox] == [parked.body, fact("a", "later").body]
+        store.commit([turn("a", 1, drop=[row.key for row in inbox])])
+        assert store.due(0, PARKED, 1e9, 10).items == []
+        assert store.deliver([parked]) == [Delivered.DUPLICATE]
+
+    def test_a_fact_is_parked_at_one_that_has_ended(self, store: Store) -> None:
+        store.commit([turn("a", 0, status=RuntimeStatus.COMPLETED)])
+        assert store.deliver([fact("a", "f")._replace(park=True)]) == [Delivered.PARKED]
+        assert [row.group for row in loaded(store, "a").inbox] == [PARKED]
 
     @pytest.mark.parametrize("status", list(RuntimeStatus))
     def test_only_the_finished_take_no_facts(self, store: Store, status: RuntimeStatus) -> None:

@@ -94,9 +94,9 @@ class _StoreMachine(RuleBasedStateMachine):
             if outcome is Outcome.COMMITTED:
                 self.versions[commit.instance_id] = commit.expect + 1
 
-    @rule(facts=st.lists(st.tuples(_instances, st.integers(0, 12), _times), min_size=1, max_size=5))
-    def deliver(self, facts: list[tuple[str, int, float]]) -> None:
-        some = [Fact(name, 0, f"f{number}", b"%d" % number, due_at) for name, number, due_at in facts]
+    @rule(facts=st.lists(st.tuples(_instances, st.integers(0, 12), _times, st.booleans()), min_size=1, max_size=5))
+    def deliver(self, facts: list[tuple[str, int, float, bool]]) -> None:
+        some = [Fact(name, 0, f"f{number}", b"%d" % number, due_at, park) for name, number, due_at, park in facts]
         assert self.store.deliver(some) == self.model.deliver(some)
 
     @rule(

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from durable.engine.instance import Arrival, Env, Instance, timer_key
 from durable.engine.step import step
 from durable.model import history as h
+from durable.model.errors import OrchestrationCancelledError
 from durable.model.failure import FailureDetails
 from durable.model.history import Event, Raw, encode_events
 from durable.model.limits import Limits
@@ -31,6 +32,7 @@ from durable.replay.execution import Code, Execution
 from durable.replay.guard import Watch
 from durable.replay.mismatch import Mismatch
 from durable.replay.tasks import Task, open_leaves
+from durable.testing.allowed_results import CANCEL
 from durable.testing.programs import CODES, Node, Script, attempt_activity, make_script
 from durable.triggers import fire
 
@@ -94,6 +96,8 @@ def answers(history: Sequence[Event]) -> list[Event]:
     opened: dict[tuple[str, int], Event] = {}
     for event in history:
         kind, number = event.type, event.task_id
+        if event.status == h.DETACHED:
+            continue
         if kind in (h.TASK_SCHEDULED, h.CHILD_CREATED):
             opened["call", number] = event
         elif kind in (h.TASK_COMPLETED, h.TASK_FAILED, h.CHILD_COMPLETED, h.CHILD_FAILED):
@@ -132,11 +136,17 @@ def raised(name: str, data: str) -> Event:
     return Event(h.EVENT_RAISED, NOW, name=name, input=Raw(msgspec.json.encode(data)))
 
 
+def cancelled(reason: str = CANCEL) -> Event:
+    return Event(h.EXECUTION_CANCELED, NOW, input=Raw(msgspec.json.encode(reason)))
+
+
 def live(script: Script, random: Random, most: int = 200) -> Life:
     """Live through a program, one fact a turn, in a random order, until it ends or has had `most` facts."""
     code = CODES[script.kind]
     execution = begin(code, script.program)
     events = [raised(*event) for event in script.events]
+    events += [cancelled() for _ in range(random.choice((0, 0, 1, 2)))]
+    random.shuffle(events)
     turns = [execution.take([], NOW)]
     facts: list[Event] = []
     stale: list[Event] = []
@@ -152,6 +162,11 @@ def live(script: Script, random: Random, most: int = 200) -> Life:
         if turn:
             facts.append(fact)
             turns.append(turn)
+            events += [
+                raised(e.name, msgspec.json.decode(e.input))
+                for e in turn
+                if e.type == h.EVENT_SENT and e.instance_id == "i"
+            ]
         else:  # the timeout of a wait that has its event: a history does not say which wait took it
             assert fact.type == h.TIMER_FIRED
             stale.append(fact)
@@ -256,7 +271,7 @@ def test_a_trigger_fires_exactly_when_replay_gets_past_this_point(life: Life) ->
         warm.take([fact], NOW)
         history += turn
         settled = [number for number, task in before.items() if task.order]
-        fired = any(fire(trigger, number) is not None for number in settled)
+        fired = any(fire(trigger, number) is not None for number in settled) or fact.type == h.EXECUTION_CANCELED
         resumed = warm.watch.ticks > ticks
         assert fired == resumed
         assert resumed == (warm.trigger is not trigger)
@@ -286,7 +301,7 @@ def test_settled_stays_settled(life: Life, data: st.DataObject) -> None:
     past: list[Event] = []
     for fact in life.facts:
         warm.take([fact], NOW)
-        if fact.type != h.EVENT_RAISED:
+        if fact.type not in AGAIN:
             past.append(fact)
         seen |= {number: (task, task.order) for number, task in warm.tasks.items()}
         repeats = data.draw(st.lists(st.sampled_from(past), max_size=3)) if past else []
@@ -300,6 +315,9 @@ def test_settled_stays_settled(life: Life, data: st.DataObject) -> None:
     for task, order in seen.values():
         assert order in (0, task.order)
     assert place(warm) == place(life.execution)
+
+
+AGAIN = (h.EVENT_RAISED, h.EXECUTION_CANCELED)  # the same once more is another one
 
 
 def without_turns(history: Sequence[Event]) -> list[Event]:
@@ -317,7 +335,7 @@ def test_batching_never_shows(life: Life, data: st.DataObject) -> None:
     left = life.facts
     while left:
         size = data.draw(st.integers(1, len(left)))
-        repeats = [fact for fact in left[:size] if fact.type != h.EVENT_RAISED]
+        repeats = [fact for fact in left[:size] if fact.type not in AGAIN]
         history += batched.take([*left[:size], *repeats], NOW)
         left = left[size:]
     if life.facts:
@@ -333,6 +351,77 @@ def test_a_history_cut_between_turns_replays_and_goes_on_as_it_did(life: Life, d
     for fact, turn in zip(life.facts[cut - 1 :], life.turns[cut:], strict=True):
         assert stored(cold.take([fact], NOW)) == stored(turn)
     assert place(cold) == place(life.execution)
+
+
+class Inbox:
+    """An instance as a store has it, and facts in its inbox, through whole steps; each may be cold."""
+
+    def __init__(self, life: Life) -> None:
+        self.code = life.code
+        summary = Summary("i", "x", life.started.name, RuntimeStatus.PENDING, NOW, NOW)
+        self.instance = Instance(summary, 1, life.started, 1, None, [life.started])
+        self.history = [life.started]
+        self.rows: dict[str, Arrival] = {}
+        self.delivered = 0
+
+    def deliver(self, fact: Event) -> None:
+        self.delivered += 1
+        key = f"in/{self.delivered:05}"
+        self.rows[key] = Arrival(fact, "", key)
+
+    def step(self, cold: bool) -> None:
+        if self.over:
+            return
+        if cold:
+            self.instance = self.instance._replace(execution=None, history=self.history)
+        turn = step(self.instance, list(self.rows.values()), self.code, "", NOW, ENV)
+        if turn.commit is not None:
+            assert turn.commit.expect == self.instance.version
+            for append in turn.commit.appends:
+                if append.execution_id == "x":
+                    assert append.start == len(self.history)
+                    self.history += h.decode_events(append.events)
+            for key in turn.commit.drop:
+                self.rows.pop(key, None)
+        live = turn.instance.execution
+        self.instance = turn.instance._replace(history=() if live is not None else self.history)
+        if turn.again:
+            self.step(cold)
+
+    @property
+    def over(self) -> bool:
+        """Whether this execution has ended."""
+        return self.instance.summary.status.finished or self.instance.summary.execution_id != "x"
+
+
+SWITCHES = (h.EXECUTION_SUSPENDED, h.EXECUTION_RESUMED)
+
+
+@many
+@given(life=lives, data=st.data())
+def test_what_is_suspended_now_and_then_does_the_same(life: Life, data: st.DataObject) -> None:
+    inbox = Inbox(life)
+    for fact in [*life.facts, None]:
+        for kind in data.draw(st.lists(st.sampled_from(SWITCHES), max_size=3)):
+            inbox.deliver(Event(kind, NOW))
+            if data.draw(st.booleans()):
+                inbox.step(data.draw(st.booleans()))
+                if not inbox.over:
+                    suspended = inbox.instance.summary.status is RuntimeStatus.SUSPENDED
+                    assert suspended == (kind == h.EXECUTION_SUSPENDED)
+        if fact is not None:
+            inbox.deliver(fact)
+        if data.draw(st.booleans()):
+            inbox.step(data.draw(st.booleans()))
+    inbox.deliver(Event(h.EXECUTION_RESUMED, NOW))
+    inbox.step(data.draw(st.booleans()))
+    kept = [event for event in without_turns(inbox.history[1:]) if event.type not in SWITCHES]
+    assert stored(kept) == stored(without_turns(life.history))
+    switches = [event.type for event in inbox.history if event.type in SWITCHES]
+    assert switches == list(SWITCHES) * (len(switches) // 2)  # by turns, and resumed at the end
+    if not life.execution.finished:
+        assert not inbox.rows
+        assert place(replayed(life.code, life.started, inbox.history[1:])) == place(life.execution)
 
 
 # ---- code that does not fit its history
@@ -468,6 +557,114 @@ def _records_nothing(edited: Code, execution: Execution, history: list[Event], r
     assert turn.commit.summary.blocked_reason == reason
     assert turn.invocations == ()
     assert [kept.body for kept in turn.undelivered] == [h.encode_event(msgspec.structs.replace(fact, execution_id="x"))]
+
+
+def _one_command(call: Callable[[OrchestrationContext], object]) -> Code:
+    def run(ctx: OrchestrationContext) -> Generator[Any, Any, None]:
+        call(ctx)
+        yield ctx.create_timer(1)
+
+    return code_of(run)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "edited", "named"),
+    [
+        (lambda c: c.send_event("t", "e", 1), lambda c: c.send_event("t", "e", 2), "send_event 'e' .* with input 1"),
+        (lambda c: c.send_event("t", "e", 1), lambda c: c.send_event("u", "e", 1), "send_event .* to instance 'u'"),
+        (lambda c: c.send_event("t", "e", 1), lambda c: c.send_event("t", "f", 1), "send_event 'f'"),
+        (lambda c: c.send_event("t", "e", 1), lambda c: None, "send_event 'e'"),
+        (lambda c: c.start_orchestration("s"), lambda c: c.start_orchestration("u"), "start_orchestration 'u'"),
+        (lambda c: c.start_orchestration("s", 1), lambda c: c.start_orchestration("s", 2), "with input 2"),
+        (lambda c: c.start_orchestration("s", 1), lambda c: c.call_sub_orchestrator("s", 1), "call_sub_orchestrator"),
+        (lambda c: c.call_sub_orchestrator("s", 1), lambda c: c.start_orchestration("s", 1), "start_orchestration"),
+        (
+            lambda c: c.start_orchestration("s", instance_id="a"),
+            lambda c: c.start_orchestration("s", instance_id="b"),
+            "as instance 'b'",
+        ),
+    ],
+)
+def test_what_goes_to_other_instances_must_fit_too(recorded: Any, edited: Any, named: str) -> None:
+    execution = begin(_one_command(recorded))
+    history = execution.take([], NOW)
+    with pytest.raises(Mismatch, match=named):
+        replayed(_one_command(edited), execution.started, history)
+
+
+def test_the_case_of_an_event_s_name_is_no_difference_and_a_recorded_id_wins() -> None:
+    ids = []
+
+    def before(ctx: OrchestrationContext) -> None:
+        ids.append(ctx.start_orchestration("s"))
+        ctx.send_event("t", "Straße", {"a": 1, "b": 2})
+
+    def after(ctx: OrchestrationContext) -> None:
+        ids.append(ctx.start_orchestration("s"))
+        ctx.send_event("t", "STRASSE", {"b": 2, "a": 1})
+
+    execution = begin(_one_command(before))
+    history = execution.take([], NOW)
+    history[1] = msgspec.structs.replace(history[1], instance_id="as it was named then")
+    assert replayed(_one_command(after), execution.started, history).trigger is not None
+    assert ids[1] == "as it was named then"
+
+
+# ---- cancelling (API, section 3)
+
+
+def test_a_cancel_is_thrown_at_the_current_yield_and_a_second_one_again() -> None:
+    def saga(ctx: OrchestrationContext) -> Generator[Any, Any, list[Any]]:
+        seen: list[Any] = []
+        try:
+            yield ctx.call_activity("a")
+        except OrchestrationCancelledError as stop:
+            seen.append(stop.reason)
+            try:
+                yield ctx.call_activity("undo")
+            except OrchestrationCancelledError as again:
+                seen.append(again.reason)
+        return seen
+
+    assert output(drive(saga, cancelled("one"), cancelled("two"))) == ["one", "two"]
+
+
+def test_a_cancel_that_nobody_handles_ends_it_canceled() -> None:
+    def waits(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        return (yield ctx.call_activity("a"))
+
+    async def awaits(ctx: OrchestrationContext) -> Any:
+        return await ctx.call_activity("a")
+
+    def raises(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        try:
+            return (yield ctx.call_activity("a"))
+        finally:
+            yield ctx.call_activity("clean up")
+
+    for fn, facts in ((waits, ()), (awaits, ()), (raises, (done(2),))):
+        ended = drive(fn, cancelled("why"), *facts)[-1]
+        assert (ended.status, bytes(ended.result), ended.failure) == ("CANCELED", b'"why"', None)
+
+
+def test_an_error_of_the_compensation_is_a_failure() -> None:
+    def broken(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        try:
+            yield ctx.call_activity("a")
+        except OrchestrationCancelledError:
+            raise ValueError("can't undo") from None
+
+    ended = drive(broken, cancelled())[-1]
+    assert ended.status == "FAILED"
+    assert ended.failure is not None
+    assert ended.failure.message == "can't undo"
+
+
+def test_raising_the_error_without_being_cancelled_is_a_failure() -> None:
+    def pretends(ctx: OrchestrationContext) -> None:
+        raise OrchestrationCancelledError("not asked")
+
+    assert drive(pretends)[-1].status == "FAILED"
 
 
 def test_the_same_code_is_no_mismatch_with_renamed_keys_or_spaces_in_its_input() -> None:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -50,7 +51,9 @@ def test_help_fits_one_screen_in_its_groups(command: Command) -> None:
     assert "\x1b" not in said
 
 
-@pytest.mark.parametrize("name", ["run", "worker", "list", "show", "history", "raise", "terminate"])
+@pytest.mark.parametrize(
+    "name", ["run", "worker", "list", "show", "history", "raise", "terminate", "suspend", "resume", "cancel"]
+)
 def test_each_command_explains_itself_on_one_screen(command: Command, name: str) -> None:
     lines = command.says(name, "--help").splitlines()
     assert len(lines) <= 50
@@ -318,7 +321,21 @@ def registry() -> durable.Registry:
     def quiet(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
         yield ctx.wait_for_external_event("never")
 
+    @functions.orchestrator(name="reaches out")
+    def reaches_out(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        ctx.start_orchestration(plain, 1)
+        ctx.send_event("unborn", "go")
+        yield ctx.create_timer(0)
+
     return functions
+
+
+def comes_true(condition: Callable[[], object]) -> None:
+    """Wait for what no call waits for."""
+    deadline = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        threading.Event().wait(0.01)
 
 
 def test_list_shows_a_table_and_filters_it(command: Command) -> None:
@@ -608,6 +625,57 @@ def test_raise_and_terminate_say_what_they_did(command: Command) -> None:
     late = command("raise", "w", "other")
     assert late.returncode == 1
     assert late.stderr == "error: 'w' has ended (TERMINATED) and takes no more events\n"
+
+
+def test_suspend_resume_and_cancel_say_what_they_did_and_show_how_it_stands(command: Command) -> None:
+    with command.worker(registry()) as client:
+        client.start_orchestration("waits", instance_id="w")
+        client.start_orchestration("waits", instance_id="later", start_at=3_600)
+        client.wait("w", SOON, until="started")
+        said = command.says("suspend", "w", "--reason", '"maintenance"')
+        assert said == "w rests from its next turn on, which takes a running worker\n"
+        comes_true(lambda: client.handle("w").status().runtime_status == "SUSPENDED")
+        shown = command.says("show", "w")
+        assert shown.startswith("w  SUSPENDED\n")
+        assert ' ago: "maintenance"' in shown
+        assert "To let it go on: durable resume w" in shown
+        assert "suspended for " in shown
+        assert "SUSPENDED" in command.says("list")
+        assert "1 SUSPENDED" in command("doctor").stdout
+        assert json.loads(command.says("--json", "resume", "w")) == {"resumed": True, "instance_id": "w"}
+        comes_true(lambda: client.handle("w").status().runtime_status == "RUNNING")
+        said = command.says("cancel", "w", "--reason", '{"by": "me"}')
+        assert said == "w is told with its next turn, and may compensate, which takes a running worker\n"
+        assert client.wait("w", SOON).runtime_status is durable.RuntimeStatus.CANCELED
+        shown = command.says("show", "later")
+        assert "starts  " in shown
+        assert "It starts by itself when its time has come" in shown
+        shown = command.says("show", "w")
+        assert "cancelled" in shown
+        assert all(len(line) <= 80 for line in shown.splitlines())
+        for verb, done in (("suspend", "suspended"), ("resume", "resumed"), ("cancel", "cancelled")):
+            assert command.says(verb, "w") == "w had ended already: CANCELED\n"
+            assert json.loads(command.says("--json", verb, "w")) == {done: False, "instance_id": "w"}
+            assert command(verb, "nosuch").returncode == 3
+            assert command(verb, "w", "--reason", "because").returncode == 2
+        history = command.says("history", "w")
+    assert all(len(line) <= 80 for line in history.splitlines())
+    for kind in ("ExecutionSuspended", "ExecutionResumed", "ExecutionCanceled"):
+        assert kind in history
+
+
+def test_what_goes_to_other_orchestrations_is_shown(command: Command) -> None:
+    with command.worker(registry()) as client:
+        client.start_orchestration("reaches out", instance_id="r")
+        client.wait("r", SOON)
+        comes_true(lambda: "unborn" in command("doctor").stdout)
+        said = command("doctor")
+        assert said.returncode == 1
+        assert "1 event waits for an orchestration 'unborn'" in said.stdout
+        history = command.says("history", "r")
+        assert "go to unborn" in history
+        assert "detached" in history
+        assert "started" in command.says("show", "r")
 
 
 def test_raise_notes_that_it_waits_for_something_else(command: Command) -> None:

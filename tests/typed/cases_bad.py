@@ -80,6 +80,8 @@ def calls(ctx: durable.OrchestrationContext) -> Generator[Any, Any, None]:
     yield ctx.call_sub_orchestrator(order, "book", instance_id=7)  # E: an id is text
     yield ctx.call_sub_orchestrator(six, 1, "2", 3, "4", "5")  # E: str for the fifth, an int
     yield ctx.call_sub_orchestrator(order, "book", if_exists="return")  # E: that is for starting
+    ctx.start_orchestration(order, 3)  # E: int for str
+    ctx.start_orchestration(order, "book", start_at=3)  # E: that is for clients
     yield ctx.task_all([1, 2])  # E: not tasks
     yield ctx.task_all(ctx.call_activity(length, "x"))  # E: one task is not several
     yield ctx.task_any(ctx.call_activity(length, "x"))  # E: one task is not several
