@@ -180,7 +180,7 @@ class Client(Steerer):
         instance = uuid4().hex if instance_id is None else check_name(instance_id, "instance_id=")
         now = utc_now()
         at = start_time(start_at, now)
-        existing = self._start([self._creation(ref, payload, instance, now, at)])
+        existing = self._start([self._creation(ref, payload, instance, now, at)], unheard_of=instance_id is None)
         if existing and if_exists == "raise":
             raise InstanceExistsError(_exists(instance), existing)
         return self._waits.remember(OrchestrationHandle(self, instance, ref.returns))
@@ -234,7 +234,8 @@ class Client(Steerer):
             # Made when they are committed: 100,000 at once would be some 80 megabytes.
             some = slice(first, first + _COMMITTED_TOGETHER)
             pairs = zip(payloads[some], ids[some], strict=True)
-            existing += self._start([self._creation(ref, payload, i, now, at) for payload, i in pairs])
+            commits = [self._creation(ref, payload, i, now, at) for payload, i in pairs]
+            existing += self._start(commits, unheard_of=instance_ids is None)
         if existing and if_exists == "raise":
             taken = set(existing)
             started = [i for i in ids if i not in taken]
@@ -264,12 +265,14 @@ class Client(Steerer):
         )
         return create(instance_id, started, self._store.partitions, self._ids())
 
-    def _start(self, commits: list[Commit]) -> list[str]:
-        """Commit the starts; the ids that were taken before."""
+    def _start(self, commits: list[Commit], *, unheard_of: bool) -> list[str]:
+        """Commit the starts; the ids that were taken before.
+
+        unheard_of: the ids were made here, so nobody can have sent anything to them yet, and their inboxes are empty.
+        """
         outcomes = self._store.commit(commits)
-        hinted = self._hand_over(
-            [c for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.COMMITTED]
-        )
+        started = [c for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.COMMITTED]
+        hinted = self._hand_over(started) if unheard_of else [c.instance_id for c in started]
         unclear = [c for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.UNKNOWN]
         existing = [c.instance_id for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.CONFLICT]
         while unclear:
