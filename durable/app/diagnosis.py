@@ -12,6 +12,7 @@ import msgspec
 
 from ..engine.ledger import Ledger
 from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE, RuntimeStatus, Summary
+from ..payload.codec import shown
 from ..ports import Beat, ExecutionKey, Query, Row, Store, Transport
 from ..runtime import wire
 
@@ -112,7 +113,7 @@ def _about_instances(store: Store, unfinished: Sequence[Summary], alive: Sequenc
     served = {queue for beat in alive for queue in beat.queues}
     for summary in unfinished:
         if summary.status is RuntimeStatus.BLOCKED:
-            what = f"{summary.instance_id!r} is blocked: {summary.blocked_reason}"
+            what = f"{summary.instance_id!r} is blocked: {shown(summary.blocked_reason)}"
             findings.append(Finding(what, "it goes on under a worker whose code fits; or terminate it"))
         elif served and summary.status is RuntimeStatus.RUNNING and (why := unserved(store, summary, alive)):
             what = f"{summary.instance_id!r}: {why}"

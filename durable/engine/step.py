@@ -25,7 +25,7 @@ from ..ports import Append, Commit, Row
 from ..replay.context import OrchestrationContext
 from ..replay.execution import Code, Execution
 from ..replay.guard import TurnTooLong
-from ..replay.mismatch import Mismatch, line_of_error
+from ..replay.mismatch import Mismatch, line_of_error, refuse_sealed
 from .codeless import ended_summary, only_drop, park, terminate
 from .effects import Effects, wake_row
 from .instance import Arrival, Env, Instance, Turn, row_behind, timer_key, wake_key
@@ -95,6 +95,7 @@ def step(
 
 def revive(instance: Instance, code: Code, env: Env) -> Execution:
     """A live execution at the end of the instance's history. Raises Mismatch, UnreadableHistory, TurnTooLong."""
+    refuse_sealed(instance.started, f"instance {instance.summary.instance_id!r}: its input")
     execution = Execution(code, instance.started, instance.summary.instance_id, env.limits, env.watch)
     context = OrchestrationContext(execution)
     raw = instance.started.input

@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 class Limits:
     """Bounds that turn a mistake into a clear error instead of a full disk or a stuck worker.
 
-    payload_bytes: one input, result or event, encoded. payload_depth: nested arrays and objects in it.
+    payload_bytes: one input, result or event, encoded; under a codec, its JSON or what is stored of it, whichever is
+    larger. payload_depth: nested arrays and objects in it.
     custom_status_bytes: encoded custom status. commands_per_turn: what one turn may schedule.
     children_depth: how deep sub-orchestrations nest. turn_seconds: how long an orchestrator may run without yielding.
     """
@@ -20,6 +21,10 @@ class Limits:
     commands_per_turn: int = 10_000
     children_depth: int = 32
     turn_seconds: float = 2.0
+
+    def stored_bytes(self, data: bytes) -> int:
+        """How much JSON counts as."""
+        return len(data)
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -26,13 +26,14 @@ from ..model.history import Event, Raw
 from ..model.limits import Limits
 from ..model.names import child_id
 from ..model.status import RuntimeStatus
+from ..payload.codec import SEALED_AT_LEAST
 from ..payload.signature import Signature
 from ..payload.values import encode
 from ..triggers import Trigger, fire
 from .callee import ActivityRef, OrchestratorRef
 from .guard import TurnTooLong, Watch, running
 from .journal import Journal
-from .mismatch import Mismatch, frame_of, line_of, line_of_error, line_of_frame
+from .mismatch import Mismatch, frame_of, line_of, line_of_error, line_of_frame, refuse_sealed
 from .tasks import AllTask, AnyTask, CallTask, Leaf, Task, TimerTask, WaitTask, are_tasks, is_task, open_leaves
 
 RESUME: Final = "resume"
@@ -251,6 +252,8 @@ class Execution:
         # ExecutionStarted is where this object comes from; ExecutionTerminated ends an instance without its code.
 
     def _outcome(self, task: CallTask[Any], event: Event) -> None:
+        if event.failure is not None or len(event.result) > SEALED_AT_LEAST:
+            refuse_sealed(event, f"instance {self.instance_id!r}: the outcome of {task.ref!r} (task {task.id})")
         if event.failure is None:
             del self.tasks[task.id]
             task.complete(event.result)
@@ -302,6 +305,7 @@ class Execution:
         self._wake(task)
 
     def _event_raised(self, event: Event) -> None:
+        refuse_sealed(event, f"instance {self.instance_id!r}: the data of event {event.name!r}")
         key = event.name.casefold()
         for wait in self._listening:
             if not wait.order and wait.name.casefold() == key:
