@@ -50,6 +50,7 @@ class _Sealed(msgspec.Struct, omit_defaults=True):
 
 _sealed: Final = msgspec.json.Decoder(_Sealed)
 _any_json: Final = msgspec.json.Decoder(Raw)
+_texts: Final = msgspec.json.Decoder(str)
 _failures: Final = msgspec.json.Decoder(FailureDetails)
 _objects: Final = msgspec.json.Decoder(dict[str, Raw])
 _rows: Final = msgspec.json.Decoder(tuple[int, list[dict[str, Raw]]])
@@ -139,7 +140,7 @@ class Sealing:
         return FailureDetails(failure.type, SEALED_MESSAGE, properties=kept, hierarchy=failure.hierarchy)
 
     def text(self, text: str) -> str:
-        return text if not text or text.startswith(_TEXT_MARK) else _TEXT_MARK + self._token(text.encode())
+        return text if not text or text.startswith(_TEXT_MARK) else _TEXT_MARK + self._token(_write(text))
 
     def _token(self, data: bytes) -> str:
         try:
@@ -182,7 +183,7 @@ class Opening:
         if not text.startswith(_TEXT_MARK):
             return text
         try:
-            return self._data(text[len(_TEXT_MARK) :]).decode()
+            return _texts.decode(self._data(text[len(_TEXT_MARK) :]))
         except Exception:  # it stays sealed; `shown` says so
             return text
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import threading
 from collections.abc import Callable
 from decimal import Decimal
 from enum import Enum
@@ -20,6 +19,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
+import msgspec.inspect
 
 from durable.model.errors import DuplicateNameError
 from durable.model.failure import type_name
@@ -39,7 +39,6 @@ class Custom(NamedTuple):
 
 
 _registered: dict[type, Custom] = {}
-_lock: Final = threading.Lock()
 
 
 class CustomError(ValueError):
@@ -65,13 +64,11 @@ def register_type(cls: type[T], *, encode: Callable[[T], Any], decode: Callable[
     if _travels_by_itself(cls):
         raise TypeError(f"register_type({cls.__name__}): it travels by itself, field by field; nothing to register")
     made = Custom(encode, decode)
-    with _lock:
-        known = _registered.get(cls)
-        if known is not None and not all(map(_same_function, known, made)):
-            raise DuplicateNameError(
-                f"register_type({cls.__name__}): other functions are registered for it; register a type once"
-            )
-        _registered[cls] = made
+    known = _registered.setdefault(cls, made)
+    if not all(map(_same_function, known, made)):
+        raise DuplicateNameError(
+            f"register_type({cls.__name__}): other functions are registered for it; register a type once"
+        )
 
 
 def to_json_able(value: Any) -> Any:
@@ -108,14 +105,11 @@ def from_json_able(kind: Any, value: Any) -> Any:
 
 
 def _travels_by_itself(cls: type) -> bool:
-    from .plain import LEAVES  # plain imports this file
-
-    return (
-        cls in LEAVES
-        or issubclass(cls, _WRITTEN_IN_C)
-        or dataclasses.is_dataclass(cls)
-        or hasattr(cls, "__attrs_attrs__")
-    )
+    if cls is object or issubclass(cls, _WRITTEN_IN_C):
+        return True
+    if dataclasses.is_dataclass(cls) or hasattr(cls, "__attrs_attrs__"):
+        return True
+    return not isinstance(msgspec.inspect.type_info(cls), msgspec.inspect.CustomType)
 
 
 def _same_function(one: Any, other: Any) -> bool:
