@@ -47,7 +47,7 @@ def sign(letter: str) -> str:
 
 @durable.orchestrator
 def correspond(ctx: durable.OrchestrationContext, letter: str) -> Generator[Any, Any, str]:
-    return (yield ctx.call_activity(sign, letter))
+    return (yield from ctx.call_activity(sign, letter))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,19 @@
 
 Laws.
 1. What is accepted comes back: `decode(encode(x), hint)` equals `x`, and encoding that again gives the same bytes.
-2. Equal values have one encoding, in every process: dict keys and sets are sorted, fields stand as declared.
-   (The elements of a set are sorted by their own `<`, which must be a total order if the class defines it.)
+   Models of pydantic come back as far as their own JSON does, registered types as far as their functions do.
+2. One value has one encoding, in every process. Dict keys are sorted by their text, so the order of a dict is not
+   kept; sets become lists, sorted by their elements' own `<`, which must be a total order if the class defines it,
+   else by their JSON; fields stand as declared (a model's by name).
+   Nothing is normalized: -0.0 keeps its sign, a Decimal its digits and exponent ("1.50", "1E+3"), a datetime its offset
+   (UTC is "Z"), 1 and 1.0 and True stay apart. Floats are the shortest text that reads back the same. So values that
+   are only `==` to each other (0.0 and -0.0, one moment at two offsets) may differ in their encodings.
 3. Nothing is lost without a word: NaN, infinities, naive datetimes, ints beyond 64 bits and colliding keys are
    refused, and whatever goes wrong with a value is a `PayloadError`.
 4. The usual payload is written by C code and looked at by C code; only what looks suspicious is walked in Python.
    Suspicion may err on the safe side, never on the other.
 
+Types that msgspec does not know are `custom_types`; what a codec makes of this JSON is `codec`.
 A `msgspec.Raw` inside a value is taken as the JSON it says it is. Of objects, their fields travel; attributes that
 the class does not declare don't.
 """
@@ -43,7 +49,7 @@ _NOT_FINITE: Final = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
 _SAFE: Final = frozenset({str, bool})  # what the fast encoder writes or refuses rightly
 _ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
 _UTC: Final = re.compile(r"00:00:00(?:\.0+)?Z\"")
-_NO_UNION: Final = "Type unions may not contain"
+_NO_UNION: Final = "Type unions "
 _SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKET: Final = bytes(set(range(256)) - set(b'[]{}"'))
 

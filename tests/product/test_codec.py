@@ -85,7 +85,7 @@ def flows() -> durable.Registry:
 
     @registry.orchestrator(name="short")
     def short(ctx: OrchestrationContext) -> Generator[Any, Any, str]:
-        return (yield ctx.wait_for_external_event("go"))
+        return (yield from ctx.wait_for_external_event("go", type=str))
 
     return registry
 
