@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from cloudevents.core.v1.event import CloudEvent
 from hypothesis import given
 from hypothesis import strategies as st
 
+from durable.app.sealing import SealedTransport
 from durable.engine.instance import Invocation
 from durable.engine.messages import Message, decode_message, encode_message
 from durable.model import history as h
@@ -25,8 +27,10 @@ from durable.model.status import RuntimeStatus, Summary
 from durable.payload import codec as coding
 from durable.payload.codec import Opening, Sealing, StoredLimits, is_sealed, is_sealed_failure, why_sealed
 from durable.payload.values import encode
+from durable.ports import Delivery, Published, Transport
+from durable.ports import Message as Outgoing
 from durable.runtime.serving import Serving
-from durable.runtime.wire import invocation_message, outcome_message, read_outcome, read_work
+from durable.runtime.wire import invocation_message, lifecycle_messages, outcome_message, read_outcome, read_work
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -193,3 +197,50 @@ def test_limits_under_a_codec_are_the_same_numbers_in_another_process() -> None:
     assert pickle.loads(pickle.dumps(stored)) == limits
     assert stored.stored_bytes(b"x" * 3_000) == len(SEAL.payload(Raw(b"x" * 3_000)))
     assert stored.stored_bytes(b"x" * 1_000) == 1_000
+
+
+class Wire:
+    """What a broker got."""
+
+    dead_letters = "dead"
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.sink: Callable[[Sequence[Delivery]], None] = lambda deliveries: None
+
+    def publish(self, messages: Sequence[Outgoing]) -> list[Published]:
+        self.bodies += [message.body for message in messages]
+        return [Published.CONFIRMED] * len(messages)
+
+    announce = publish
+
+    def subscribe(self, queue: str, prefetch: int, sink: Callable[[Sequence[Delivery]], None]) -> None:
+        self.sink = sink
+
+
+def test_a_broker_gets_and_gives_what_is_sealed() -> None:
+    wire = Wire()
+    transport = SealedTransport(cast(Transport, wire), Flip())
+    message = invocation_message(invocation(b'"secret"'), Serving(), 1, "me", NOW, resent=False)
+    assert transport.publish([message]) == [Published.CONFIRMED]
+    ended = Summary("order-42", "e1", "order", RuntimeStatus.COMPLETED, NOW, NOW, output=Raw(b'"secret"'))
+    transport.announce(lifecycle_messages(ended, Serving()))
+    assert len(wire.bodies) == 2
+    assert not any(b"secret" in body for body in wire.bodies)
+    got: list[Delivery] = []
+    transport.subscribe("q", 1, got.extend)
+    wire.sink([Delivery("q", wire.bodies[0], 1, True), Delivery("q", b"no JSON", 2)])
+    assert got == [Delivery("q", message.body, 1, True), Delivery("q", b"no JSON", 2)]
+
+
+def test_a_broker_hears_nothing_from_a_codec_that_fails() -> None:
+    class Broken(Flip):
+        def encode(self, data: bytes) -> bytes:
+            raise OSError
+
+    wire = Wire()
+    transport = SealedTransport(cast(Transport, wire), Broken())
+    message = invocation_message(invocation(b"1"), Serving(), 1, "me", NOW, resent=False)
+    assert transport.publish([message, message]) == [Published.UNKNOWN] * 2
+    transport.announce([message])
+    assert wire.bodies == []

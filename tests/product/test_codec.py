@@ -247,6 +247,33 @@ def test_an_activity_s_worker_that_cannot_read_the_input_leaves_it(
             assert handle.result(SOON, on_blocked="raise") == {"number": SECRET + "!", "limit": 4}
 
 
+@pytest.mark.parametrize("name", ["charge", "refuse"])
+def test_an_outcome_that_cannot_be_read_blocks(place_of: Callable[[str], Place], name: str) -> None:
+    """Only the worker that runs the activity has the codec."""
+    place = place_of("redis+rabbitmq")
+    registry = flows()
+
+    @registry.orchestrator(name="calls")
+    def calls(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        arguments = [Card(SECRET), "x"] if name == "charge" else [SECRET]
+        try:
+            return (yield ctx.call_activity(durable.activity_ref(name, queue="vault"), *arguments))
+        except durable.TaskFailedError as error:
+            return error.failure.message
+
+    with place.connect() as blind, place.connect(codec=Scrambled()) as coded:
+        handle = blind.start_orchestration("calls", instance_id="order-42")
+        with durable.Worker(coded, registry=registry, queues=["vault"], groups=["none"], shutdown_grace=0):
+            told = pytest.raises(durable.OrchestrationBlockedError)
+            with durable.Worker(blind, registry=registry, shutdown_grace=0), told as caught:
+                handle.result(SOON, on_blocked="raise")
+            assert f"'order-42': the outcome of <activity '{name}'> (task 1)" in caught.value.reason
+            assert "DURABLE_CODEC" in caught.value.reason
+            with durable.Worker(coded, registry=registry, shutdown_grace=0):
+                output = coded.handle("order-42").result(SOON)
+        assert output == ({"number": SECRET + "!", "limit": 4} if name == "charge" else SECRET)
+
+
 @pytest.mark.embedded("no store takes part")
 def test_limits_hold_before_and_after_the_codec(bench: Bench) -> None:
     class Padding:
@@ -346,6 +373,9 @@ def test_the_environment_names_the_codec(tmp_path: Path, monkeypatch: pytest.Mon
         status = plain.get_status("order-42")
         assert status is not None
         assert str(status.input).startswith("(encoded by a codec")
+    monkeypatch.setenv("DURABLE_CODEC", "codec_keys:zlib")
+    with pytest.raises(TypeError, match="codec= takes an object with"):
+        durable.connect("sqlite:///s.db")
     for wrong in ("codec_keys", "codec_keys:none", "no_such_module:codec", ":x"):
         monkeypatch.setenv("DURABLE_CODEC", wrong)
         with pytest.raises(ValueError, match=f"DURABLE_CODEC='{wrong}'"):
