@@ -38,6 +38,8 @@ _HOMES = {
     "model.limits": ("Limits",),
     "model.retry": ("RetryPolicy",),
     "model.status": ("OrchestrationStatus", "Page", "RuntimeStatus"),
+    "payload.codec": ("Codec",),
+    "payload.custom_types": ("register_type",),
     "replay.callee": ("activity_ref", "orchestrator_ref"),
     "replay.context": ("OrchestrationContext",),
     "replay.tasks": ("Task",),
@@ -77,6 +79,8 @@ if TYPE_CHECKING:
     from .model.limits import Limits
     from .model.retry import RetryPolicy
     from .model.status import OrchestrationStatus, Page, RuntimeStatus
+    from .payload.codec import Codec
+    from .payload.custom_types import register_type
     from .replay.callee import activity_ref, orchestrator_ref
     from .replay.context import OrchestrationContext
     from .replay.tasks import Task
@@ -87,6 +91,7 @@ __all__ = [
     "ActivityContext",
     "Client",
     "CloudEvent",
+    "Codec",
     "DuplicateNameError",
     "DurableError",
     "FailureDetails",
@@ -122,6 +127,7 @@ __all__ = [
     "default_registry",
     "orchestrator",
     "orchestrator_ref",
+    "register_type",
     "start_orchestration",
 ]
 

@@ -15,6 +15,7 @@ from ..model.history import Event, Raw
 from ..model.limits import Limits
 from ..model.names import check_name
 from ..model.status import OrchestrationStatus, Summary
+from ..payload.codec import Codec, StoredLimits
 from ..ports import (
     FACTS,
     Backend,
@@ -29,12 +30,14 @@ from .handle import OrchestrationHandle
 from .identity import random_ids
 from .plugins import (
     DEFAULT_WORKSPACE,
+    codec_or_default,
     events_url_or_default,
     open_backend,
     open_transport,
     url_or_default,
     workspace_or_default,
 )
+from .sealing import SealedBackend, SealedTransport
 from .starting import IfExists, ManyOptions, start_time, starts_orchestration
 from .steering import Steerer
 from .waiting import Waits
@@ -55,6 +58,7 @@ def connect(
     *,
     events: str | None = None,
     workspace: str | None = None,
+    codec: Codec | None = None,
     limits: Limits | None = None,
 ) -> Client:
     """A client of the store behind `url` (default: DURABLE_URL, else `sqlite:///.durable/durable.db`).
@@ -63,12 +67,20 @@ def connect(
     events: the broker between many workers, `amqp://user:password@host:port/vhost` or `amqps://` (default:
     DURABLE_EVENTS_URL, else none). workspace: what has another name is never seen (default: DURABLE_WORKSPACE, else
     "default"). Raises ValueError for a URL that nobody serves, StoreError or TransportError for one that can't be used.
+
+    codec: an object with `encode(bytes) -> bytes` and `decode(bytes) -> bytes` over the JSON of every payload, such as
+    encryption or compression (default: DURABLE_CODEC as `module:object`, else none); thread-safe. Everything that uses
+    the same orchestrations needs it. It covers inputs, results, event data, custom statuses, outputs, reasons, and
+    of failures all but their type, in the store and in what travels through the broker. Not covered: names, ids, tags,
+    versions, times, types of failures, and what is logged. What was stored without it stays readable. Without it, or
+    with another key, a worker leaves an instance BLOCKED, `result()` raises PayloadError, and a status says
+    "(encoded by a codec ...)".
     """
     name = workspace_or_default(workspace)
     events_url = events_url_or_default(events)
     backend = open_backend(url_or_default(url), name)
     try:
-        return Client(backend, limits or Limits(), name, events_url)
+        return Client(backend, limits or Limits(), name, events_url, codec_or_default(codec))
     except BaseException:
         backend.close()
         raise
@@ -78,10 +90,18 @@ class Client(Steerer):
     """Made by `durable.connect`. Safe to use from several threads; a context manager that closes it."""
 
     def __init__(
-        self, backend: Backend, limits: Limits, workspace: str = DEFAULT_WORKSPACE, events_url: str | None = None
+        self,
+        backend: Backend,
+        limits: Limits,
+        workspace: str = DEFAULT_WORKSPACE,
+        events_url: str | None = None,
+        codec: Codec | None = None,
     ) -> None:
         self._events_url = events_url
-        transport = None if events_url is None else open_transport(events_url, workspace)
+        self._codec = codec
+        if codec is not None:
+            backend, limits = SealedBackend(backend, codec), StoredLimits(limits, codec)
+        transport = self._opened_transport(workspace)
         super().__init__(backend, transport, workspace, limits)
         self._waits = Waits(backend)
         self._reply_to = ""
@@ -108,7 +128,13 @@ class Client(Steerer):
 
     def open_transport(self) -> Transport | None:
         """A connection of its own to the broker, for a worker; None where there is no broker. Raises TransportError."""
-        return None if self._events_url is None else open_transport(self._events_url, self._workspace)
+        return self._opened_transport(self._workspace)
+
+    def _opened_transport(self, workspace: str) -> Transport | None:
+        if self._events_url is None:
+            return None
+        transport = open_transport(self._events_url, workspace)
+        return transport if self._codec is None else SealedTransport(transport, self._codec)
 
     @property
     def limits(self) -> Limits:

@@ -15,6 +15,7 @@ from ..engine.ledger import Ledger
 from ..model.errors import TransportError
 from ..model.history import decode_event
 from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE, RuntimeStatus, Summary
+from ..payload.codec import shown
 from ..ports import PARKED, Beat, ExecutionKey, Query, Row, Store, Transport
 from ..runtime import wire
 
@@ -142,7 +143,7 @@ def _about_instances(store: Store, unfinished: Sequence[Summary], service: Servi
     findings: list[Finding] = []
     for summary in unfinished:
         if summary.status is RuntimeStatus.BLOCKED:
-            what = f"{summary.instance_id!r} is blocked: {summary.blocked_reason}"
+            what = f"{summary.instance_id!r} is blocked: {shown(summary.blocked_reason)}"
             findings.append(Finding(what, "it goes on under a worker whose code fits; or terminate it"))
         elif service and summary.status is RuntimeStatus.RUNNING and (why := unserved(store, summary, service)):
             what = f"{summary.instance_id!r}: {why}"

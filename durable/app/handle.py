@@ -12,10 +12,12 @@ from ..model.errors import (
     OrchestrationCancelledError,
     OrchestrationFailedError,
     OrchestrationTerminatedError,
+    PayloadError,
 )
 from ..model.failure import FailureDetails, origin
 from ..model.history import Raw
 from ..model.status import OrchestrationStatus, RuntimeStatus, Summary
+from ..payload.codec import SEALED_MESSAGE, is_sealed, shown, why_sealed
 from ..payload.values import decode
 
 R = TypeVar("R", covariant=True)
@@ -120,10 +122,15 @@ def output_of(summary: Summary, returns: Any) -> Any:
         because = "" if reason is None else f": {reason}"
         raise error(f"{name} was {how}{because}", reason)
     if summary.status is RuntimeStatus.BLOCKED:
-        raise OrchestrationBlockedError(f"{name} is blocked: {summary.blocked_reason}", summary.blocked_reason)
+        why = shown(summary.blocked_reason)
+        raise OrchestrationBlockedError(f"{name} is blocked: {why}", why)
+    if is_sealed(summary.output):
+        raise PayloadError(f"the output of {name} {why_sealed(summary.output)}")
     return decode(summary.output, returns, f"the output of {name}") if summary.output else None
 
 
 def plain(raw: Raw) -> Any:
-    """A stored payload as plain JSON values; None where there is none."""
+    """A stored payload as plain JSON values; None where there is none, words where only a codec could tell."""
+    if is_sealed(raw):
+        return SEALED_MESSAGE
     return decode(raw, Any, "a stored payload") if raw else None

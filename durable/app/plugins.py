@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from ..model.names import check_name
+from ..payload.codec import Codec, checked_codec
 from ..ports import Backend, Transport
 
 STORES: Final = "durable.stores"
@@ -31,6 +33,24 @@ def workspace_or_default(name: object) -> str:
     if name is None:
         name = os.environ.get("DURABLE_WORKSPACE") or DEFAULT_WORKSPACE
     return check_name(name, "workspace=")
+
+
+def codec_or_default(codec: Codec | None) -> Codec | None:
+    """The codec that a user gave, else the object that DURABLE_CODEC names as `module:object` (empty is unset).
+
+    Raises TypeError and ValueError for what is no codec, or can't be imported.
+    """
+    named = os.environ.get("DURABLE_CODEC")
+    if codec is not None:
+        return checked_codec(codec)
+    if not named:
+        return None
+    module, _, name = named.partition(":")
+    try:
+        found: Codec = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"DURABLE_CODEC={named!r}: {error}; give module:object, e.g. my_app.keys:codec") from error
+    return checked_codec(found)
 
 
 def _given(value: object, what: str) -> str:

@@ -11,6 +11,7 @@ import msgspec
 from ..model import history as h
 from ..model.history import Event, HistoryEvent, Raw, decode_events
 from ..model.status import OrchestrationStatus, Summary
+from ..payload.codec import shown
 from .handle import plain
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def status_view(
         output=plain(summary.output) if payloads else None,
         custom_status=plain(summary.custom_status),
         failure=summary.failure,
-        blocked_reason=summary.blocked_reason or None,
+        blocked_reason=shown(summary.blocked_reason) or None,
         tags=summary.tags or {},
         parent_instance_id=summary.parent_instance_id or None,
         execution_id=summary.execution_id,

@@ -13,6 +13,7 @@ from weakref import WeakValueDictionary
 from ..model.errors import DurableError, InstanceNotFoundError, TimeoutError
 from ..model.moments import to_timedelta
 from ..model.status import RuntimeStatus, Summary
+from ..payload.codec import shown
 from ..ports import STATUS, Backend
 from .diagnosis import living
 from .handle import OrchestrationHandle
@@ -145,7 +146,7 @@ def _late(summary: Summary, timeout: timedelta | float | None) -> str:
     waited = f"{timeout:g} s" if isinstance(timeout, int | float) else str(timeout)
     what = f"orchestration {summary.instance_id!r} is {summary.status} after {waited}"
     if summary.status is RuntimeStatus.BLOCKED:
-        return f"{what}: {summary.blocked_reason}. It goes on under a worker whose code fits"
+        return f"{what}: {shown(summary.blocked_reason)}. It goes on under a worker whose code fits"
     return f"{what}; it is not lost, and goes on while a worker runs that serves it"
 
 

@@ -21,7 +21,7 @@ def load(target: str) -> ModuleType:
     it. Raises CommandError with the line of the user's code that failed.
     """
     if not target.endswith(".py") and os.sep not in target:
-        _search(Path.cwd())
+        search(Path.cwd())
         return _import(target, target)
     path = Path(target)
     if not path.is_file():
@@ -32,7 +32,7 @@ def load(target: str) -> ModuleType:
     folder, name = path.parent, path.stem
     while (folder / "__init__.py").is_file():
         folder, name = folder.parent, f"{folder.name}.{name}"
-    _search(folder)
+    search(folder)
     module = _import(name, target)
     if Path(getattr(module, "__file__", None) or "").resolve() != path:
         raise CommandError(
@@ -66,7 +66,8 @@ def choose(module: ModuleType, function: str | None, file: str) -> Orchestrator[
     return next(iter(own.values()))
 
 
-def _search(folder: Path) -> None:
+def search(folder: Path) -> None:
+    """Import from this folder too, before any other."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
@@ -15,6 +16,7 @@ import typer
 from ..app.client import Client, connect
 from ..app.plugins import events_url_or_default, url_or_default, workspace_or_default
 from .exits import CommandError, Exit, command_error
+from .loading import search
 from .terminal import Screen, safe
 
 Url = Annotated[
@@ -58,6 +60,7 @@ class Session:
         if self._client is None:
             if self._needs_store:
                 _check_there(self._url, self.options.workspace)
+            search(Path.cwd())  # for DURABLE_CODEC, as `python -m` would
             self._client = connect(self._url, events=self.options.events_url, workspace=self.options.workspace)
         return self._client
 

@@ -26,7 +26,7 @@ from ..ports import Append, Commit, Record, Row
 from ..replay.context import OrchestrationContext
 from ..replay.execution import Code, Execution
 from ..replay.guard import TurnTooLong
-from ..replay.mismatch import Mismatch, line_of_error
+from ..replay.mismatch import Mismatch, line_of_error, refuse_sealed
 from .codeless import cancel_before_start, ended_summary, only_drop, park, rows_of_start, terminate
 from .effects import Effects, start_row, wake_row
 from .instance import Arrival, Env, Instance, Turn, row_behind, timer_key
@@ -139,6 +139,7 @@ def _not_begun(
 
 def revive(instance: Instance, code: Code, env: Env) -> Execution:
     """A live execution at the end of the instance's history. Raises Mismatch, UnreadableHistory, TurnTooLong."""
+    refuse_sealed(instance.started, f"instance {instance.summary.instance_id!r}: its input")
     execution = Execution(code, instance.started, instance.summary.instance_id, env.limits, env.watch)
     context = OrchestrationContext(execution)
     raw = instance.started.input

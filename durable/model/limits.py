@@ -14,7 +14,7 @@ class Limits:
     =================== ========== ======= ================================================ =========================
     name                default    unit    bounds                                           past it
     =================== ========== ======= ================================================ =========================
-    payload_bytes       33,554,432 bytes   one input, result or event, as encoded JSON      PayloadError
+    payload_bytes       33,554,432 bytes   one input, result or event, as JSON or as stored PayloadError
     payload_depth       64         levels  nested arrays and objects in one of them         PayloadError
     custom_status_bytes 16,384     bytes   the custom status, as encoded JSON               LimitError
     commands_per_turn   10,000     calls   what the code may schedule in one turn           LimitError
@@ -36,6 +36,10 @@ class Limits:
     turn_seconds: float = 2.0
     history_events: int = 10_000
     history_bytes: int = 10 * 1024 * 1024
+
+    def stored_bytes(self, data: bytes) -> int:
+        """How much JSON counts as."""
+        return len(data)
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -30,6 +30,8 @@ import msgspec
 from durable.model.errors import PayloadError
 from durable.model.failure import type_name
 
+from .custom_types import CustomError, to_json_able
+
 # A path is a chain from the leaf to the root, because it is written out for errors only.
 Path = tuple[Any, Any] | None
 
@@ -213,10 +215,18 @@ class _Walk:
         }
 
     def other(self, value: Any, path: Path, left: int) -> Any:
-        """Subclasses of leaves, `Raw`, and what a later msgspec may know: taken if it writes JSON, by what it wrote."""
+        """Registered types and models by what they say; subclasses of leaves, `Raw`, and what a later msgspec may know
+        are taken if it writes JSON, by what it wrote."""
         why = getattr(type(value), _SAYS_WHY, None)
         if why is not None:
             raise PayloadError(f"{self.where}: {written_path(path)}, {value!r}, {why(value)}")
+        try:
+            made = to_json_able(value)
+        except CustomError as error:
+            kind = type_name(type(value))
+            raise PayloadError(f"{self.where}: {written_path(path)} of type {kind} {error}") from error.__cause__
+        if made is not NotImplemented:
+            return self.visit(made, path, left)
         base = next((base for base in type(value).__mro__ if base in LEAVES), None)
         problem = LEAVES[base](value) if base else None
         if problem:
@@ -276,7 +286,9 @@ def set_fields(value: Any) -> Iterator[tuple[str, Any]]:
 def _remedy_for(base: type | None) -> str:
     if base is not None:
         return f"is a subclass that JSON can't tell from its base; pass a plain {base.__name__}"
-    return "can't travel as JSON; pass plain data: a dict, a list, a dataclass, text or numbers"
+    return (
+        "can't travel as JSON; pass plain data (a dict, a list, a dataclass, text, numbers), or durable.register_type"
+    )
 
 
 def written_path(path: Path) -> str:

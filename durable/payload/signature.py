@@ -8,6 +8,7 @@ Laws (API, "One input").
    a missing one where the first parameter has a default.
 4. Hints are resolved when they are first needed, so they may name classes defined further down. The hint of the
    context is never looked at: it is often imported for type checkers only.
+5. Unions that JSON can't tell apart are refused at decoration, where their names exist by then.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from durable.model.errors import PayloadError
 from durable.model.history import Raw
 from durable.model.limits import Limits
 
-from .values import NULL, canonical, decode, encode, same
+from .values import NULL, canonical, decode, encode, refuse_ambiguous, same
 
 _EMPTY: Final = inspect.Parameter.empty
 _items: Final = msgspec.json.Decoder(list[Raw])
@@ -63,7 +64,8 @@ class Signature:
     def of(cls, fn: Callable[..., Any], leading: int) -> Signature:
         """The signature of `fn` without its first `leading` parameters, which are filled in by the engine.
 
-        Raises TypeError for keyword-only parameters, for `**kwargs`, and where there are fewer than `leading`.
+        Raises TypeError for keyword-only parameters, for `**kwargs`, where there are fewer than `leading`, and for
+        unions of types that JSON can't tell apart.
         """
         name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
         name = name.rpartition("<locals>.")[2]
@@ -80,7 +82,9 @@ class Signature:
         filled = [p for p in parameters[:leading] if p.kind is not p.VAR_POSITIONAL]
         if len(filled) < leading and not any(p.kind is p.VAR_POSITIONAL for p in parameters):
             raise TypeError(f"{name}: takes {len(parameters)} parameters; the first must be the context")
-        return cls(fn, name, parameters[len(filled) :], signature.return_annotation)
+        made = cls(fn, name, parameters[len(filled) :], signature.return_annotation)
+        made._refuse_ambiguous(parameters[len(filled) :])
+        return made
 
     @property
     def spreads(self) -> bool:
@@ -152,7 +156,10 @@ class Signature:
         """
         if self._result is _EMPTY:
             return Any
-        hint = self._resolve(self._result, "the return annotation")
+        return self._given_back(self._resolve(self._result, "the return annotation"))
+
+    def _given_back(self, hint: Any) -> Any:
+        """Of a return annotation, what the caller gets: what the generator returns, the coroutine gives."""
         origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
         if origin in _GENERATORS:
             # Python 3.13 lets the last two be left out; they are None then.
@@ -162,6 +169,20 @@ class Signature:
         if origin in _AWAITABLES and not inspect.iscoroutinefunction(inspect.unwrap(self.fn)):
             return args[_AWAITABLES[origin]] if args else Any
         return Any if hint in (typing.NoReturn, getattr(typing, "Never", None)) else hint
+
+    def _refuse_ambiguous(self, parameters: list[inspect.Parameter]) -> None:
+        """Nothing is kept of what is found here: names may stand for other classes once the module is complete."""
+        for what, annotation in (
+            *((f"parameter {p.name!r}", p.annotation) for p in parameters),
+            ("the return annotation", self._result),
+        ):
+            try:
+                hint = Any if annotation is _EMPTY else self._resolve(annotation, what)
+            except TypeError:  # not yet
+                continue
+            if what == "the return annotation":
+                hint = self._given_back(hint)
+            refuse_ambiguous(hint, f"{self.name}, {what}")
 
     def __repr__(self) -> str:
         return f"<Signature {self.display}>"

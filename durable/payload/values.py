@@ -2,13 +2,19 @@
 
 Laws.
 1. What is accepted comes back: `decode(encode(x), hint)` equals `x`, and encoding that again gives the same bytes.
-2. Equal values have one encoding, in every process: dict keys and sets are sorted, fields stand as declared.
-   (The elements of a set are sorted by their own `<`, which must be a total order if the class defines it.)
+   Models of pydantic come back as far as their own JSON does, registered types as far as their functions do.
+2. One value has one encoding, in every process. Dict keys are sorted by their text, so the order of a dict is not
+   kept; sets become lists, sorted by their elements' own `<`, which must be a total order if the class defines it,
+   else by their JSON; fields stand as declared (a model's by name).
+   Nothing is normalized: -0.0 keeps its sign, a Decimal its digits and exponent ("1.50", "1E+3"), a datetime its offset
+   (UTC is "Z"), 1 and 1.0 and True stay apart. Floats are the shortest text that reads back the same. So values that
+   are only `==` to each other (0.0 and -0.0, one moment at two offsets) may differ in their encodings.
 3. Nothing is lost without a word: NaN, infinities, naive datetimes, ints beyond 64 bits and colliding keys are
    refused, and whatever goes wrong with a value is a `PayloadError`.
 4. The usual payload is written by C code and looked at by C code; only what looks suspicious is walked in Python.
    Suspicion may err on the safe side, never on the other.
 
+Types that msgspec does not know are `custom_types`; what a codec makes of this JSON is `codec`.
 A `msgspec.Raw` inside a value is taken as the JSON it says it is. Of objects, their fields travel; attributes that
 the class does not declare don't.
 """
@@ -30,6 +36,8 @@ from durable.model.failure import type_name
 from durable.model.history import Raw
 from durable.model.limits import Limits
 
+from .codec import MARK
+from .custom_types import CustomError, from_json_able
 from .plain import LEAVES, field_names, json_encode, plain, plain_encode, set_fields
 
 NULL: Final = Raw(b"null")
@@ -41,6 +49,7 @@ _NOT_FINITE: Final = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]")
 _SAFE: Final = frozenset({str, bool})  # what the fast encoder writes or refuses rightly
 _ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
 _UTC: Final = re.compile(r"00:00:00(?:\.0+)?Z\"")
+_NO_UNION: Final = "Type unions "
 _SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKET: Final = bytes(set(range(256)) - set(b'[]{}"'))
 
@@ -56,9 +65,13 @@ def encode(value: object, where: str, limits: Limits) -> Raw:
     data = _quickly(value, limits.payload_depth)
     if data is None:
         data = _carefully(value, where, limits)
-    if len(data) > limits.payload_bytes:
+    if MARK in data:
+        raise PayloadError(f"{where}: $ holds an object whose first key is the one that marks payloads under a codec")
+    size = limits.stored_bytes(data)
+    if size > limits.payload_bytes:
+        what = "of JSON" if size == len(data) else "as its codec writes it"
         raise PayloadError(
-            f"{where}: $ is {len(data):,} bytes of JSON, above the limit of {limits.payload_bytes:,}; "
+            f"{where}: $ is {size:,} bytes {what}, above the limit of {limits.payload_bytes:,}; "
             "store it elsewhere and pass a reference, or raise Limits(payload_bytes=...)"
         )
     return Raw(data)
@@ -79,7 +92,9 @@ def decode(raw: Raw, hint: Any, where: str) -> Any:
     except msgspec.ValidationError as error:
         problem = str(error) if "`$" in str(error) else f"{error} - at `$`"
         # Its cause is what the declared class raised, if it did.
-        raise PayloadError(f"{where}: {problem}; it is declared as {_hint_text(hint)}") from error.__cause__
+        cause = error.__cause__
+        cause = cause.__cause__ if isinstance(cause, CustomError) else cause
+        raise PayloadError(f"{where}: {problem}; it is declared as {_hint_text(hint)}") from cause
     except RecursionError:
         raise PayloadError(f"{where}: $ is nested too deep to be read") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -87,6 +102,22 @@ def decode(raw: Raw, hint: Any, where: str) -> Any:
     except Exception as error:  # the code of the declared class, such as __post_init__
         name = type_name(type(error))
         raise PayloadError(f"{where}: $ can't be made a {_hint_text(hint)}, which raised {name}") from error
+
+
+def refuse_ambiguous(hint: Any, where: str) -> None:
+    """Raises TypeError for a union whose members JSON can't tell apart, also inside of a class. Other hints pass.
+
+    What can't be looked at yet (a class that is defined further down) passes too; `decode` refuses it.
+    """
+    try:
+        _decoder(hint, where)
+    except PayloadError as error:
+        problem = str(error.__cause__)
+        if problem.startswith(_NO_UNION):
+            raise TypeError(
+                f"{where}: the types in {_hint_text(hint)} can't be told apart in JSON ({problem}); use msgspec "
+                "structs with `tag=True`, or one class that has a field for each of them"
+            ) from None
 
 
 def same(recorded: Raw, now: Raw, hint: Any) -> bool:
@@ -264,7 +295,11 @@ def _set_defaults(value: object) -> None:
 
 
 def _unknown_type(kind: Any, value: Any) -> Any:
-    raise TypeError(f"`{_hint_text(kind)}` can't be decoded from JSON; declare a dataclass, a standard type or Any")
+    made = from_json_able(kind, value)
+    if made is NotImplemented:
+        what = f"`{_hint_text(kind)}` can't be decoded from JSON"
+        raise TypeError(f"{what}; declare a dataclass, a standard type or Any, or use durable.register_type")
+    return made
 
 
 def _hint_text(hint: Any) -> str:

@@ -12,7 +12,7 @@ from ..model.errors import LimitError
 from ..model.history import Raw
 from ..model.moments import to_timedelta, to_utc
 from ..model.names import check_name
-from ..payload.values import decode, encode
+from ..payload.values import decode, encode, refuse_ambiguous
 from .arity import calls_sub_orchestrator, starts_detached
 from .callee import ActivityRef, OrchestratorRef, as_activity, as_orchestrator, checked_tags
 from .execution import Execution
@@ -184,6 +184,7 @@ class OrchestrationContext:
         delta = None if timeout is None else to_timedelta(timeout, "wait_for_external_event(timeout=)")
         if delta is not None:
             self._after(delta, "wait_for_external_event(timeout=)")
+        refuse_ambiguous(Any if type is None else type, f"wait_for_external_event({name!r}, type=)")
         return self._execution.wait_for_event(name, delta, Any if type is None else type)
 
     def task_all(self, tasks: Several[Task[T]], *, return_exceptions: bool = False) -> Task[list[T]]:

@@ -28,6 +28,7 @@ from ..model.failure import FailureDetails
 from ..model.history import Event, Raw
 from ..model.limits import Limits
 from ..model.status import RuntimeStatus
+from ..payload.codec import SEALED_AT_LEAST
 from ..payload.signature import Signature
 from ..payload.values import encode
 from ..triggers import Trigger, fire
@@ -36,7 +37,7 @@ from .commands import called, cancellation, child_created, ended_by
 from .fan_out import MapTask
 from .guard import TurnTooLong, Watch, running
 from .journal import Journal, Ref
-from .mismatch import Mismatch, frame_of, line_of, line_of_error, line_of_frame
+from .mismatch import Mismatch, frame_of, line_of, line_of_error, line_of_frame, refuse_sealed
 from .tasks import AllTask, AnyTask, CallTask, Leaf, Task, TimerTask, WaitTask, are_tasks, is_task, no_task, open_leaves
 
 RESUME: Final = "resume"
@@ -280,6 +281,8 @@ class Execution:
             self._drive(None, error)
 
     def _outcome(self, task: CallTask[Any], event: Event) -> None:
+        if event.failure is not None or len(event.result) > SEALED_AT_LEAST:
+            refuse_sealed(event, f"instance {self.instance_id!r}: the outcome of {task.ref!r} (task {task.id})")
         if event.failure is None:
             del self.tasks[task.id]
             task.complete(event.result)
@@ -331,6 +334,7 @@ class Execution:
         self._wake(task)
 
     def _event_raised(self, event: Event) -> None:
+        refuse_sealed(event, f"instance {self.instance_id!r}: the data of event {event.name!r}")
         key = event.name.casefold()
         for wait in self._listening:
             if not wait.order and wait.name.casefold() == key:

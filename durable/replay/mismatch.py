@@ -11,6 +11,7 @@ import msgspec
 from ..model import history as h
 from ..model.history import Event
 from ..model.status import RuntimeStatus
+from ..payload.codec import SEALED_MESSAGE, is_sealed, is_sealed_failure, why_sealed
 
 _PREVIEW = 80
 
@@ -52,6 +53,14 @@ def differs(number: int, recorded: Event | None, done: Event | None, line: str) 
         f"the code does not fit its history: {has}; {did} ({line}). "
         "Nothing was lost; it goes on by itself when a worker runs code that fits."
     )
+
+
+def refuse_sealed(fact: Event, what: str) -> None:
+    """Raises Mismatch for a fact that says something which only a codec could read: no code may see it as a value."""
+    if is_sealed(fact.input) or is_sealed(fact.result):
+        raise Mismatch(f"{what} {why_sealed(fact.input if is_sealed(fact.input) else fact.result)}")
+    if fact.failure is not None and is_sealed_failure(fact.failure):
+        raise Mismatch(f"{what} {SEALED_MESSAGE}")
 
 
 def command(event: Event) -> str:

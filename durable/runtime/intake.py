@@ -111,7 +111,7 @@ class Intake:
         return self.clock().timestamp() - work.sent_at > self.serving.patience.fresh
 
     def _serves(self, work: Work) -> bool:
-        return self.workload.names.serves_activity(work.invocation.name)
+        return self.workload.serves(work.invocation)
 
     def _came_again(self, taken: Taken, delivery: Delivery) -> None:
         """After a lost connection, this is the delivery to acknowledge at the end."""

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from ..engine.instance import Env, Invocation
 from ..model.names import partition_of
+from ..payload.codec import is_sealed, why_sealed
 from ..ports import Lease, Record, Row, RowKey, Want
 from .courier import Courier, Outgoing
 from .recovery import open_tasks
@@ -96,7 +97,11 @@ class Workload:
     def _runs_here(self, invocation: Invocation) -> bool:
         if self.serving.by_mail and not (self.serving.eager and len(self.running) < self.room):
             return False
-        return invocation.queue in self.serving.queues and self.names.serves_activity(invocation.name)
+        return invocation.queue in self.serving.queues and self.serves(invocation)
+
+    def serves(self, invocation: Invocation) -> bool:
+        """Whether there is code for it here, and its input can be read."""
+        return self.names.serves_activity(invocation.name) and not is_sealed(invocation.input)
 
     @property
     def room(self) -> int:
@@ -240,7 +245,9 @@ class Workload:
         """Say once that nobody here can run this."""
         if (invocation.queue, invocation.name) not in self._warned:
             self._warned.add((invocation.queue, invocation.name))
-            if invocation.queue in self.serving.queues:
+            if is_sealed(invocation.input):
+                why = f"its input {why_sealed(invocation.input)}"
+            elif invocation.queue in self.serving.queues:
                 why = f"no worker here serves it; registered here: {', '.join(self.names.known('activity')) or 'none'}"
             else:
                 why = f"no worker here serves queue {invocation.queue!r}, only {', '.join(self.serving.queues)}"

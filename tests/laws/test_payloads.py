@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Optional, TypedDict, Union
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NoReturn, Optional, TypedDict, TypeVar, Union
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import msgspec
+import pydantic
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -28,6 +29,7 @@ from hypothesis import strategies as st
 from durable.model.errors import PayloadError
 from durable.model.history import NO_PAYLOAD, Raw
 from durable.model.limits import Limits
+from durable.payload.custom_types import register_type
 from durable.payload.plain import plain, plain_encode
 from durable.payload.signature import Signature, encode_plain_input
 from durable.payload.values import decode, encode, same
@@ -101,6 +103,67 @@ class Row(msgspec.Struct, array_like=True):
     when: datetime | None = None
 
 
+class Cat(msgspec.Struct, tag=True):
+    lives: int
+
+
+class Dog(msgspec.Struct, tag=True):
+    lives: int
+
+
+T = TypeVar("T")
+
+
+@dataclass
+class Boxed(Generic[T]):
+    value: T
+    more: list[T]
+
+
+@functools.total_ordering
+class Celsius:
+    """Registered below."""
+
+    def __init__(self, degrees: float) -> None:
+        self.degrees = degrees
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Celsius) and self.degrees == other.degrees
+
+    def __lt__(self, other: "Celsius") -> bool:
+        return self.degrees < other.degrees
+
+    def __hash__(self) -> int:
+        return hash(self.degrees)
+
+
+register_type(Celsius, encode=lambda warmth: {"degrees": warmth.degrees}, decode=lambda v: Celsius(v["degrees"]))
+
+
+class Inner(pydantic.BaseModel):
+    sizes: set[Size] = set()
+    notes: dict[int, tuple[str, bool]] = {}
+
+
+class Model(pydantic.BaseModel):
+    id: UUID
+    at: datetime
+    price: Decimal
+    words: set[str]
+    inner: list[Inner]
+    weight: float
+    lasts: timedelta
+    colour: Colour | None
+    choice: Inner | int | None
+
+
+@dataclass
+class Weather:
+    warmth: Celsius
+    model: Model | None
+    all: set[Celsius]
+
+
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 ints = st.integers(-(2**63), 2**64 - 1)
 floats = st.floats(allow_nan=False, allow_infinity=False)
@@ -117,6 +180,26 @@ orders = st.builds(
     st.none() | text,
     floats,
     st.dictionaries(ints, st.sampled_from(Size), max_size=3),
+)
+cats = st.builds(Cat, ints)
+# Zeros are equal, and a set keeps either.
+warmths = floats.filter(bool).map(Celsius)
+inners = st.builds(
+    Inner,
+    sizes=st.sets(st.sampled_from(Size)),
+    notes=st.dictionaries(ints, st.tuples(text, st.booleans()), max_size=2),
+)
+models = st.builds(
+    Model,
+    id=st.uuids(),
+    at=moments,
+    price=st.decimals(allow_nan=False, allow_infinity=False, min_value=-10_000, max_value=10_000),
+    words=st.sets(text, max_size=3),
+    inner=st.lists(inners, max_size=2),
+    weight=floats,
+    lasts=st.timedeltas(min_value=timedelta(days=-999), max_value=timedelta(days=999)),
+    colour=st.none() | st.sampled_from(Colour),
+    choice=st.none() | inners | ints,
 )
 plain_json = st.recursive(
     st.none() | st.booleans() | ints | floats | text,
@@ -172,6 +255,13 @@ TYPES: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     ),
     "struct": (Camel, st.builds(Camel, text, st.dictionaries(ints, floats, max_size=2))),
     "struct as array": (list[Row], st.lists(st.builds(Row, ints, st.none() | moments), max_size=2)),
+    "generic": (Boxed[int], st.builds(Boxed, ints, st.lists(ints, max_size=2))),
+    "union of structs": (list[Cat | Dog | None], st.lists(st.none() | cats | st.builds(Dog, ints), max_size=3)),
+    "registered": (dict[str, list[Celsius | None]], st.dictionaries(text, st.lists(st.none() | warmths, max_size=2))),
+    "set of registered": (set[Celsius], st.sets(warmths, max_size=4)),
+    "in a dataclass": (Weather, st.builds(Weather, warmths, st.none() | models, st.sets(warmths, max_size=3))),
+    "model": (Model, models),
+    "models in others": (dict[str, list[Model | None]], st.dictionaries(text, st.lists(st.none() | models))),
     "any": (Any, plain_json),
     "no hint": (Signature.of(lambda x: x, 0).parameters[0].annotation, plain_json),
 }
@@ -477,7 +567,15 @@ import enum, sys
 sys.path.insert(0, {root!r})
 from dataclasses import dataclass
 from durable.model.limits import Limits
+from durable.payload.custom_types import register_type
 from durable.payload.values import encode
+import pydantic
+class Model(pydantic.BaseModel):
+    words: set[str]
+    by_word: dict[str, frozenset[str]]
+class Opaque:
+    def __init__(self, words): self.words = words
+register_type(Opaque, encode=lambda o: {{"words": o.words}}, decode=lambda v: Opaque(set(v["words"])))
 @dataclass(frozen=True)
 class Tag:
     name: str
@@ -492,6 +590,8 @@ print(bytes(encode({{
     "sets": {{frozenset({{a, b}}) for a in words for b in words}},
     "tuples": {{(1, frozenset({{w}})) for w in words}},
     "dict": {{w: {{w, "x"}} for w in set(words)}},
+    "model": Model(words=set(words), by_word={{w: {{w, "x", "y"}} for w in set(words)}}),
+    "registered": [Opaque(set(words))],
 }}, "", Limits())))
 """
 
@@ -514,6 +614,12 @@ def test_sets_are_the_same_in_every_process() -> None:
 def test_small_encodings_are_as_documented() -> None:
     assert bytes(enc({"b": 1, "a": {3, 1, 2}})) == b'{"a":[1,2,3],"b":1}'
     assert bytes(enc({10: 1, 9: 2})) == b'{"10":1,"9":2}'
+    assert bytes(enc([-0.0, 0.0, 1, 1.0, True, 1e16, 0.1])) == b"[-0.0,0.0,1,1.0,true,1e16,0.1]"
+    assert bytes(enc([Decimal("1.50"), Decimal("1E+3"), Decimal("-0")])) == b'["1.50","1E+3","-0"]'
+    noon = datetime(2026, 7, 1, 12, tzinfo=timezone.utc)
+    assert bytes(enc([noon, noon.astimezone(timezone(timedelta(hours=2)))])) == (
+        b'["2026-07-01T12:00:00Z","2026-07-01T14:00:00+02:00"]'
+    )
     assert bytes(enc(b"\xff\x00")) == b'"/wA="'
     assert bytes(enc({"t": {10, 9}, "n": {1: {10, 9}}})) == b'{"n":{"1":[9,10]},"t":[9,10]}'
 

@@ -22,6 +22,7 @@ NAMES = """
     ActivityContext OrchestrationContext Task RetryPolicy
     connect start_orchestration Client OrchestrationHandle Worker Limits
     OrchestrationStatus RuntimeStatus HistoryEvent FailureDetails Page CloudEvent
+    Codec register_type
 """.split()
 ERRORS = """
     DurableError InstanceNotFoundError InstanceExistsError InstanceFinishedError OrchestrationFailedError

@@ -21,10 +21,10 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("DURABLE_")} | {"PYTHONUNBUFFERED": "1"}
 
 
-def python(*args: object, cwd: Path) -> str:
+def python(*args: object, cwd: Path, **more: str) -> str:
     """The output of a command that must succeed and say nothing on stderr."""
     command = [sys.executable, *map(str, args)]
-    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=cwd, env=environment() | more, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, ""), done
     return done.stdout
 
@@ -150,3 +150,20 @@ def test_an_approval_outlives_the_process_that_asked(tmp_path: Path) -> None:
     with store(tmp_path) as client:
         client.raise_event("expense-7", "Decision", True)
     assert python(SAMPLES / "approval.py", cwd=tmp_path).splitlines() == ["a desk for 300 EUR: approved"]
+
+
+def test_encrypted_payloads_need_the_key(tmp_path: Path) -> None:
+    assert python(SAMPLES / "encrypted.py", cwd=tmp_path) == "meet me at noon -- Alice\n"
+    show = ["-m", "durable", "show", "letter-1"]
+    assert "meet me" not in python(*show, cwd=tmp_path)
+    assert "(encoded by a codec" in python(*show, cwd=tmp_path)
+    with_key = {"PYTHONPATH": str(SAMPLES), "DURABLE_CODEC": "encrypted:codec"}
+    assert "meet me at noon -- Alice" in python(*show, cwd=tmp_path, **with_key)
+    assert not any(b"meet me" in file.read_bytes() for file in (tmp_path / ".durable").iterdir())
+    # A new key on top: what the old one encrypted stays readable; without the old one it is not.
+    old = (tmp_path / "encryption.key").read_text()
+    new = python("-c", "from cryptography.fernet import Fernet; print(Fernet.generate_key().decode())", cwd=tmp_path)
+    (tmp_path / "encryption.key").write_text(f"{new}\n{old}")
+    assert python(SAMPLES / "encrypted.py", cwd=tmp_path) == "meet me at noon -- Alice\n"
+    (tmp_path / "encryption.key").write_text(new)
+    assert "meet me" not in python(*show, cwd=tmp_path, **with_key)
