@@ -205,7 +205,12 @@ def _timers_left(execution: Execution) -> list[str]:
 
 def _next_execution(started: Event, continued: Event, now: datetime, env: Env) -> Event:
     return msgspec.structs.replace(
-        started, timestamp=now, input=continued.input, execution_id=env.mint(), seed=env.mint()
+        started,
+        timestamp=now,
+        input=continued.input,
+        execution_id=env.mint(),
+        seed=env.mint(),
+        previous=started.execution_id,
     )
 
 

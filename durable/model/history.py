@@ -101,6 +101,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     queue: str = ""
     group: str = ""
     reply_to: str = ""
+    previous: str = ""  # of a start by continue-as-new: the execution before it
 
 
 class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
