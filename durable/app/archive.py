@@ -99,7 +99,9 @@ def check(archive: Archive) -> None:
     _named(summary.instance_id, "the instance id")
     _named(summary.name, "the orchestrator's name")
     _named(summary.group, "the group")
-    if any(at is not None and at.tzinfo is None for at in (summary.created_at, summary.updated_at, summary.completed_at)):
+    if any(
+        at is not None and at.tzinfo is None for at in (summary.created_at, summary.updated_at, summary.completed_at)
+    ):
         raise ArchiveError("a time in the first line has no time zone")
     if not archive.executions:
         raise ArchiveError("it has no events")
@@ -179,7 +181,11 @@ class _Walk:
 
     def _check_names(self, number: int, event: Event) -> None:
         try:
-            for name, what in ((event.name, "its name"), (event.instance_id, "its instance id"), (event.queue, "queue")):
+            for name, what in (
+                (event.name, "its name"),
+                (event.instance_id, "its instance id"),
+                (event.queue, "queue"),
+            ):
                 if name:
                     check_name(name, what)
             if event.type in _NAMED:

@@ -149,7 +149,7 @@ def _part(number: int, raw: Raw, kind: type[T]) -> T:
     known: Any = kind
     unknown = sorted(_decoded(number, raw, dict[str, Raw]).keys() - set(known.__struct_fields__))
     if unknown:
-        raise ArchiveError(f"line {number}: this version does not know the field {ascii(unknown[0][:60])}")
+        raise ArchiveError(f"line {number}: this version does not know the field {unknown[0][:60]!a}")
     return _decoded(number, raw, kind)
 
 

@@ -32,9 +32,7 @@ def first_difference(archive: Archive, find: Find, limits: Limits | None = None)
         shown = f"{name!r} in version {version!r}" if version else repr(name)
         return f"the code has no orchestrator {shown}"
     for execution in archive.executions:
-        summary = msgspec.structs.replace(
-            archive.summary, execution_id=execution.id, status=RuntimeStatus.RUNNING
-        )
+        summary = msgspec.structs.replace(archive.summary, execution_id=execution.id, status=RuntimeStatus.RUNNING)
         difference = _difference(summary, execution.events, code, limits or Limits())
         if difference:
             return difference

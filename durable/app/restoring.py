@@ -93,7 +93,9 @@ def _copy(archive: Archive, instance_id: str) -> Archive:
         execution_id=ids[archive.summary.execution_id],
         parent_instance_id="",
     )
-    executions = [Recorded(ids[id], [_started(events[0], instance_id, ids), *events[1:]]) for id, events in archive.executions]
+    executions = [
+        Recorded(ids[id], [_started(events[0], instance_id, ids), *events[1:]]) for id, events in archive.executions
+    ]
     pending = [
         msgspec.structs.replace(fact, execution_id=ids.get(fact.execution_id, fact.execution_id))
         for fact in archive.pending
