@@ -99,9 +99,8 @@ def check(archive: Archive) -> None:
     _named(summary.instance_id, "the instance id")
     _named(summary.name, "the orchestrator's name")
     _named(summary.group, "the group")
-    if any(
-        at is not None and at.tzinfo is None for at in (summary.created_at, summary.updated_at, summary.completed_at)
-    ):
+    times = (summary.created_at, summary.updated_at, summary.completed_at)
+    if any(at is not None and at.tzinfo is None for at in times):
         raise ArchiveError("a time in the first line has no time zone")
     if not archive.executions:
         raise ArchiveError("it has no events")
@@ -181,17 +180,12 @@ class _Walk:
 
     def _check_names(self, number: int, event: Event) -> None:
         try:
-            for name, what in (
-                (event.name, "its name"),
-                (event.instance_id, "its instance id"),
-                (event.queue, "queue"),
-            ):
-                if name:
-                    check_name(name, what)
-            if event.type in _NAMED:
+            if event.name or event.type in _NAMED:
                 check_name(event.name, "its name")
-            if event.type == h.CHILD_CREATED:
+            if event.instance_id or event.type == h.CHILD_CREATED:
                 check_name(event.instance_id, "its instance id")
+            if event.queue:
+                check_name(event.queue, "its queue")
         except ValueError as error:
             raise self._wrong(number, f"breaks a rule: {error}") from None
 

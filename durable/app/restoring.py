@@ -73,12 +73,14 @@ def _refuse_taken(store: Store, archive: Archive) -> None:
         raise _taken(instance_id)
     keys = [ExecutionKey(instance_id, execution.id) for execution in archive.executions]
     if any(row is not None for row in store.input_of(keys)):
-        raise InstanceExistsError(f"the store has this history of {instance_id!r} already; import it under another id")
+        raise InstanceExistsError(
+            f"the store has this history of {instance_id!r} already; import it under another id (--as)"
+        )
 
 
 def _taken(instance_id: str) -> InstanceExistsError:
     return InstanceExistsError(
-        f"the id {instance_id!r} is taken in this store; import it under another id", [instance_id]
+        f"the id {instance_id!r} is taken in this store; import it under another id (--as)", [instance_id]
     )
 
 

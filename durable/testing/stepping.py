@@ -88,9 +88,9 @@ def step(
 
 
 class Run:
-    """One orchestration under test. Each method does one step: something happens, and the code goes on to its next wait.
+    """One orchestration under test. In each step something happens, and the code goes on to its next wait.
 
-    Every method but the reading ones raises OrchestrationBlockedError when the code does not repeat what it did before.
+    A step raises OrchestrationBlockedError when the code does not repeat what it did before.
     """
 
     def __init__(
