@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -31,17 +32,18 @@ from ..model.status import RuntimeStatus
 from ..ports import FACTS, Append, Backend, Commit, ExecutionKey, Outcome, Row, Store, Want
 from ..replay.guard import Watch
 from .archive import Archive, Recorded
-from .clock import utc_now
 from .identity import Ids
 
 _EVENTS_A_ROW: Final = 500
 
 
-def restore(backend: Backend, archive: Archive, *, instance_id: str | None = None, go_on: bool = False) -> str:
+def restore(
+    backend: Backend, archive: Archive, now: datetime, *, instance_id: str | None = None, go_on: bool = False
+) -> str:
     """Put a checked archive into a store; returns the instance's id.
 
-    instance_id: default is that of the archive. Raises InstanceExistsError for a taken id, ValueError for an
-    unfinished instance without `go_on`, StoreError.
+    now: aware; when open work is due. instance_id: default is that of the archive. Raises InstanceExistsError for a
+    taken id, ValueError for an unfinished instance without `go_on`, StoreError.
     """
     if instance_id is not None and instance_id != archive.summary.instance_id:
         archive = _copy(archive, check_name(instance_id, "the new id"))
@@ -53,7 +55,7 @@ def restore(backend: Backend, archive: Archive, *, instance_id: str | None = Non
             "whether code fits it, replay the file instead"
         )
     _refuse_taken(store, archive)
-    commit = _creation(store, archive)
+    commit = _creation(store, archive, now.timestamp())
     outcome = store.commit([commit])[0]
     while outcome is Outcome.UNKNOWN:
         record = store.load([Want(summary.instance_id)])[0]
@@ -122,13 +124,12 @@ def _started(event: Event, instance_id: str, ids: dict[str, str]) -> Event:
 # ---- its one commit
 
 
-def _creation(store: Store, archive: Archive) -> Commit:
+def _creation(store: Store, archive: Archive, now: float) -> Commit:
     summary = archive.summary
     mint = Ids()
     current = archive.executions[-1].events
     env = Env("", 0.0, mint, store.partitions, Limits(), Watch())
     instance = Instance(summary, 0, current[0], len(current))
-    now = utc_now().timestamp()
     effects = Effects(instance, env, now)
     pending = list(archive.pending)
     if not summary.status.finished:

@@ -10,6 +10,7 @@ from typing import IO, Final
 
 from ..app.archive import Archive, archive_of
 from ..app.archive_file import read_archive, write_archive
+from ..app.clock import utc_now
 from ..app.fitting import first_difference
 from ..app.registry import default_registry
 from ..app.restoring import restore
@@ -55,7 +56,7 @@ def import_(session: Session, file: str, instance_id: str | None, go_on: bool) -
             "activities run again. Make sure that it does not run where it came from, then add --go-on. "
             f"To see whether code fits it: durable replay {safe(file)} --code MODULE",
         )
-    taken = restore(session.client.backend, archive, instance_id=instance_id, go_on=go_on)
+    taken = restore(session.client.backend, archive, utc_now(), instance_id=instance_id, go_on=go_on)
     status = archive.summary.status
     session.screen.answer(
         {"imported": file, "instance_id": taken, "status": status.value}, f"{safe(taken)} is imported, {status}"

@@ -6,7 +6,7 @@ import heapq
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Collection
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from itertools import count
 from typing import Any, Final
 
@@ -103,7 +103,9 @@ class Driver:
         self._news: list[ask.News] = []
         self._groups: frozenset[str] = frozenset()
         self._queue: deque[Invocation] = deque()
-        self._slow: list[tuple[float, int, Invocation, float]] = []  # when it ends, its number, and its timeout if late
+        self._slow: list[
+            tuple[datetime, int, Invocation, float]
+        ] = []  # when it ends, its number, and its timeout if late
         self._numbers = count()
         self._turns: Counter[str] = Counter()
         self._busy = False  # the loop, or one of its requests, is running
@@ -142,36 +144,36 @@ class Driver:
             while self._go_on():
                 pass
 
-    def jump(self, limit: float | None) -> bool:
+    def jump(self, limit: datetime | None) -> bool:
         """Time goes to the next thing that is due, but not past `limit`; whether there is any until then."""
         with self._lock:
-            now = self._clock.now.timestamp()
-            seconds = self._pending.seconds
-            target = now + seconds if seconds < _FOR_EVER / 2 else None
+            now, seconds = self._clock.now, self._pending.seconds
+            # The loop counts in floats, which are wrong by less than a microsecond; time must move all the same.
+            target = now + max(timedelta(seconds=seconds), timedelta.resolution) if seconds < _FOR_EVER / 2 else None
             if self._slow and (target is None or self._slow[0][0] < target):
                 target = self._slow[0][0]
             if target is None or (limit is not None and target > limit):
                 if limit is not None:
                     self._move_to(limit)
+                    self._answer([])  # how long the loop sleeps was counted from another moment
+                    self.settle()
                 return False
             self._move_to(target)
-            while self._slow and self._slow[0][0] <= self._clock.now.timestamp():
-                _, _, invocation, timeout = heapq.heappop(self._slow)
-                self._end(invocation, timeout)
+            while self._slow and self._slow[0][0] <= target:
+                _, _, invocation, late = heapq.heappop(self._slow)
+                self._end(invocation, late)
             self._answer([])
             return True
 
-    def advance(self, seconds: float) -> None:
+    def advance(self, duration: timedelta) -> None:
+        """Time goes by, and all that comes due on the way is done."""
         with self._lock:
-            limit = self._clock.now.timestamp() + seconds
+            limit = self._clock.now + duration
             self.settle()
             while self.jump(limit):
                 self.settle()
 
-    def _move_to(self, timestamp: float) -> None:
-        moment = datetime.fromtimestamp(timestamp, timezone.utc)
-        if moment.timestamp() < timestamp:
-            moment += timedelta(microseconds=1)
+    def _move_to(self, moment: datetime) -> None:
         self._clock.now = max(self._clock.now, moment)
         self._turns.clear()
 
@@ -237,7 +239,7 @@ class Driver:
             self._end(invocation, 0.0)
             return
         late = timeout if timeout and takes > timeout else 0.0
-        ends = self._clock.now.timestamp() + (late or takes)
+        ends = self._clock.now + timedelta(seconds=late or takes)
         heapq.heappush(self._slow, (ends, next(self._numbers), invocation, late))
 
     def _end(self, invocation: Invocation, late: float) -> None:

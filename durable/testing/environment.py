@@ -98,7 +98,7 @@ class Environment:
 
     def advance(self, duration: timedelta | float) -> None:
         """Let time go by (timedelta or seconds), doing all that comes due on the way."""
-        self._driver.advance(to_timedelta(duration, "advance").total_seconds())
+        self._driver.advance(to_timedelta(duration, "advance"))
 
     def replace(
         self,
@@ -125,10 +125,10 @@ class Environment:
 
     # ---- for the driver and the client
 
-    def _wait(self, instance_id: str, timeout: float | None, until: str, blocked_ends: bool) -> Summary:
+    def _wait(self, instance_id: str, timeout: timedelta | None, until: str, blocked_ends: bool) -> Summary:
         """Let time jump until it has ended."""
         driver, store = self._driver, self._backend.store
-        ends = None if timeout is None else self._clock.now.timestamp() + timeout
+        ends = None if timeout is None else self._clock.now + timeout
         while True:
             driver.settle()
             summary = store.summaries([instance_id])[0]
@@ -145,7 +145,7 @@ class Environment:
             if not driver.jump(ends):
                 if ends is None:
                     raise StuckError(self._why_stuck(summary))
-                raise TimeoutError(f"orchestration {instance_id!r} is {status} after {timeout:g} s of the environment")
+                raise TimeoutError(f"orchestration {instance_id!r} is {status} after {timeout} of the environment")
 
     def _why_stuck(self, summary: Summary) -> str:
         shown = f"orchestration {summary.instance_id!r} ({summary.name}) is {summary.status}"
@@ -174,5 +174,5 @@ class _Client(Client):
         self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool
     ) -> Summary:
         self._refuse_inside("wait", "yield")
-        seconds = None if timeout is None else to_timedelta(timeout, "timeout=").total_seconds()
-        return self._environment._wait(instance_id, seconds, until, blocked_ends)
+        patience = None if timeout is None else to_timedelta(timeout, "timeout=")
+        return self._environment._wait(instance_id, patience, until, blocked_ends)
