@@ -20,7 +20,7 @@ from .exits import CommandError, Exit
 from .loading import load
 from .run import prints_elsewhere
 from .session import Session
-from .terminal import safe
+from .terminal import printable_json, safe
 
 _STDIO: Final = "-"
 
@@ -30,7 +30,8 @@ def export(session: Session, instance_id: str, output: str | None) -> None:
     archive = _stored(session, instance_id)
     if output is None or output == _STDIO:
         for line in write_archive(archive):
-            sys.stdout.buffer.write(line)
+            shown = printable_json(line.decode()).encode() if session.screen.reads_on_terminal else line
+            sys.stdout.buffer.write(shown)
         sys.stdout.buffer.flush()
         return
     beside = Path(f"{output}.{os.getpid()}.part")  # whoever reads the file meanwhile must not find half of it

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import pty
 import shlex
 import shutil
 import subprocess
@@ -177,6 +178,22 @@ def test_what_can_not_be_exported_or_imported_says_why(ordered: Here) -> None:
     assert "holds the character '/'" in error_of(ordered, 2, "import", "order-42.jsonl", "--as", "a/b")
     (ordered.folder / "hostile.jsonl").write_text(lines[0].replace("order-42", "a\\u001b[31m") + "\n" + lines[-1])
     assert "\x1b" not in error_of(ordered, 2, "import", "hostile.jsonl")
+
+
+def test_what_is_printed_on_a_terminal_injects_nothing(command: Here) -> None:
+    hostile = "a\x9b2Jb\x7f\u202ec"
+    with command.client() as client:
+        client.start_orchestration("approval", hostile, instance_id="a-1")
+    assert hostile in command.says("export", "a-1")
+    main, terminal = pty.openpty()
+    environment = command.environment()
+    arguments = [sys.executable, "-m", "durable", "export", "a-1"]
+    subprocess.run(arguments, cwd=command.folder, env=environment, stdout=terminal, check=True)
+    said = os.read(main, 10_000).decode()
+    os.close(main)
+    os.close(terminal)
+    assert json.loads(said.splitlines()[1])["event"]["input"] == hostile
+    assert {c for c in said if not c.isprintable()} <= {"\r", "\n"}
 
 
 # ---- replay
