@@ -143,6 +143,8 @@ if not TYPE_CHECKING:  # type checkers that saw it would take any name, misspelt
             value = import_module("cloudevents.core.v1.event").CloudEvent
         elif name == "__version__":
             value = _version()
+        elif name == "testing":  # `import durable` alone is enough for `durable.testing.Environment()`
+            return import_module(".testing", __name__)
         elif name in _HOME_OF:
             value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
         else:

@@ -25,7 +25,6 @@ from ..ports import (
     Want,
 )
 from ..replay.callee import OrchestratorRef, as_orchestrator, checked_tags
-from .clock import utc_now
 from .handle import OrchestrationHandle
 from .identity import random_ids
 from .plugins import (
@@ -204,7 +203,7 @@ class Client(Steerer):
         _check_if_exists(if_exists)
         payload = ref.encode_input(args, self._limits)
         instance = uuid4().hex if instance_id is None else check_name(instance_id, "instance_id=")
-        now = utc_now()
+        now = self._now()
         at = start_time(start_at, now)
         existing = self._start([self._creation(ref, payload, instance, now, at)], unheard_of=instance_id is None)
         if existing and if_exists == "raise":
@@ -253,7 +252,7 @@ class Client(Steerer):
         ids = random_ids(len(payloads)) if instance_ids is None else _checked_ids(instance_ids)
         if len(ids) != len(payloads):
             raise ValueError(f"start_many: {len(payloads)} inputs, but {len(ids)} instance_ids")
-        now = utc_now()
+        now = self._now()
         at = start_time(start_at, now)
         existing: list[str] = []
         for first in range(0, len(ids), _COMMITTED_TOGETHER):

@@ -24,6 +24,14 @@ def default_client() -> Client:
         return _default
 
 
+def swap_default_client(client: Client | None) -> Client | None:
+    """Make another client the default one (None: the next use makes one); returns the one before."""
+    global _default
+    with _default_lock:
+        before, _default = _default, client
+        return before
+
+
 @starts_orchestration
 def start_orchestration(
     orchestrator: Any,

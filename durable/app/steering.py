@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from ..engine.codeless import terminate_request
@@ -24,7 +26,7 @@ class Steerer(Reader):
         super().__init__(backend, transport, workspace)
         self._signals = backend.signals
         self._limits = limits
-        self._ids = Ids()
+        self._ids: Callable[[], str] = Ids()
 
     def raise_event(self, instance_id: str, name: str, data: Any = None, *, event_id: str | None = None) -> None:
         """Send an external event to an orchestration, waiting for it or not.
@@ -38,7 +40,7 @@ class Steerer(Reader):
         if event_id is not None:
             check_name(event_id, "event_id=")
         event = Event(
-            h.EVENT_RAISED, utc_now(), name=name, input=encode(data, f"the data of event {name!r}", self._limits)
+            h.EVENT_RAISED, self._now(), name=name, input=encode(data, f"the data of event {name!r}", self._limits)
         )
         fact_id = f"event/{event_id}" if event_id is not None else f"event//{self._ids()}"
         answer = self._deliver(instance_id, fact_id, event)
@@ -56,7 +58,7 @@ class Steerer(Reader):
         self._refuse_inside("terminate", "an activity that calls the client")
         check_name(instance_id, "instance_id")
         payload = encode(reason, "the reason for terminating", self._limits)
-        event = terminate_request(payload, utc_now(), recursive=recursive)
+        event = terminate_request(payload, self._now(), recursive=recursive)
         if self._deliver(instance_id, f"terminate/{self._ids()}", event) is Delivered.ABSENT:
             raise InstanceNotFoundError(f"terminate: no orchestration has the id {instance_id!r}")
 
@@ -89,9 +91,13 @@ class Steerer(Reader):
         self._refuse_inside(verb, "an activity that calls the client")
         check_name(instance_id, "instance_id")
         payload = h.NO_PAYLOAD if reason is None else encode(reason, f"the reason for {verb}", self._limits)
-        event = Event(kind, utc_now(), input=payload)
+        event = Event(kind, self._now(), input=payload)
         if self._deliver(instance_id, f"{verb}/{self._ids()}", event) is Delivered.ABSENT:
             raise InstanceNotFoundError(f"{verb}: no orchestration has the id {instance_id!r}")
+
+    def _now(self) -> datetime:
+        """The time that is recorded with what a client asks for; a test may have another one."""
+        return utc_now()
 
     def _deliver(self, instance_id: str, fact_id: str, event: Event) -> Delivered:
         partition = partition_of(instance_id, self._store.partitions)

@@ -7,7 +7,7 @@ typer and rich are loaded when the command runs, never by `import durable`.
     listing    `list`        show    `show`                  events     `history`, and progress while running
     tasks      what a history says about each task (pure)    timeline   those tasks, drawn
     terminal   text that is safe to print                    exits      what each exit status means
-    loading    a user's file or module
+    loading    a user's file or module            archives   `export`, `import`, `replay`
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ from ..app.clock import utc_now
 from ..model.errors import InstanceFinishedError, InstanceNotFoundError
 from ..model.history import HistoryEvent
 from ..model.status import OrchestrationStatus, RuntimeStatus
+from . import archives
 from .doctor import examine
 from .events import EventRows
 from .exits import CommandError, Exit
@@ -31,6 +32,7 @@ from .terminal import Screen, safe
 RUN: Final = "Run"
 LOOK: Final = "Look"
 STEER: Final = "Steer"
+CHECK: Final = "Check"
 
 # typer does not export the error of a command line that can't be read, only this child of it.
 _UsageError: Any = typer.BadParameter.__base__
@@ -38,7 +40,8 @@ _UsageError: Any = typer.BadParameter.__base__
 app = typer.Typer(
     name="durable",
     help="Run, watch and steer durable orchestrations.",
-    epilog="Exit status: 0 done, 1 the orchestration failed, 2 usage, 3 not found, 4 no store, 5 timed out, 6 blocked.",
+    epilog="Exit status: 0 done, 1 the orchestration failed, 2 usage, 3 not found, 4 no store, 5 timed out, 6 blocked, "
+    "7 a replay differs.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -296,6 +299,54 @@ def _cancel(
 ) -> None:
     """Ask an orchestration to end; its code may compensate."""
     steer(session, id, reason, session.client.cancel, "cancelled", "is told with its next turn, and may compensate")
+
+
+# ---- Check
+
+
+@command(app, "replay", CHECK, needs_store=True)
+def _replay(
+    session: Session,
+    histories: Annotated[
+        list[str], typer.Argument(metavar="ID|FILE...", help="Instance ids, or files that `durable export` wrote.")
+    ],
+    code: Annotated[
+        list[str] | None, typer.Option("--code", metavar="MODULE", help="A module or a file; may be repeated.")
+    ] = None,
+) -> int:
+    """Say whether today's code fits histories.
+
+    Runs the orchestrators, no activities. Exit status 7 when one differs; the first difference is printed.
+    """
+    return archives.replay(session, histories, code or [])
+
+
+@command(app, "export", CHECK, needs_store=True)
+def _export(
+    session: Session,
+    id: Id,
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Default: stdout.")] = None,
+) -> None:
+    """Write an orchestration's history to a file.
+
+    JSON lines with every execution that is there, the events no turn has taken, and the status. Payloads are in it.
+    """
+    archives.export(session, id, output)
+
+
+@command(app, "import", CHECK)
+def _import(
+    session: Session,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What `durable export` wrote; - is stdin.")],
+    new_id: Annotated[str | None, typer.Option("--as", metavar="ID", help="Another id than it had.")] = None,
+    go_on: Annotated[bool, typer.Option("--go-on", help="Take an unfinished one, which then goes on here.")] = False,
+) -> None:
+    """Put an exported orchestration into this store.
+
+    A finished one is there to be looked at. An unfinished one goes on here, and its open activities run again; its
+    children are imported by themselves, and before it.
+    """
+    archives.import_(session, file, new_id, go_on)
 
 
 # ---- what the command line says in its own words

@@ -1,6 +1,7 @@
 """What an exit status means, and which error leads to which.
 
     0 done  1 the orchestration failed  2 usage  3 not found  4 store or broker can't be used  5 timed out  6 blocked
+    7 a replayed history differs
 
 1 also where it has ended before, so that nothing more can be asked of it.
 70 is a bug of ours (EX_SOFTWARE), 130 is Ctrl-C and 141 a closed pipe, as everywhere.
@@ -23,6 +24,7 @@ class Exit(IntEnum):
     STORE = 4
     TIMED_OUT = 5
     BLOCKED = 6
+    DIFFERS = 7
     BUG = 70
     INTERRUPTED = 130
     CLOSED_PIPE = 141
@@ -43,6 +45,7 @@ class CommandError(Exception):
 # The first fit counts. ValueError and TypeError are what the client raises for ids, names, filters and inputs.
 _EXITS: tuple[tuple[type[Exception], Exit], ...] = (
     (errors.InstanceNotFoundError, Exit.NOT_FOUND),
+    (errors.InstanceExistsError, Exit.USAGE),
     (errors.InstanceFinishedError, Exit.FAILED),
     (errors.OrchestrationBlockedError, Exit.BLOCKED),
     (errors.OrchestrationFailedError, Exit.FAILED),

@@ -61,7 +61,7 @@ def run(session: Session, target: str, given: str | None, instance_id: str | Non
     value = json_argument(given, "--input")
     instance_id = check_name(uuid4().hex if instance_id is None else instance_id, "--id")
     file, function = split_target(target)
-    with _prints_elsewhere(session.as_json):
+    with prints_elsewhere(session.as_json):
         orchestrator = choose(load(file), function, file)
         _check_served(orchestrator, file)
         show_logs(logging.WARNING, lambda record: not _is_about(record, instance_id))
@@ -83,7 +83,7 @@ def _is_about(record: logging.LogRecord, instance_id: str) -> bool:
 
 
 @contextlib.contextmanager
-def _prints_elsewhere(as_json: bool) -> Iterator[None]:
+def prints_elsewhere(as_json: bool) -> Iterator[None]:
     """Under --json stdout is one JSON document, so what the user's code prints goes to stderr."""
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         yield

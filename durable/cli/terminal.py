@@ -52,7 +52,12 @@ def json_text(value: Any, *, ascii_only: bool = False, indent: int | None = None
     separators = (",", ":") if indent is None else None
     plain = msgspec.to_builtins(value)
     text = json.dumps(plain, ensure_ascii=ascii_only, separators=separators, indent=indent)
-    if indent is None and text.isprintable():
+    return printable_json(text)
+
+
+def printable_json(text: str) -> str:
+    """JSON text with everything unprintable in it escaped, which is the same JSON."""
+    if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
 

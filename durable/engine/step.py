@@ -269,6 +269,7 @@ def _next_execution(started: Event, continued: Event, version: str, now: datetim
         version=continued.version or version,
         seed=env.mint(),
         fire_at=None,
+        previous=started.execution_id,
     )
 
 

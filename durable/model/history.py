@@ -115,6 +115,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     group: str = ""
     reply_to: str = ""
     suggest_continue_as_new: bool = False
+    previous: str = ""  # of a start by continue-as-new: the execution before it
 
 
 class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -245,7 +245,7 @@ class Activities:
             task_id=invocation.task_id,
             attempt=invocation.attempt,
             result=NO_PAYLOAD,
-            failure=_failure(error),
+            failure=failure_of(error),
         )
 
     def _finish(self, attempt: _Attempt, event: Event) -> None:
@@ -281,7 +281,7 @@ class _Attempt(Attempt):
             self.task.cancel()
 
 
-def _failure(error: BaseException) -> FailureDetails:
+def failure_of(error: BaseException) -> FailureDetails:
     """A result that is no JSON, or an input that does not fit, stays so at the next attempt."""
     failure = describe(error)
     if isinstance(error, PayloadError):
