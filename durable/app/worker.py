@@ -48,11 +48,13 @@ class Worker:
         durable.Worker().run()          # foreground, until SIGINT or SIGTERM
 
     client_or_url: a client, a URL, or None for the default client. registry: default is that of the module-level
-    decorators. groups: whose orchestrations it runs; queues: whose activities. max_concurrent_activities: at one time,
-    sync and `async def` ones each. max_cached_orchestrations: warm instances kept; 0 replays every turn.
-    eager_activities: run the activities of its own turns itself, where it serves their queue and has a free slot,
-    instead of sending them through the broker; default True without a broker, False with one. shutdown_grace: seconds
-    (or timedelta) that running activities get when it stops; the rest is handed back.
+    decorators. groups: whose orchestrations it runs; queues: whose activities. max_concurrent_activities: at one
+    time, sync and `async def` ones each. Those with `executor="process"` count among the sync ones, and each has a
+    process while it runs, so that a worker for them wants about as many as there are processors.
+    max_cached_orchestrations: warm instances kept; 0 replays every turn. eager_activities: run the activities of its
+    own turns itself, where it serves their queue and has a free slot, instead of sending them through the broker;
+    default True without a broker, False with one. shutdown_grace: seconds (or timedelta) that running activities get
+    when it stops; the rest is handed back.
 
     One worker serves a SQLite file; a second one stands by until the first is gone. On servers any number share the
     work. Raises StoreError and TransportError on start.
