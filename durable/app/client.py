@@ -37,7 +37,7 @@ from .plugins import (
 )
 from .starting import IfExists, ManyOptions, starts_orchestration
 from .steering import Steerer
-from .waiting import Waits
+from .waiting import Waits, check_until
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -105,6 +105,11 @@ class Client(Steerer):
     def open_transport(self) -> Transport | None:
         """A connection of its own to the broker, for a worker; None where there is no broker. Raises TransportError."""
         return None if self._events_url is None else open_transport(self._events_url, self._workspace)
+
+    @property
+    def waits(self) -> Waits:
+        """Who waits here, for those who wait in another way (async_waiting.py)."""
+        return self._waits
 
     @property
     def limits(self) -> Limits:
@@ -270,8 +275,7 @@ class Client(Steerer):
         DurableError when the worker on this client has died of an error of its own.
         """
         check_name(instance_id, "instance_id")
-        if until not in ("finished", "started"):
-            raise ValueError(f"until={until!r}: give 'finished' or 'started'")
+        check_until(until)
         self.wait_summary(instance_id, timeout, until, False)
         status = self.get_status(instance_id)
         assert status is not None

@@ -42,7 +42,7 @@ class OrchestrationHandle(Generic[R]):
     def __init__(self, client: Steering, instance_id: str, returns: Any = Any) -> None:
         self._client = client
         self.instance_id = instance_id
-        self._returns = returns
+        self.returns = returns
 
     def result(self, timeout: timedelta | float | None = None, *, on_blocked: Literal["wait", "raise"] = "wait") -> R:
         """Wait for the end and return the output, decoded by the orchestrator's return type where it is known.
@@ -51,10 +51,8 @@ class OrchestrationHandle(Generic[R]):
         the history. Raises OrchestrationFailedError, OrchestrationTerminatedError, durable.TimeoutError,
         OrchestrationBlockedError, InstanceNotFoundError.
         """
-        if on_blocked not in ("wait", "raise"):
-            raise ValueError(f"on_blocked={on_blocked!r}: give 'wait' or 'raise'")
-        summary = self._client.wait_summary(self.instance_id, timeout, "finished", on_blocked == "raise")
-        output: R = output_of(summary, self._returns)
+        summary = self._client.wait_summary(self.instance_id, timeout, "finished", blocked_ends(on_blocked))
+        output: R = output_of(summary, self.returns)
         return output
 
     def status(self, *, history: bool = False) -> OrchestrationStatus:
@@ -74,6 +72,13 @@ class OrchestrationHandle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"<OrchestrationHandle {self.instance_id!r}>"
+
+
+def blocked_ends(on_blocked: object) -> bool:
+    """Whether a wait for the result ends when the orchestration is blocked. Raises ValueError."""
+    if on_blocked not in ("wait", "raise"):
+        raise ValueError(f"on_blocked={on_blocked!r}: give 'wait' or 'raise'")
+    return on_blocked == "raise"
 
 
 def output_of(summary: Summary, returns: Any) -> Any:
