@@ -9,19 +9,22 @@ Laws.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from queue import Empty, SimpleQueue
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ..model.errors import DurableError, TimeoutError
 from ..model.moments import to_timedelta
 from ..model.status import Summary
 from ..ports import STATUS, Backend
 from .waiting import ALONE, REREAD, Waits, found, late
+
+log = logging.getLogger("durable.client")
 
 _READ_TOGETHER: Final = 500
 
@@ -133,13 +136,25 @@ class AsyncWaits:
     # ---- the thread
 
     def _serve(self) -> None:
+        try:
+            self._attend()
+            why: BaseException = _closed()
+        except Exception as error:  # a bug of ours: who waits must hear of it, and the next one finds a new thread
+            log.exception("waiting broke off; nothing is lost")
+            why = error
+        with self._lock:
+            self._thread = None
+            self._end(why)
+
+    def _attend(self) -> None:
+        """Until it is to close."""
         reread = alone = 0.0
         while True:
             if not self._waiting:
                 reread, alone = time.monotonic() + REREAD, time.monotonic() + ALONE
             news = self._hear(min(reread, alone) if self._waiting else None)
             if any(isinstance(item, _Close) for item in news):
-                return self._end()
+                return
             now = time.monotonic()
             changed = self._take(news)
             if now >= reread:
@@ -187,7 +202,7 @@ class AsyncWaits:
             told = self._waits.told(summary, waiter.until, waiter.blocked_ends)
             try:
                 waiter.stop = self._signals.listen(STATUS, self._listener(waiter), waiter.instance_id, here_only=told)
-            except DurableError as error:
+            except Exception as error:  # whatever it is, it belongs to who waits
                 waiter.tell(error)
                 continue
             self._waiting.setdefault(waiter.instance_id, []).append(waiter)
@@ -211,7 +226,7 @@ class AsyncWaits:
             return []
         try:
             summaries = dict(zip(ids, self._store.summaries(ids), strict=True))
-        except DurableError as error:
+        except Exception as error:  # whatever it is, it belongs to who waits
             for waiter in waiters:
                 waiter.tell(error)
             return []
@@ -244,11 +259,11 @@ class AsyncWaits:
         if stop is None:
             return
         stop()
-        rest = [other for other in self._waiting[waiter.instance_id] if other is not waiter]
+        rest = [other for other in self._waiting.get(waiter.instance_id, ()) if other is not waiter]
         if rest:
             self._waiting[waiter.instance_id] = rest
         else:
-            del self._waiting[waiter.instance_id]
+            self._waiting.pop(waiter.instance_id, None)
 
     def _warn_if_alone(self) -> None:
         waiter = next((one for some in self._waiting.values() for one in some), None)
@@ -256,15 +271,17 @@ class AsyncWaits:
             with suppress(DurableError):  # a store that can't be read is told to those who wait for it
                 self._waits.warn_if_alone(waiter.summary)
 
-    def _end(self) -> None:
-        for waiter in [waiter for some in self._waiting.values() for waiter in some]:
-            waiter.tell(_closed())
-            self._remove(waiter)
+    def _end(self, why: BaseException) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for waiter in (waiter for some in waiting.values() for waiter in some):
+            waiter.tell(why)
+            if waiter.stop is not None:
+                waiter.stop()
         with suppress(Empty):
             while True:
-                item: Any = self._news.get_nowait()
+                item = self._news.get_nowait()
                 if isinstance(item, _Come):
-                    item.waiter.tell(_closed())
+                    item.waiter.tell(why)
 
 
 def _closed() -> RuntimeError:

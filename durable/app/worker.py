@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -32,11 +31,11 @@ from .client import Client, connect
 from .clock import utc_now
 from .default import default_client
 from .identity import Ids
+from .interpreter import tuned
 from .registry import Registry, default_registry
 
 log = logging.getLogger("durable.worker")
 
-_COLLECT_EVERY = (20_000, 20, 100)
 _HOLD = 60.0  # seconds that a row is left to its holder; a dead holder's rows are taken at once by the next worker
 
 
@@ -143,7 +142,7 @@ class Worker:
             lambda: tuple(self._registry.names("activity")),
         )
         self._undo.append(seat.leave)
-        self._undo.append(_relax_collector())
+        self._undo.append(tuned())
         self._undo.append(activities.close)
         if transport is not None:
             self._undo.append(transport.watch(lambda trouble: _on_trouble(trouble, seat, engine)))
@@ -221,16 +220,6 @@ def _checked_names(names: object, where: str) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"{where} is empty; leave it out for 'default'")
     return tuple(dict.fromkeys(check_name(name, where) for name in names))
-
-
-def _relax_collector() -> Callable[[], None]:
-    """Thousands of waiting generators are no garbage, but the collector looks at each of them again and again: looking
-    less often gives a fifth more throughput. Returns how to set it back."""
-    before = gc.get_threshold()
-    if before[0] >= _COLLECT_EVERY[0] or not gc.isenabled():
-        return lambda: None
-    gc.set_threshold(*_COLLECT_EVERY)
-    return lambda: gc.set_threshold(*before)
 
 
 class _Codebase:

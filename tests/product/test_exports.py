@@ -21,6 +21,7 @@ NAMES = """
     activity orchestrator activity_ref orchestrator_ref Registry default_registry
     ActivityContext OrchestrationContext Task RetryPolicy
     connect start_orchestration Client OrchestrationHandle Worker Limits
+    connect_async AsyncClient AsyncOrchestrationHandle
     OrchestrationStatus RuntimeStatus HistoryEvent FailureDetails Page CloudEvent
 """.split()
 ERRORS = """
