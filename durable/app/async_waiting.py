@@ -73,9 +73,9 @@ class _Late(NamedTuple):
 
 
 class _Changed(NamedTuple):
-    """Something happened to these; None: perhaps to all."""
+    """Something happened to these."""
 
-    instance_ids: Collection[str] | None
+    instance_ids: Collection[str]
 
 
 class _Close(NamedTuple):
@@ -188,8 +188,7 @@ class AsyncWaits:
             elif isinstance(item, _Late):
                 changed[item.waiter.instance_id] = None
             elif isinstance(item, _Changed):
-                ids = self._waiting if item.instance_ids is None else item.instance_ids
-                changed.update((instance_id, None) for instance_id in ids if instance_id in self._waiting)
+                changed.update((instance_id, None) for instance_id in item.instance_ids if instance_id in self._waiting)
         changed.update((waiter.instance_id, None) for waiter in self._admit(come))
         return list(changed)
 

@@ -4,8 +4,9 @@ Thousands of waiting generators are no garbage, but the collector looks at each 
 often gives a fifth more throughput.
 
 A thread that computes in Python lets others in only when they have waited for a switch interval, and the engine has to
-ask again after each statement. With Python's 5 ms one such activity slows the engine to a twentieth, with 0.1 ms to
-about a half; alone it is as fast as before (tests/benchmarks/busy_thread.py).
+ask again after each statement. With Python's 5 ms one such activity slows the engine to a twentieth. With 0.1 ms it
+keeps half its speed, all that one of two threads can have of one interpreter, and alone it is as fast as before
+(tests/benchmarks/busy_thread.py). Less costs more than it gives: all who wait ask that often.
 """
 
 from __future__ import annotations

@@ -31,11 +31,11 @@ class Waits:
         self._addresses: set[str] = set()
         self._dead: BaseException | None = None
         self._waiting: dict[str, list[threading.Event]] = {}
-        self._watching: list[Callable[[Collection[str] | None], None]] = []
+        self._watching: list[Callable[[Collection[str]], None]] = []
         self._lock = threading.Lock()
 
-    def watch(self, call: Callable[[Collection[str] | None], None]) -> None:
-        """Call this with whatever is given to `wake`, and with None when the worker here has died, or one started."""
+    def watch(self, call: Callable[[Collection[str]], None]) -> None:
+        """Call this with whatever `wake` is called with."""
         self._watching.append(call)
 
     def wake(self, instance_ids: Collection[str]) -> None:
@@ -55,8 +55,6 @@ class Waits:
         """The worker in this process ended by `error`, or (None) one has just started."""
         self._dead = error
         self.wake(list(self._waiting))
-        for call in self._watching:
-            call(None)
 
     def wait(self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool) -> Summary:
         """Raises durable.TimeoutError, InstanceNotFoundError, and DurableError when the worker here has died."""

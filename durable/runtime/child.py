@@ -2,7 +2,7 @@
 
 Laws.
 1. It lives and dies with its worker: when the pipe ends, or the parent is another one, it kills its process group,
-   and with it what its activities have started.
+   and with it what its activities have started. On Linux the kernel does that, even while C code keeps all threads out.
 2. The terminal's and the system's requests to stop (SIGINT, SIGTERM) are for the worker, which drains.
 3. A function is imported by the name of its module; the worker's `__main__` never runs here.
 4. Whatever an activity raises is an answer; the next one runs in the same process.
@@ -10,6 +10,7 @@ Laws.
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import importlib.util
 import logging
@@ -46,9 +47,11 @@ from .child_messages import (
 _LOOK: Final = 1.0  # seconds between two looks at who the parent is: a fork of the worker's keeps the pipe open
 
 
-def main(pipe: int) -> NoReturn:
-    """Serve the worker at the other end of `pipe`, a file descriptor, for ever."""
-    os.set_inheritable(pipe, False)
+def main(pipe: int, lifeline: int) -> NoReturn:
+    """Serve the worker at the other end of `pipe`, for ever. On `lifeline` nothing comes but its end. Descriptors."""
+    for descriptor in (pipe, lifeline):
+        os.set_inheritable(descriptor, False)
+    _hang_on(lifeline)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # not SIG_IGN, which programs started by activities would inherit
     connection: Connection[Any, Any] = Connection(pipe)
@@ -57,6 +60,14 @@ def main(pipe: int) -> NoReturn:
     child = _Child(connection, setup)
     threading.Thread(target=child.listen, name="durable-listen", daemon=True).start()
     child.work()
+
+
+def _hang_on(lifeline: int) -> None:
+    """Have this process group killed as soon as nobody holds the other end."""
+    if sys.platform == "linux":
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 class _Child:

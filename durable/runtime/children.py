@@ -41,7 +41,7 @@ from .child_messages import (
 
 _PROGRAM: Final = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from durable.runtime.child import main; "
-    "pipe = int(sys.argv[2]); del sys.argv[1:]; main(pipe)"
+    "pipe, lifeline = map(int, sys.argv[2:]); del sys.argv[1:]; main(pipe, lifeline)"
 )
 _LOOK: Final = 1.0  # seconds between two looks whether it lives: what it has forked may keep the pipe open
 
@@ -127,18 +127,21 @@ class Child:
         self._owner = threading.Lock()
         self._attempt: Served | None = None
         self._pipe, theirs = Pipe()
+        end, self._lifeline = os.pipe()
+        passed = [theirs.fileno(), end]
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), str(theirs.fileno())],
+                [sys.executable, "-c", _PROGRAM, json.dumps(sys.path), *map(str, passed)],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=passed,
                 start_new_session=True,
             )
         except BaseException:
-            self._pipe.close()
+            self._hang_up()
             raise
         finally:
             theirs.close()
+            os.close(end)
         levels = {"": logging.getLogger().level, "durable": logging.getLogger("durable").getEffectiveLevel()}
         levels["durable.activity"] = logging.getLogger("durable.activity").getEffectiveLevel()
         self._setup: Setup | None = Setup(os.getpid(), asdict(limits), levels)
@@ -195,7 +198,11 @@ class Child:
     def close(self) -> None:
         """Kill it and give back what it holds here; nobody may use it after."""
         self.kill()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         self._pipe.close()
+        os.close(self._lifeline)
 
     def _send(self, order: Order) -> None:
         with self._sending:

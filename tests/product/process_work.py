@@ -93,6 +93,11 @@ def dies_once(way: str, folder: str) -> str:
     return "unharmed"
 
 
+@registry.activity(executor="process")
+def dies() -> None:
+    os._exit(3)
+
+
 def announce(folder: str, pid: int | None = None) -> None:
     """Leave the id of this process, or of that one, so that a test can see whether it lives."""
     Path(folder, f"{os.getpid() if pid is None else pid}.pid").touch()
@@ -106,6 +111,13 @@ def spins(folder: str) -> None:
     announce(folder)
     while True:
         pass
+
+
+@registry.activity(executor="process")
+def hogs(folder: str) -> int:
+    """Computes in C, which lets no other thread of its process run."""
+    announce(folder)
+    return sum(range(10**12))
 
 
 @registry.activity(executor="process", heartbeat_timeout=0.3)

@@ -242,6 +242,24 @@ def test_an_async_activity_may_use_one(bench: Bench) -> None:
 
 
 @pytest.mark.everywhere
+def test_who_waits_is_told_and_need_not_ask(bench: Bench) -> None:
+    """Whoever is not told looks again after 5 seconds."""
+    bench.serve(app)
+
+    async def main() -> None:
+        async with connected(bench.place) as client:
+            mine = await client.start_orchestration(asks)
+            others = client.handle(bench.start(asks).instance_id)
+            waiting = [asyncio.ensure_future(handle.result(4)) for handle in (mine, others)]
+            for handle in (mine, others):
+                await client.wait(handle.instance_id, SOON, until="started")
+                await handle.raise_event("answer", 1)
+            assert await asyncio.gather(*waiting) == [1, 1]
+
+    run(main())
+
+
+@pytest.mark.everywhere
 def test_a_thousand_wait_and_hardly_a_thread(bench: Bench) -> None:
     bench.serve(app)
 

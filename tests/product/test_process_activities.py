@@ -176,6 +176,14 @@ def test_a_timeout_kills_the_process_and_what_it_started_and_its_slot_is_free(he
     assert here.run(work.one, "whoami") > 0
 
 
+def test_a_timeout_ends_what_never_looks_up(here: Bench, tmp_path: Path) -> None:
+    here.serve(work.registry)
+    failure = here.fails(work.patient, "hogs", 0.2, 1, str(tmp_path))
+    assert failure.is_caused_by(TimeoutError)
+    (pid,) = announced(tmp_path, 1)
+    until(lambda: not alive(pid))
+
+
 def test_a_process_without_heartbeats_is_killed(here: Bench, tmp_path: Path) -> None:
     here.serve(work.registry)
     failure = here.fails(work.one, "beats_once", str(tmp_path))
@@ -240,7 +248,7 @@ with durable.Worker(client, registry=work.registry):
 """
 
 
-@pytest.mark.parametrize("name", ["spins", "until_told"])
+@pytest.mark.parametrize("name", ["spins", "until_told", "hogs"])
 def test_no_process_outlives_a_worker_that_is_killed(tmp_path: Path, name: str) -> None:
     command = [sys.executable, "-c", SERVE, f"sqlite:///{tmp_path}/store.db", name, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -252,6 +260,20 @@ def test_no_process_outlives_a_worker_that_is_killed(tmp_path: Path, name: str) 
         worker.kill()
         worker.wait(SOON)
     until(lambda: not any(map(alive, pids)))
+
+
+def test_no_descriptor_is_left_when_the_worker_stops(here: Bench) -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    for _ in range(2):  # what opens once, and stays open, opens in the first round
+        before = descriptors()
+        worker = here.serve(work.registry, shutdown_grace=SOON)
+        assert here.run(work.several, "whoami", 3)
+        here.fails(work.one, "dies")
+        worker.stop()
+        after = descriptors()
+    assert after <= before
 
 
 # ---- what can't run there
