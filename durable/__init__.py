@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 _HOMES = {
+    "app.async_client": ("AsyncClient", "connect_async"),
+    "app.async_handle": ("AsyncOrchestrationHandle",),
     "app.client": ("Client", "connect"),
     "app.default": ("start_orchestration",),
     "app.handle": ("OrchestrationHandle",),
@@ -50,6 +52,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
 
+    from .app.async_client import AsyncClient, connect_async
+    from .app.async_handle import AsyncOrchestrationHandle
     from .app.client import Client, connect
     from .app.default import start_orchestration
     from .app.handle import OrchestrationHandle
@@ -89,6 +93,8 @@ if TYPE_CHECKING:
 # Spelled out, for type checkers and editors read it too; tests/product/test_exports.py compares.
 __all__ = [
     "ActivityContext",
+    "AsyncClient",
+    "AsyncOrchestrationHandle",
     "Client",
     "CloudEvent",
     "Codec",
@@ -124,6 +130,7 @@ __all__ = [
     "activity",
     "activity_ref",
     "connect",
+    "connect_async",
     "default_registry",
     "orchestrator",
     "orchestrator_ref",

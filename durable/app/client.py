@@ -39,7 +39,7 @@ from .plugins import (
 from .sealing import SealedBackend, SealedTransport
 from .starting import IfExists, ManyOptions, start_time, starts_orchestration
 from .steering import Steerer
-from .waiting import Waits
+from .waiting import Waits, check_until
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -134,6 +134,11 @@ class Client(Steerer):
             return None
         transport = open_transport(self._events_url, workspace)
         return transport if self._codec is None else SealedTransport(transport, self._codec)
+
+    @property
+    def waits(self) -> Waits:
+        """Who waits here, for those who wait in another way (async_waiting.py)."""
+        return self._waits
 
     @property
     def limits(self) -> Limits:
@@ -328,8 +333,7 @@ class Client(Steerer):
         DurableError when the worker on this client has died of an error of its own.
         """
         check_name(instance_id, "instance_id")
-        if until not in ("finished", "started"):
-            raise ValueError(f"until={until!r}: give 'finished' or 'started'")
+        check_until(until)
         self.wait_summary(instance_id, timeout, until, False)
         status = self.get_status(instance_id)
         assert status is not None

@@ -6,11 +6,12 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, get_args
 
 from ..model.retry import RetryPolicy
 from ..payload.signature import Signature
 from ..replay.callee import ActivityRef, OrchestratorRef
+from ..runtime.activities import Executor
 from ..runtime.activity_context import ActivityContext, local_context
 from .default import default_client
 
@@ -29,10 +30,12 @@ class Activity(ActivityRef[P, R]):
         timeout: timedelta | float | None,
         heartbeat_timeout: timedelta | float | None,
         queue: str | None,
+        executor: Executor | None = None,
     ) -> None:
         shown = _require_function(fn, "@durable.activity")
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise TypeError(f"@durable.activity: {shown} is a generator; an activity returns its result")
+        self.executor: Executor = "thread" if executor is None else _checked_executor(executor, fn, shown)
         self.wants_context = _wants_context(fn)
         signature = Signature.of(fn, leading=1 if self.wants_context else 0)
         name = shown if name is None else name  # an empty name is a mistake, not the default
@@ -93,6 +96,35 @@ def _require_function(fn: object, where: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{where}: {fn!r} has no name; wrap it in a function")
     return name
+
+
+def _checked_executor(executor: Executor, fn: Callable[..., Any], shown: str) -> Executor:
+    """Raises ValueError for another word, TypeError for a function that can't run there."""
+    if executor not in get_args(Executor):
+        raise ValueError(f"@durable.activity: executor={executor!r}: give 'thread' or 'process'")
+    if inspect.iscoroutinefunction(fn):
+        raise TypeError(
+            f"@durable.activity: {shown} is `async def`, which runs on the worker's event loop: executor={executor!r} "
+            "is for plain functions; make it `def`, or leave executor= out"
+        )
+    if executor == "process":
+        _require_findable(fn, shown)
+    return executor
+
+
+def _require_findable(fn: Callable[..., Any], shown: str) -> None:
+    """A child process finds a function by its name, in a module that it can import."""
+    module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "<no name>")
+    if module == "__main__" or not module:
+        raise TypeError(
+            f"@durable.activity(executor='process'): {shown} is in the program's main file, which a child process must "
+            "not run again: move it to a module of its own, and import it here"
+        )
+    if "<" in name:
+        raise TypeError(
+            f"@durable.activity(executor='process'): a child process can't find {module}.{name} by its name: define it "
+            "with `def` at the top of a module, and give what it closes over as arguments"
+        )
 
 
 def _wants_context(fn: Callable[..., Any]) -> bool:

@@ -52,7 +52,7 @@ class OrchestrationHandle(Generic[R]):
         self._client = client
         self.instance_id = instance_id
         self.ended: Summary | None = None  # how it completed, once this process was told
-        self._returns = returns
+        self.returns = returns
 
     def result(self, timeout: timedelta | float | None = None, *, on_blocked: Literal["wait", "raise"] = "wait") -> R:
         """Wait for the end and return the output, decoded by the orchestrator's return type where it is known.
@@ -61,10 +61,8 @@ class OrchestrationHandle(Generic[R]):
         the history. Raises OrchestrationFailedError, OrchestrationTerminatedError, OrchestrationCancelledError,
         durable.TimeoutError, OrchestrationBlockedError, InstanceNotFoundError.
         """
-        if on_blocked not in ("wait", "raise"):
-            raise ValueError(f"on_blocked={on_blocked!r}: give 'wait' or 'raise'")
-        summary = self._client.wait_summary(self.instance_id, timeout, "finished", on_blocked == "raise")
-        output: R = output_of(summary, self._returns)
+        summary = self._client.wait_summary(self.instance_id, timeout, "finished", blocked_ends(on_blocked))
+        output: R = output_of(summary, self.returns)
         return output
 
     def status(self, *, history: bool = False) -> OrchestrationStatus:
@@ -105,6 +103,13 @@ _STOPPED: Final[
     RuntimeStatus.TERMINATED: (OrchestrationTerminatedError, "terminated"),
     RuntimeStatus.CANCELED: (OrchestrationCancelledError, "cancelled"),
 }
+
+
+def blocked_ends(on_blocked: object) -> bool:
+    """Whether a wait for the result ends when the orchestration is blocked. Raises ValueError."""
+    if on_blocked not in ("wait", "raise"):
+        raise ValueError(f"on_blocked={on_blocked!r}: give 'wait' or 'raise'")
+    return on_blocked == "raise"
 
 
 def output_of(summary: Summary, returns: Any) -> Any:

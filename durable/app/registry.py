@@ -12,7 +12,7 @@ from ..model.retry import RetryPolicy
 from ..model.versions import highest
 from ..replay.context import OrchestrationContext
 from ..replay.execution import Code
-from ..runtime.activities import ActivityCode
+from ..runtime.activities import ActivityCode, Executor
 from ..runtime.activity_context import ActivityContext
 from .functions import Activity, Orchestrator
 
@@ -89,6 +89,7 @@ class Registry:
         timeout: timedelta | float | None = None,
         heartbeat_timeout: timedelta | float | None = None,
         queue: str | None = None,
+        executor: Executor | None = None,
     ) -> ActivityDecorator: ...
     def activity(
         self,
@@ -99,17 +100,20 @@ class Registry:
         timeout: timedelta | float | None = None,
         heartbeat_timeout: timedelta | float | None = None,
         queue: str | None = None,
+        executor: Executor | None = None,
     ) -> Any:
         """Make a function, sync or `async def`, an activity: a step whose result is recorded.
 
         name: default is the function's. retry: holds for calls by function. timeout: of one attempt, from its start.
         heartbeat_timeout: between two heartbeats, from the first one on. Durations are timedelta or seconds.
         queue: only workers that serve it (`Worker(queues=...)`) run it; default "default".
+        executor: "thread" (the default of a plain function), or "process" for work that keeps a processor busy: it runs
+        in a child process of the worker, which imports the function's module, and is killed at a timeout.
         Raises DuplicateNameError, TypeError (what can't be an activity) or ValueError (a name outside the rules).
         """
 
         def register(function: Callable[..., Any]) -> Activity[Any, Any]:
-            activity: Activity[Any, Any] = Activity(function, name, retry, timeout, heartbeat_timeout, queue)
+            activity: Activity[Any, Any] = Activity(function, name, retry, timeout, heartbeat_timeout, queue, executor)
             self._add_activity(activity)
             return activity
 
@@ -175,6 +179,7 @@ class Registry:
                 activity.is_async,
                 activity.timeout,
                 activity.heartbeat_timeout,
+                activity.executor,
             )
         self._changed()
 

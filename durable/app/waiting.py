@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
@@ -22,8 +22,8 @@ log = logging.getLogger("durable.client")
 
 R = TypeVar("R")
 
-_REREAD: Final = 5.0  # a signal is a hint and may be lost; reading again now and then makes a wait right
-_ALONE: Final = 2.0  # seconds after which somebody who waits is told that nobody works
+REREAD: Final = 5.0  # a signal is a hint and may be lost; reading again now and then makes a wait right
+ALONE: Final = 2.0  # seconds after which somebody who waits is told that nobody works
 
 
 class Waits:
@@ -37,7 +37,12 @@ class Waits:
         self._dead: BaseException | None = None
         self._waiting: dict[str, list[threading.Event]] = {}
         self._handles: WeakValueDictionary[str, OrchestrationHandle[Any]] = WeakValueDictionary()
+        self._watching: list[Callable[[Collection[str]], None]] = []
         self._lock = threading.Lock()
+
+    def watch(self, call: Callable[[Collection[str]], None]) -> None:
+        """Call this with whatever `wake` is called with."""
+        self._watching.append(call)
 
     def wake(self, instance_ids: Collection[str]) -> None:
         """Something happened to these."""
@@ -45,6 +50,8 @@ class Waits:
             for instance_id in instance_ids:
                 for changed in self._waiting.get(instance_id, ()):
                     changed.set()
+        for call in self._watching:
+            call(instance_ids)
 
     def remember(self, handle: OrchestrationHandle[R]) -> OrchestrationHandle[R]:
         """Tell this handle when `ended` says that what it has started is complete: its result need not be read then."""
@@ -85,36 +92,45 @@ class Waits:
         stop = self._signals.listen(STATUS, wake, instance_id, here_only=True)
         self._enter(instance_id, changed)
         everywhere = False
-        patience = _ALONE
+        patience = ALONE
         try:
             while True:
                 changed.clear()
-                summary = self._known_end(instance_id) or self._summary(instance_id)
-                if summary is None:
-                    raise InstanceNotFoundError(f"wait: no orchestration has the id {instance_id!r}")
-                if _reached(summary, until, blocked_ends):
+                summary = found(instance_id, self._known_end(instance_id) or self._summary(instance_id))
+                if self.over(summary, until, blocked_ends):
                     return summary
-                if not everywhere and (until != "finished" or blocked_ends or summary.reply_to not in self._addresses):
+                if not everywhere and not self.told(summary, until, blocked_ends):
                     everywhere = True
                     stop()
                     stop = self._signals.listen(STATUS, wake, instance_id)
                     continue
-                if self._dead is not None:
-                    raise DurableError(
-                        f"orchestration {instance_id!r} is {summary.status}, and the worker in this process has "
-                        "stopped by an error of its own (see the log). Nothing is lost: start a worker, and it goes on"
-                    ) from self._dead
-                left = _REREAD if deadline is None else min(_REREAD, deadline - time.monotonic())
+                left = REREAD if deadline is None else min(REREAD, deadline - time.monotonic())
                 if left <= 0:
-                    raise TimeoutError(_late(summary, timeout))
-                if not changed.wait(min(left, patience)) and patience is _ALONE:
-                    patience = _REREAD
-                    self._warn_if_alone(summary)
+                    raise TimeoutError(late(summary, timeout))
+                if not changed.wait(min(left, patience)) and patience is ALONE:
+                    patience = REREAD
+                    self.warn_if_alone(summary)
         finally:
             self._leave(instance_id, changed)
             stop()
 
-    def _warn_if_alone(self, summary: Summary) -> None:
+    def told(self, summary: Summary, until: str, blocked_ends: bool) -> bool:
+        """Whether the broker will tell of what is waited for: of the end of what was started here, and nothing else.
+        Then the store need not be asked to tell too."""
+        return until == "finished" and not blocked_ends and summary.reply_to in self._addresses
+
+    def over(self, summary: Summary, until: str, blocked_ends: bool) -> bool:
+        """Whether the wait is. Raises DurableError when nobody here will go on with what is waited for."""
+        if reached(summary, until, blocked_ends):
+            return True
+        if self._dead is not None:
+            raise DurableError(
+                f"orchestration {summary.instance_id!r} is {summary.status}, and the worker in this process has "
+                "stopped by an error of its own (see the log). Nothing is lost: start a worker, and it goes on"
+            ) from self._dead
+        return False
+
+    def warn_if_alone(self, summary: Summary) -> None:
         """A program that waits for what nobody will do would otherwise stand still in silence."""
         if not living(self._membership.members()):
             log.warning(
@@ -142,7 +158,21 @@ class Waits:
         return self._store.summaries([instance_id])[0]
 
 
-def _late(summary: Summary, timeout: timedelta | float | None) -> str:
+def check_until(until: object) -> None:
+    """Raises ValueError for what no wait can wait for."""
+    if until not in ("finished", "started"):
+        raise ValueError(f"until={until!r}: give 'finished' or 'started'")
+
+
+def found(instance_id: str, summary: Summary | None) -> Summary:
+    """Raises InstanceNotFoundError."""
+    if summary is None:
+        raise InstanceNotFoundError(f"wait: no orchestration has the id {instance_id!r}")
+    return summary
+
+
+def late(summary: Summary, timeout: timedelta | float | None) -> str:
+    """What a TimeoutError says."""
     waited = f"{timeout:g} s" if isinstance(timeout, int | float) else str(timeout)
     what = f"orchestration {summary.instance_id!r} is {summary.status} after {waited}"
     if summary.status is RuntimeStatus.BLOCKED:
@@ -150,7 +180,8 @@ def _late(summary: Summary, timeout: timedelta | float | None) -> str:
     return f"{what}; it is not lost, and goes on while a worker runs that serves it"
 
 
-def _reached(summary: Summary, until: str, blocked_ends: bool) -> bool:
+def reached(summary: Summary, until: str, blocked_ends: bool) -> bool:
+    """Whether it is as far as somebody waits for."""
     if summary.status.finished or (blocked_ends and summary.status is RuntimeStatus.BLOCKED):
         return True
     return until == "started" and summary.status is not RuntimeStatus.PENDING

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -32,11 +31,11 @@ from .client import Client, connect
 from .clock import utc_now
 from .default import default_client
 from .identity import Ids
+from .interpreter import tuned
 from .registry import Registry, default_registry
 
 log = logging.getLogger("durable.worker")
 
-_COLLECT_EVERY = (20_000, 20, 100)
 _PART = 100  # instances stepped while the store commits as many
 _HOLD = 60.0  # seconds that a row is left to its holder; a dead holder's rows are taken at once by the next worker
 
@@ -49,11 +48,13 @@ class Worker:
         durable.Worker().run()          # foreground, until SIGINT or SIGTERM
 
     client_or_url: a client, a URL, or None for the default client. registry: default is that of the module-level
-    decorators. groups: whose orchestrations it runs; queues: whose activities. max_concurrent_activities: at one time,
-    sync and `async def` ones each. max_cached_orchestrations: warm instances kept; 0 replays every turn.
-    eager_activities: run the activities of its own turns itself, where it serves their queue and has a free slot,
-    instead of sending them through the broker; default True without a broker, False with one. shutdown_grace: seconds
-    (or timedelta) that running activities get when it stops; the rest is handed back.
+    decorators. groups: whose orchestrations it runs; queues: whose activities. max_concurrent_activities: at one
+    time, sync and `async def` ones each. Those with `executor="process"` count among the sync ones, and each has a
+    process while it runs, so that a worker for them wants about as many as there are processors.
+    max_cached_orchestrations: warm instances kept; 0 replays every turn. eager_activities: run the activities of its
+    own turns itself, where it serves their queue and has a free slot, instead of sending them through the broker;
+    default True without a broker, False with one. shutdown_grace: seconds (or timedelta) that running activities get
+    when it stops; the rest is handed back.
 
     One worker serves a SQLite file; a second one stands by until the first is gone. On servers any number share the
     work. Raises StoreError and TransportError on start.
@@ -150,7 +151,7 @@ class Worker:
             lambda: tuple(self._registry.names("activity")),
         )
         self._undo.append(seat.leave)
-        self._undo.append(_relax_collector())
+        self._undo.append(tuned())
         self._undo.append(activities.close)
         if transport is not None:
             self._undo.append(transport.watch(lambda trouble: _on_trouble(trouble, seat, engine)))
@@ -229,16 +230,6 @@ def _checked_names(names: object, where: str) -> tuple[str, ...]:
     if not names:
         raise ValueError(f"{where} is empty; leave it out for 'default'")
     return tuple(dict.fromkeys(check_name(name, where) for name in names))
-
-
-def _relax_collector() -> Callable[[], None]:
-    """Thousands of waiting generators are no garbage, but the collector looks at each of them again and again: looking
-    less often gives a fifth more throughput. Returns how to set it back."""
-    before = gc.get_threshold()
-    if before[0] >= _COLLECT_EVERY[0] or not gc.isenabled():
-        return lambda: None
-    gc.set_threshold(*_COLLECT_EVERY)
-    return lambda: gc.set_threshold(*before)
 
 
 class _Codebase:

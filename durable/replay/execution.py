@@ -272,6 +272,7 @@ class Execution:
         # while it is suspended none of its facts are here.
 
     def _cancel(self, event: Event) -> None:
+        refuse_sealed(event, f"instance {self.instance_id!r}: the reason for cancelling")
         self.cancelled = event.input
         error = cancellation(event, self.instance_id)
         if self._driver is None:  # before its start: it has nothing to compensate

@@ -1,8 +1,11 @@
 """Activities run here: sync ones on their own threads, `async def` ones on one event loop, each outcome once.
 
+One with `executor="process"` runs in a child process, while a thread of those for sync ones waits for its outcome.
+
 Laws.
 1. One outcome an attempt: the first of result, exception and timeout; what comes after it is ignored.
 2. A thread can't be killed. After a timeout or a cancellation `context.cancelled` is true and the slot stays taken.
+   A process can: at its timeout at once, some seconds after a cancellation, when the grace of a stop is over.
 3. At most `size` run at a time; the others wait in the queue. Threads start when they are first needed.
 4. Whatever an activity raises becomes a failure in the history; it never ends the thread.
 """
@@ -10,32 +13,42 @@ Laws.
 from __future__ import annotations
 
 import builtins
-import heapq
-import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from ..engine.instance import Invocation
 from ..model import history as h
-from ..model.errors import NonRetryableError, PayloadError
-from ..model.failure import FailureDetails, describe
-from ..model.history import NO_PAYLOAD, Event
+from ..model.errors import NonRetryableError
+from ..model.failure import FailureDetails
+from ..model.history import NO_PAYLOAD, Event, Raw
 from ..model.limits import Limits
 from ..payload.signature import Signature
-from ..payload.values import encode
 from .activity_context import ActivityContext, Attempt
+from .activity_outcome import failure_of, result_of
+from .deadlines import Deadlines
 from .requests import Done
 
 if TYPE_CHECKING:
+    from .child_messages import Call
+    from .children import Child, Children
     from .event_loop import EventLoopThread
 
 
+Executor = Literal["thread", "process"]
+
+_MERCY: Final = 3.0  # seconds that a cancelled activity in a process gets to end by itself
+
+
 class ActivityCode(NamedTuple):
-    """An activity as it runs: timeouts in seconds, 0 for none; they hold where the call gave none."""
+    """An activity as it runs: timeouts in seconds, 0 for none; they hold where the call gave none.
+
+    executor: where it runs; says nothing of an `async def`.
+    """
 
     name: str
     fn: Callable[..., Any]
@@ -44,6 +57,7 @@ class ActivityCode(NamedTuple):
     is_async: bool
     timeout: float = 0.0
     heartbeat_timeout: float = 0.0
+    executor: Executor = "thread"
 
 
 class Activities:
@@ -72,6 +86,7 @@ class Activities:
         self._attempts: dict[str, _Attempt] = {}
         self._deadlines = Deadlines()
         self._event_loop: EventLoopThread | None = None
+        self._children: Children | None = None
 
     def run(self, invocations: Sequence[Invocation]) -> None:
         """Queue these; each ends as one `Done`."""
@@ -93,8 +108,12 @@ class Activities:
         """Nobody waits for these any more."""
         for key in row_keys:
             attempt = self._attempts.pop(key, None)
-            if attempt is not None:
-                attempt.abandon()
+            if attempt is None:
+                continue
+            attempt.abandon()
+            code = self._find(attempt.invocation.name)
+            if code is not None and code.executor == "process":
+                self._deadlines.at(time.monotonic() + _MERCY, attempt.kill)
 
     def halt(self) -> list[str]:
         """Forget what has not started; return its row keys."""
@@ -113,12 +132,16 @@ class Activities:
         return keys
 
     def close(self) -> None:
-        """Stop the threads that are idle; running ones end with their activity (they are daemons)."""
+        """Stop the threads that are idle, and all processes; running threads end with their activity (as daemons)."""
         for attempt in list(self._attempts.values()):
             attempt.abandon()
         for _ in self._threads:
             self._queue.put(None)
         self._deadlines.close()
+        with self._lock:
+            children = self._children
+        if children is not None:
+            children.close()
         if self._event_loop is not None:
             self._event_loop.close()
 
@@ -148,10 +171,32 @@ class Activities:
 
     def _call(self, attempt: _Attempt) -> Event:
         try:
-            code, args = self._prepare(attempt)
-            return self._completed(attempt, code.fn(*args))
+            code = self._code(attempt)
+            if code.executor == "process":
+                return self._call_in_child(attempt, code)
+            self._begin(attempt, code)
+            return self._completed(attempt, code.fn(*self._arguments(attempt, code)))
         except BaseException as error:  # law 4: SystemExit from an activity must not end the thread either
-            return self._failed(attempt, error)
+            return self._failed(attempt, failure_of(error))
+
+    def _call_in_child(self, attempt: _Attempt, code: ActivityCode) -> Event:
+        from .child_messages import Returned  # most workers never need it
+
+        attempt.on_first_beat = lambda: self._watch_heartbeat(attempt)
+        answer = self._some_children().run(
+            _order(attempt.invocation, code), attempt, lambda: self._begin(attempt, code)
+        )
+        if isinstance(answer, Returned):
+            return self._event(attempt, h.TASK_COMPLETED, answer.result)
+        return self._failed(attempt, answer.failure)
+
+    def _some_children(self) -> Children:
+        from .children import Children
+
+        with self._lock:
+            if self._children is None:
+                self._children = Children(self._limits)
+            return self._children
 
     # ---- async activities
 
@@ -167,30 +212,35 @@ class Activities:
         if attempt.row_key not in self._attempts:
             return
         try:
-            code, args = self._prepare(attempt)
-            made: Coroutine[Any, Any, Any] = code.fn(*args)
+            code = self._code(attempt)
+            self._begin(attempt, code)
+            made: Coroutine[Any, Any, Any] = code.fn(*self._arguments(attempt, code))
             event = self._completed(attempt, await made)
         except BaseException as error:  # law 4; a cancellation by our own timeout is ignored by `_finish`
-            event = self._failed(attempt, error)
+            event = self._failed(attempt, failure_of(error))
         self._finish(attempt, event)
 
     # ---- one attempt
 
-    def _prepare(self, attempt: _Attempt) -> tuple[ActivityCode, tuple[Any, ...]]:
-        invocation = attempt.invocation
-        code = self._find(invocation.name)
+    def _code(self, attempt: _Attempt) -> ActivityCode:
+        code = self._find(attempt.invocation.name)
         if code is None:
-            raise NonRetryableError(f"activity {invocation.name!r} was unregistered before it could run")
+            raise NonRetryableError(f"activity {attempt.invocation.name!r} was unregistered before it could run")
+        return code
+
+    def _begin(self, attempt: _Attempt, code: ActivityCode) -> None:
+        """Its time runs from here."""
+        invocation = attempt.invocation
         timeout = invocation.timeout or code.timeout
         attempt.heartbeat_timeout = invocation.heartbeat_timeout or code.heartbeat_timeout
         attempt.started_at = time.monotonic()
         if timeout:
             key = attempt.row_key  # a deadline may lie far ahead: it must not keep the input alive
             self._deadlines.at(attempt.started_at + timeout, lambda: self._time_out(key, timeout))
-        args = code.signature.decode_input(invocation.input, f"the input of activity {code.name!r}")
-        if code.wants_context:
-            return code, (self._context(attempt), *args)
-        return code, args
+
+    def _arguments(self, attempt: _Attempt, code: ActivityCode) -> tuple[Any, ...]:
+        args = code.signature.decode_input(attempt.invocation.input, f"the input of activity {code.name!r}")
+        return (self._context(attempt), *args) if code.wants_context else args
 
     def _context(self, attempt: _Attempt) -> ActivityContext:
         attempt.on_first_beat = lambda: self._watch_heartbeat(attempt)
@@ -218,35 +268,21 @@ class Activities:
 
     def _end_late(self, attempt: _Attempt, what: str) -> None:
         error = builtins.TimeoutError(f"activity {attempt.invocation.name!r} (attempt {attempt.number}) {what}")
-        self._finish(attempt, self._failed(attempt, error))
+        self._finish(attempt, self._failed(attempt, failure_of(error)))
         attempt.abandon()
+        attempt.kill()
 
     def _completed(self, attempt: _Attempt, value: Any) -> Event:
-        invocation = attempt.invocation
-        if hasattr(value, "cr_await"):
-            value.close()
-            raise TypeError(
-                f"activity {invocation.name!r} returned a coroutine: make it, and what wraps it, `async def`"
-            )
-        result = encode(value, f"the result of activity {invocation.name!r}", self._limits)
-        return Event(
-            h.TASK_COMPLETED,
-            self._clock(),
-            task_id=invocation.task_id,
-            attempt=invocation.attempt,
-            result=result,
-        )
+        return self._event(attempt, h.TASK_COMPLETED, result_of(value, attempt.invocation.name, self._limits))
 
-    def _failed(self, attempt: _Attempt, error: BaseException) -> Event:
-        invocation = attempt.invocation
-        return Event(
-            h.TASK_FAILED,
-            self._clock(),
-            task_id=invocation.task_id,
-            attempt=invocation.attempt,
-            result=NO_PAYLOAD,
-            failure=failure_of(error),
-        )
+    def _failed(self, attempt: _Attempt, failure: FailureDetails) -> Event:
+        return self._event(attempt, h.TASK_FAILED, failure=failure)
+
+    def _event(
+        self, attempt: _Attempt, kind: str, result: Raw = NO_PAYLOAD, failure: FailureDetails | None = None
+    ) -> Event:
+        i = attempt.invocation
+        return Event(kind, self._clock(), task_id=i.task_id, attempt=i.attempt, result=result, failure=failure)
 
     def _finish(self, attempt: _Attempt, event: Event) -> None:
         if self._attempts.pop(attempt.row_key, None) is attempt:
@@ -257,7 +293,7 @@ class Activities:
 class _Attempt(Attempt):
     """One attempt of one activity in this process."""
 
-    __slots__ = ("heartbeat_timeout", "invocation", "on_first_beat", "row_key", "started_at", "task")
+    __slots__ = ("child", "heartbeat_timeout", "invocation", "on_first_beat", "row_key", "started_at", "task")
 
     def __init__(self, invocation: Invocation) -> None:
         super().__init__(invocation.instance_id, invocation.execution_id, invocation.task_id, invocation.attempt)
@@ -267,6 +303,7 @@ class _Attempt(Attempt):
         self.heartbeat_timeout = 0.0
         self.on_first_beat: Callable[[], None] | None = None
         self.task: Any = None
+        self.child: Child | None = None  # while one runs it
 
     def beat(self, details: Any) -> None:
         first = not self.last_beat
@@ -279,56 +316,31 @@ class _Attempt(Attempt):
         self.cancelled = True
         if self.task is not None:
             self.task.cancel()
+        child = self.child
+        if child is not None:
+            child.cancel(self)
+
+    def kill(self) -> None:
+        """End it where that is possible: in a process."""
+        child = self.child
+        if child is not None:
+            child.kill(self)
 
 
-def failure_of(error: BaseException) -> FailureDetails:
-    """A result that is no JSON, or an input that does not fit, stays so at the next attempt."""
-    failure = describe(error)
-    if isinstance(error, PayloadError):
-        return FailureDetails(
-            failure.type,
-            failure.message,
-            failure.stack_trace,
-            failure.cause,
-            failure.properties,
-            (*failure.hierarchy, "durable.NonRetryableError"),
-        )
-    return failure
+def _order(i: Invocation, code: ActivityCode) -> Call:
+    from .child_messages import Call
 
-
-class Deadlines:
-    """Calls functions at moments of the monotonic clock, on one thread that exists only once it is needed."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = 0
-        self._thread: threading.Thread | None = None
-        self._closed = False
-
-    def at(self, moment: float, call: Callable[[], None]) -> None:
-        with self._changed:
-            self._count += 1
-            heapq.heappush(self._heap, (moment, self._count, call))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="durable-deadlines", daemon=True)
-                self._thread.start()
-            self._changed.notify()
-
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                while not self._closed and (not self._heap or self._heap[0][0] > time.monotonic()):
-                    self._changed.wait(self._heap[0][0] - time.monotonic() if self._heap else None)
-                if self._closed:
-                    return
-                call = heapq.heappop(self._heap)[2]
-            try:
-                call()
-            except Exception:  # one broken callback must not end all deadlines
-                logging.getLogger("durable.worker").exception("a deadline's callback failed")
+    fn = code.fn
+    file = getattr(sys.modules.get(fn.__module__), "__file__", None) or ""
+    return Call(
+        fn.__module__,
+        fn.__qualname__,
+        file,
+        code.name,
+        code.wants_context,
+        i.input,
+        i.instance_id,
+        i.execution_id,
+        i.task_id,
+        i.attempt,
+    )

@@ -20,7 +20,7 @@ from ..payload.values import encode
 from ..ports import FACTS, Membership, Outcome, Signals, Store, Topic
 from ..replay.guard import Watch
 from ..runtime import requests as ask
-from ..runtime.activities import failure_of
+from ..runtime.activity_outcome import failure_of
 from ..runtime.loop import Loop, Settings
 from ..runtime.serving import Serving
 from .stand_ins import Casting

@@ -88,6 +88,14 @@ def test_raw_stores_in_redis_what_the_product_stores(servers: tuple[str, dict[st
     check_bytes(servers[1])
 
 
+def test_the_measurement_beside_a_busy_thread_runs(tmp_path: Path) -> None:
+    command = [sys.executable, str(HERE / "busy_thread.py"), "--sequences", "50", "--repeats", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert done.stdout.count("beside a busy thread") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_raw_sends_as_many_and_as_long_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(HERE)
     life = importlib.import_module("raw_rabbitmq").hello()

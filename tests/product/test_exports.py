@@ -21,12 +21,13 @@ NAMES = """
     activity orchestrator activity_ref orchestrator_ref Registry default_registry
     ActivityContext OrchestrationContext Task RetryPolicy
     connect start_orchestration Client OrchestrationHandle Worker Limits
+    connect_async AsyncClient AsyncOrchestrationHandle
     OrchestrationStatus RuntimeStatus HistoryEvent FailureDetails Page CloudEvent
     Codec register_type
 """.split()
 ERRORS = """
     DurableError InstanceNotFoundError InstanceExistsError InstanceFinishedError OrchestrationFailedError
-    OrchestrationTerminatedError OrchestrationBlockedError TaskFailedError TaskCancelledError NonRetryableError
+    OrchestrationTerminatedError OrchestrationCancelledError OrchestrationBlockedError TaskFailedError TaskCancelledError NonRetryableError
     TimeoutError PayloadError LimitError DuplicateNameError StoreError TransportError
 """.split()
 

@@ -137,3 +137,18 @@ def retried() -> None: ...
 @durable.orchestrator  # E: the first parameter is the context
 def without_context(item: str) -> str:
     return item
+
+
+async def awaiting(client: durable.AsyncClient) -> None:
+    await client.start_orchestration(order, 1)  # E: str
+    await client.start_orchestration(order, "book", if_exists="perhaps")  # E: raise or return
+    await client.start_many(order, ["book"], instance_id="order-42")  # E: there are several
+    await client.get_status("x", payload=False)  # E: payloads=
+    await client.raise_event("x", 1)  # E: str
+    await client.handle("x").raise_event()  # E: a name
+    await client.wait("x", until="ended")  # E: finished or started
+
+
+@durable.activity(executor="processes")  # E: thread or process
+def busy(number: int) -> int:
+    return number

@@ -267,3 +267,37 @@ def starts(client: durable.Client) -> None:
 def works() -> None:
     with durable.connect("memory://typed") as client, durable.Worker(client):
         starts(client)
+
+
+# The same with an AsyncClient.
+
+
+async def awaited() -> None:
+    async with durable.connect_async("memory://x", workspace="w") as client:
+        handle = await client.start_orchestration(parcel, Order("book", 1), 2)
+        assert_type(handle, durable.AsyncOrchestrationHandle[int])
+        assert_type(await handle.result(timeout=1), int)
+        assert_type(await (await client.start_orchestration(poll, "x", tags={"shop": "1"})).result(), list[int])
+        assert_type(await client.start_orchestration("shop.parcel"), durable.AsyncOrchestrationHandle[Any])
+        handles = await client.start_many(order, ["book", "pen"], if_exists="return")
+        assert_type(handles, list[durable.AsyncOrchestrationHandle[str]])
+        assert_type(await client.get_status("x", history=True), durable.OrchestrationStatus | None)
+        assert_type(await client.list_orchestrations(name="x"), durable.Page[durable.OrchestrationStatus])
+        assert_type(await client.history("x"), list[durable.HistoryEvent])
+        assert_type(await client.wait("x", 1.0, until="started"), durable.OrchestrationStatus)
+        assert_type(await handle.status(), durable.OrchestrationStatus)
+        assert_type(client.handle("x"), durable.AsyncOrchestrationHandle[Any])
+        await client.raise_event("x", "paid", {"by": "card"}, event_id="1")
+        await handle.terminate("enough", recursive=False)
+
+
+# An activity in a process is called as any other.
+
+
+@durable.activity(executor="process", timeout=60)
+def factors(number: int) -> list[int]:
+    return [number]
+
+
+def checks(ctx: durable.OrchestrationContext) -> None:
+    assert_type(ctx.call_activity(factors, 6), durable.Task[list[int]])

@@ -1,0 +1,402 @@
+"""The client for asyncio: the same methods, awaited; nothing blocks the loop, and however many wait, few threads do."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import os
+import re
+import select
+import signal
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import durable
+from durable.app import async_starting, starting
+
+if TYPE_CHECKING:
+    from tests.product.conftest import Bench, Heard, Place
+
+SOON = 20
+Ctx = durable.OrchestrationContext
+Steps = Generator[Any, Any, Any]
+
+app = durable.Registry()
+
+
+@app.activity
+def double(number: int) -> int:
+    return 2 * number
+
+
+@app.orchestrator
+def doubled(ctx: Ctx, number: int) -> Generator[Any, Any, int]:
+    return (yield from ctx.call_activity(double, number))
+
+
+@app.orchestrator
+def asks(ctx: Ctx) -> Steps:
+    return (yield ctx.wait_for_external_event("answer"))
+
+
+@app.orchestrator
+def breaks(ctx: Ctx) -> Steps:
+    yield ctx.create_timer(0.001)
+    raise ValueError("broken")
+
+
+def run(main: Coroutine[Any, Any, Any]) -> Any:
+    """In a fresh loop that complains of what it does not like, and may take its time."""
+    return asyncio.run(asyncio.wait_for(main, SOON))
+
+
+@asynccontextmanager
+async def connected(place: Place) -> AsyncIterator[durable.AsyncClient]:
+    async with durable.connect_async(place.url, events=place.events, workspace=place.workspace) as client:
+        yield client
+
+
+async def until(condition: Callable[[], Awaitable[object]]) -> None:
+    deadline = time.monotonic() + SOON
+    while not await condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        await asyncio.sleep(0.005)
+
+
+# ---- the same methods
+
+# What a worker in the same process asks of a client, and what has another form here.
+INNER = {"backend", "open_transport", "reply_to", "waits", "worker_died"}
+
+
+def public(cls: type) -> set[str]:
+    return {name for name in dir(cls) if not name.startswith("_")}
+
+
+def shape(function: Any) -> list[tuple[str, Any, Any]]:
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+PAIRS = [(durable.Client, durable.AsyncClient), (durable.OrchestrationHandle, durable.AsyncOrchestrationHandle)]
+
+
+@pytest.mark.parametrize(("sync", "asynchronous"), PAIRS)
+def test_each_method_is_there_with_the_same_parameters(sync: type, asynchronous: type) -> None:
+    assert public(asynchronous) == public(sync) - INNER
+    for name in public(asynchronous):
+        ours, theirs = getattr(asynchronous, name), getattr(sync, name)
+        if callable(theirs):
+            assert shape(ours) == shape(theirs), name
+            assert ours.__doc__, name
+            assert name == "handle" or inspect.iscoroutinefunction(ours), name
+
+
+def test_connect_async_takes_what_connect_takes() -> None:
+    assert shape(durable.connect_async) == shape(durable.connect)
+    assert not inspect.iscoroutinefunction(durable.connect_async)
+
+
+def test_start_orchestration_has_the_same_overloads() -> None:
+    def overloads(module: Any, name: str) -> str:
+        source = inspect.getsource(getattr(module, name))
+        return re.sub(r"\s|async|Async", "", source[source.index("@overload") :])
+
+    assert overloads(async_starting, "StartOrchestrationAsync") == overloads(starting, "StartOrchestration")
+
+
+# ---- calling
+
+
+@pytest.mark.everywhere
+def test_starting_steering_and_reading(bench: Bench) -> None:
+    bench.serve(app)
+
+    async def main() -> None:
+        async with connected(bench.place) as client:
+            handle = await client.start_orchestration(doubled, 21, tags={"a": "b"})
+            assert await handle.result(SOON) == 42
+            assert (await handle.status()).runtime_status == "COMPLETED"
+            status = await client.get_status(handle.instance_id)
+            assert status is not None
+            assert status.output == 42
+            many = await client.start_many(doubled, [1, 2, 3], instance_ids=["x", "y", "z"])
+            assert await asyncio.gather(*(h.result(SOON) for h in many)) == [2, 4, 6]
+            asking = await client.start_orchestration(asks, instance_id="asking")
+            assert (await client.wait("asking", SOON, until="started")).runtime_status == "RUNNING"
+            await asking.raise_event("answer", "yes")
+            assert await client.handle("asking").result(SOON) == "yes"
+            assert await (await client.handle("asking")).result() == "yes"
+            types = [event.type for event in await client.history("asking")]
+            assert types[-1] == "ExecutionCompleted"
+            assert (await client.history("asking", as_cloudevents=True))[0].get_type() == "durable.execution-started"
+            assert {s.instance_id for s in await client.list_orchestrations(name="doubled", limit=2)} < {
+                *"xyz",
+                handle.instance_id,
+            }
+            ending = await client.start_orchestration(asks)
+            await ending.terminate("enough")
+            with pytest.raises(durable.OrchestrationTerminatedError, match="enough"):
+                await ending.result(SOON)
+
+    run(main())
+
+
+def test_errors_arrive_as_from_the_sync_client(bench: Bench) -> None:
+    bench.serve(app)
+
+    async def main() -> None:
+        async with connected(bench.place) as client:
+            with pytest.raises(durable.OrchestrationFailedError, match="broken"):
+                await (await client.start_orchestration(breaks)).result(SOON)
+            for call in (
+                client.raise_event("nobody", "x"),
+                client.wait("nobody"),
+                client.handle("nobody").result(),
+                client.handle("nobody").status(),
+            ):
+                with pytest.raises(durable.InstanceNotFoundError):
+                    await call
+            waiting = await client.start_orchestration(asks, instance_id="waiting")
+            for timeout in (0, 0.05):
+                with pytest.raises(durable.TimeoutError, match=r"waiting.*not lost"):
+                    await waiting.result(timeout)
+            with pytest.raises(durable.InstanceExistsError):
+                await client.start_orchestration(asks, instance_id="waiting")
+            wrong: Any = "ended"
+            with pytest.raises(ValueError, match="until="):
+                await client.wait("waiting", until=wrong)
+            with pytest.raises(ValueError, match="on_blocked="):
+                await waiting.result(on_blocked=wrong)
+
+    run(main())
+
+
+def test_what_can_not_be_opened_is_told_at_the_first_use() -> None:
+    client = durable.connect_async("nonsense://")
+    with pytest.raises(ValueError, match="nonsense"):
+        run(client.get_status("x"))
+    wrong: Any = 7
+    with pytest.raises(TypeError):
+        durable.connect_async(wrong)
+
+
+def test_closing_ends_waits_and_later_calls(bench: Bench) -> None:
+    async def main() -> None:
+        client = durable.connect_async(bench.place.url, workspace=bench.place.workspace)
+        handle = await client.start_orchestration(asks)
+        waiting = asyncio.ensure_future(handle.result())
+        await until(lambda: client.get_status(handle.instance_id))
+        await asyncio.sleep(0)
+        await client.close()
+        await client.close()
+        assert client.closed
+        for call in (waiting, handle.result(), client.get_status("x")):
+            with pytest.raises(RuntimeError, match="closed"):
+                await call
+
+    run(main())
+
+
+def test_an_orchestrator_is_told_what_to_use_instead(bench: Bench) -> None:
+    registry = durable.Registry()
+    client = durable.connect_async(bench.place.url, workspace=bench.place.workspace)
+
+    @registry.orchestrator
+    async def starts(ctx: Ctx) -> None:
+        await client.start_orchestration("other")
+
+    @registry.orchestrator
+    async def waits(ctx: Ctx) -> None:
+        await client.handle("other").result()
+
+    bench.serve(registry)
+    assert "ctx.call_sub_orchestrator" in bench.fails(starts).message
+    assert "would run again on every replay" in bench.fails(waits).message
+    run(client.close())
+
+
+def test_an_async_activity_may_use_one(bench: Bench) -> None:
+    registry = durable.Registry()
+
+    @registry.activity
+    async def delegates(number: int) -> int:
+        async with connected(bench.place) as client:
+            handle = await client.start_orchestration(doubled, number)
+            return await handle.result(SOON)
+
+    @registry.orchestrator
+    def outer(ctx: Ctx) -> Steps:
+        return (yield ctx.call_activity(delegates, 4))
+
+    registry.activity(double.fn)
+    registry.orchestrator(doubled.fn)
+    bench.serve(registry)
+    assert bench.run(outer) == 8
+
+
+# ---- waiting
+
+
+@pytest.mark.everywhere
+def test_who_waits_is_told_and_need_not_ask(bench: Bench) -> None:
+    """Whoever is not told looks again after 5 seconds, and when his time is up."""
+    bench.serve(app)
+
+    async def main() -> None:
+        async with connected(bench.place) as client:
+            begun = time.monotonic()
+            mine = await client.start_orchestration(asks)
+            others = client.handle(bench.start(asks).instance_id)
+            waiting = [asyncio.ensure_future(handle.result(SOON)) for handle in (mine, others)]
+            for handle in (mine, others):
+                await client.wait(handle.instance_id, SOON, until="started")
+                await handle.raise_event("answer", 1)
+            assert await asyncio.gather(*waiting) == [1, 1]
+            assert time.monotonic() < begun + 4.5
+
+    run(main())
+
+
+@pytest.mark.everywhere
+def test_a_thousand_wait_and_hardly_a_thread(bench: Bench) -> None:
+    bench.serve(app)
+
+    async def main() -> None:
+        async with connected(bench.place) as client:
+            before = threading.active_count()
+            handles = await client.start_many(asks, [None] * 1_000)
+            waits = [asyncio.ensure_future(handle.result()) for handle in handles]
+            await client.wait(handles[-1].instance_id, SOON, until="started")
+            assert threading.active_count() <= before + 20
+            assert not any(wait.done() for wait in waits)
+            await asyncio.gather(*(h.raise_event("answer", n) for n, h in enumerate(handles)))
+            assert await asyncio.gather(*waits) == list(range(1_000))
+
+    run(main())
+
+
+def test_the_loop_goes_on_while_the_client_works(bench: Bench) -> None:
+    """Every call gives the loop back at once: what is scheduled meanwhile runs before the call has its answer."""
+    bench.serve(app)
+
+    async def main() -> None:
+        async with connected(bench.place) as client:
+            ticks = 0
+
+            async def tick() -> None:
+                nonlocal ticks
+                while True:
+                    ticks += 1
+                    await asyncio.sleep(0)
+
+            ticking = asyncio.ensure_future(tick())
+            handle = await client.start_orchestration(doubled, 1)
+            for call in (handle.result, handle.status, lambda: client.get_status("x"), client.list_orchestrations):
+                before = ticks
+                await call()
+                assert ticks > before
+            ticking.cancel()
+
+    run(main())
+
+
+async def nobody_waits() -> bool:
+    """No trace of anybody who waited is left in this process."""
+    gc.collect()
+    return not any(type(thing).__name__ == "_Waiter" for thing in gc.get_objects())
+
+
+def test_cancelling_a_wait_leaves_nothing_behind(bench: Bench, log: Heard) -> None:
+    bench.serve(app)
+
+    async def main() -> None:
+        complaints: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        async with connected(bench.place) as client:
+            handle = await client.start_orchestration(asks)
+            others = [asyncio.ensure_future(handle.result()) for _ in range(50)]
+            last = asyncio.ensure_future(handle.result())
+            await client.wait(handle.instance_id, SOON, until="started")
+            for other in others:
+                other.cancel()
+            assert all(
+                isinstance(e, asyncio.CancelledError) for e in await asyncio.gather(*others, return_exceptions=True)
+            )
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(handle.result(), 0.01)
+            await handle.raise_event("answer", 1)
+            assert await last == 1
+            await until(nobody_waits)
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            assert [task for task in tasks if task.get_coro().__qualname__ != "main"] == []  # type: ignore[union-attr]
+        assert complaints == []
+
+    asyncio.run(main())
+
+
+def test_several_loops_share_one_client(bench: Bench) -> None:
+    bench.serve(app)
+    client = durable.connect_async(bench.place.url, workspace=bench.place.workspace)
+    found: list[Any] = []
+
+    async def double_it(number: int) -> None:
+        found.append(await (await client.start_orchestration(doubled, number)).result(SOON))
+
+    threads = [threading.Thread(target=lambda n=n: run(double_it(n))) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SOON)
+    assert sorted(found) == [0, 2, 4, 6]
+    run(client.close())
+
+
+def test_a_loop_that_ends_while_it_waits_disturbs_nobody(bench: Bench) -> None:
+    bench.serve(app)
+    client = durable.connect_async(bench.place.url, workspace=bench.place.workspace)
+
+    async def leave(wait: bool) -> str:
+        handle = await client.start_orchestration(asks, instance_id="left", if_exists="return")
+        if wait:
+            return str(await handle.result(SOON))
+        asyncio.ensure_future(handle.result())  # noqa: RUF006 - cancelled with its loop
+        await asyncio.sleep(0)
+        return ""
+
+    run(leave(False))
+    bench.client.raise_event("left", "answer", "late")
+    assert run(leave(True)) == "late"
+    run(client.close())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns of what is tested here
+def test_after_a_fork_the_child_is_told_to_connect_again(tmp_path: Path) -> None:
+    async def use(client: durable.AsyncClient) -> None:
+        await client.get_status("x")
+
+    client = durable.connect_async(f"sqlite:///{tmp_path}/store.db")
+    run(use(client))
+    said, tell = os.pipe()
+    if not (child := os.fork()):
+        try:
+            asyncio.run(use(client))
+        except RuntimeError as error:
+            os.write(tell, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(tell)
+    with os.fdopen(said, "rb", buffering=0) as pipe:
+        ready, _, _ = select.select([pipe], [], [], SOON)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert ready
+        assert b"before a fork" in pipe.read()
+    run(use(client))
+    run(client.close())
