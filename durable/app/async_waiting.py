@@ -114,6 +114,7 @@ class AsyncWaits:
         finally:
             waiter.future.cancel()  # a late answer is no error that nobody fetched
             self._news.put(_Gone(waiter))
+            del waiter  # a cancelled task keeps this frame in its traceback
 
     def close(self) -> None:
         """Whoever still waits gets a RuntimeError. Returns when the thread has ended."""
