@@ -15,6 +15,7 @@ from ..model.errors import InstanceFinishedError, InstanceNotFoundError
 from ..model.history import HistoryEvent
 from ..model.status import OrchestrationStatus, RuntimeStatus
 from . import archives
+from .around import look_around
 from .doctor import examine
 from .events import EventRows
 from .exits import CommandError, Exit
@@ -66,7 +67,7 @@ def run_command_line(arguments: Sequence[str]) -> int:
 
 
 def _built() -> Any:
-    built = typer.main.get_command(app)
+    built: Any = typer.main.get_command(app)
     for option in built.params:
         if option.name in ("install_completion", "show_completion"):
             option.hidden = True  # used once in a life; --help has one screen
@@ -206,7 +207,7 @@ def _show(session: Session, id: Id) -> None:
         pending: list[HistoryEvent] = []
         if not status.runtime_status.finished:
             pending = [event for event in session.client.history(id, pending=True) if event.event_id is None]
-        show(session.screen, status, pending, utc_now())
+        show(session.screen, status, pending, look_around(session.client, status), utc_now())
 
 
 @command(app, "history", LOOK, needs_store=True)
@@ -260,13 +261,18 @@ def _start(
     id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Default: a new one.")] = None,
     version: Annotated[str | None, typer.Option("--version", metavar="TEXT", help="Of the orchestrator.")] = None,
     group: Annotated[str | None, typer.Option("--group", metavar="NAME", help="Whose workers run it.")] = None,
-    at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="When it begins; ISO 8601, UTC unless it says otherwise.")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="When it begins; as --created-after of list.")
+    ] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="May be repeated.")] = None,
     if_exists: Annotated[
-        str, typer.Option("--if-exists", metavar="raise|return", show_default=False, help="When the id is taken; default raise.")
+        str,
+        typer.Option(
+            "--if-exists", metavar="raise|return", show_default=False, help="When the id is taken; default raise."
+        ),
     ] = "raise",
     wait: Annotated[bool, typer.Option("--wait", help="Until it has ended; prints its output.")] = False,
-    timeout: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="Of --wait; default: none.")] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="At most, of --wait.")] = None,
 ) -> None:
     """Start an orchestration by name; a worker runs it.
 

@@ -19,15 +19,11 @@ from .exits import CommandError, Exit, command_error
 from .loading import search
 from .terminal import Screen, safe
 
-Url = Annotated[
-    str | None, typer.Option("--url", metavar="URL", help="Store; $DURABLE_URL, else .durable/durable.db.")
-]
+Url = Annotated[str | None, typer.Option("--url", metavar="URL", help="Store; $DURABLE_URL, else .durable/durable.db.")]
 EventsUrl = Annotated[
     str | None, typer.Option("--events-url", metavar="URL", help="Broker; $DURABLE_EVENTS_URL, else none.")
 ]
-Workspace = Annotated[
-    str | None, typer.Option("--workspace", metavar="NAME", help="$DURABLE_WORKSPACE, else default.")
-]
+Workspace = Annotated[str | None, typer.Option("--workspace", metavar="NAME", help="$DURABLE_WORKSPACE, else default.")]
 Json = Annotated[bool, typer.Option("--json", help="For programs; docs/json.md says what is in it.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colour. So does NO_COLOR, and a pipe.")]
 

@@ -43,7 +43,7 @@ def start(session: Session, name: str, given: str | None, asked: Asked, wait: bo
 
 def _is_started(session: Session, ref: OrchestratorRef[..., Any], value: Any, instance_id: str, asked: Asked) -> bool:
     """False where it is there already, and that was to be no error: a handle would not say who made it."""
-    if_exists = "raise" if asked.if_exists == "return" else asked.if_exists
+    if_exists: Any = "raise" if asked.if_exists == "return" else asked.if_exists
     try:
         # start_many takes an input, as --input is one; start_orchestration takes arguments.
         session.client.start_many(
