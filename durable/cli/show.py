@@ -268,6 +268,8 @@ class _Page:
         status = self.status.runtime_status
         if status is RuntimeStatus.FAILED:
             return ["Repair the cause, then start it again under a new id.", f"Every step: durable history {instance}"]
+        if status.finished:
+            return []
         if status is RuntimeStatus.BLOCKED:
             return [
                 "Run a worker with code that fits: durable worker MODULE",
