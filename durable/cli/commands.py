@@ -15,6 +15,7 @@ from ..model.errors import InstanceFinishedError, InstanceNotFoundError
 from ..model.history import HistoryEvent
 from ..model.status import OrchestrationStatus, RuntimeStatus
 from . import archives
+from .around import look_around
 from .doctor import examine
 from .events import EventRows
 from .exits import CommandError, Exit
@@ -25,6 +26,7 @@ from .run import json_argument, run
 from .serve import Part, serve
 from .session import EventsUrl, Everywhere, Json, NoColor, Session, Url, Workspace, command
 from .show import show
+from .start import Asked, start
 from .steer import not_found, steer
 from .tasks import open_waits_of
 from .terminal import Screen, safe
@@ -41,8 +43,7 @@ app = typer.Typer(
     name="durable",
     help="Run, watch and steer durable orchestrations.",
     epilog="Exit status: 0 done, 1 the orchestration failed, 2 usage, 3 not found, 4 no store, 5 timed out, 6 blocked, "
-    "7 a replay differs.",
-    add_completion=False,
+    "7 a replay differs. Completion in your shell: durable --install-completion",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -57,12 +58,20 @@ def run_command_line(arguments: Sequence[str]) -> int:
     if not screen.colour:
         _plain_help()
     try:
-        status = app(list(arguments) or ["--help"], prog_name="durable", standalone_mode=False)
+        status = _built()(list(arguments) or ["--help"], prog_name="durable", standalone_mode=False)
     except _UsageError as error:
         where = getattr(error.ctx, "command_path", "durable")
         screen.error("usage", error.format_message(), [f"See: {where} --help"])
         return Exit.USAGE
     return int(status or 0)
+
+
+def _built() -> Any:
+    built: Any = typer.main.get_command(app)
+    for option in built.params:
+        if option.name in ("install_completion", "show_completion"):
+            option.hidden = True  # used once in a life; --help has one screen
+    return built
 
 
 def _plain_help() -> None:
@@ -198,7 +207,7 @@ def _show(session: Session, id: Id) -> None:
         pending: list[HistoryEvent] = []
         if not status.runtime_status.finished:
             pending = [event for event in session.client.history(id, pending=True) if event.event_id is None]
-        show(session.screen, status, pending, utc_now())
+        show(session.screen, status, pending, look_around(session.client, status), utc_now())
 
 
 @command(app, "history", LOOK, needs_store=True)
@@ -234,14 +243,45 @@ def _history(
 
 @command(app, "doctor", LOOK, needs_store=True)
 def _doctor(session: Session) -> int:
-    """Check store, broker and workers; say what is stuck, and what to do.
+    """Check store, broker and workers; say what is stuck.
 
-    Exit status 1 when something needs attention.
+    Each finding comes with what to do. Exit status 1 when something needs attention.
     """
     return examine(session)
 
 
 # ---- Steer
+
+
+@command(app, "start", STEER)
+def _start(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="ORCHESTRATOR", help="Its name, as workers know it.")],
+    given: Annotated[str | None, typer.Option("--input", metavar="JSON", help="Its input; a list is spread.")] = None,
+    id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Default: a new one.")] = None,
+    version: Annotated[str | None, typer.Option("--version", metavar="TEXT", help="Of the orchestrator.")] = None,
+    group: Annotated[str | None, typer.Option("--group", metavar="NAME", help="Whose workers run it.")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="When it begins; as --created-after of list.")
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="May be repeated.")] = None,
+    if_exists: Annotated[
+        str,
+        typer.Option(
+            "--if-exists", metavar="raise|return", show_default=False, help="When the id is taken; default raise."
+        ),
+    ] = "raise",
+    wait: Annotated[bool, typer.Option("--wait", help="Until it has ended; prints its output.")] = False,
+    timeout: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="At most, of --wait.")] = None,
+) -> None:
+    """Start an orchestration by name; a worker runs it.
+
+    No code is imported. With --wait the exit status tells how it ended.
+    """
+    if timeout is not None and not wait:
+        raise CommandError(Exit.USAGE, "--timeout is how long to --wait")
+    asked = Asked(id, version, group, _time(at, "--at"), _tags(tag or []), if_exists)
+    start(session, name, given, asked, wait, timeout)
 
 
 @command(app, "raise", STEER, needs_store=True)

@@ -19,16 +19,12 @@ from .exits import CommandError, Exit, command_error
 from .loading import search
 from .terminal import Screen, safe
 
-Url = Annotated[
-    str | None, typer.Option("--url", metavar="URL", help="The store. Default: $DURABLE_URL, else .durable/durable.db")
-]
+Url = Annotated[str | None, typer.Option("--url", metavar="URL", help="Store; $DURABLE_URL, else .durable/durable.db.")]
 EventsUrl = Annotated[
-    str | None, typer.Option("--events-url", metavar="URL", help="The broker. Default: $DURABLE_EVENTS_URL, else none.")
+    str | None, typer.Option("--events-url", metavar="URL", help="Broker; $DURABLE_EVENTS_URL, else none.")
 ]
-Workspace = Annotated[
-    str | None, typer.Option("--workspace", metavar="NAME", help="Default: $DURABLE_WORKSPACE, else default.")
-]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, errors as JSON on stderr.")]
+Workspace = Annotated[str | None, typer.Option("--workspace", metavar="NAME", help="$DURABLE_WORKSPACE, else default.")]
+Json = Annotated[bool, typer.Option("--json", help="For programs; docs/json.md says what is in it.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colour. So does NO_COLOR, and a pipe.")]
 
 
@@ -59,10 +55,19 @@ class Session:
         """The client of the store; opened when it is first needed. Raises CommandError where it must be, and is not."""
         if self._client is None:
             if self._needs_store:
+                self.refuse_own_memory()
                 _check_there(self._url, self.options.workspace)
             search(Path.cwd())  # for DURABLE_CODEC, as `python -m` would
             self._client = connect(self._url, events=self.options.events_url, workspace=self.options.workspace)
         return self._client
+
+    def refuse_own_memory(self) -> None:
+        """For commands that other processes have to see. Raises CommandError."""
+        if self._url.startswith("memory:"):
+            raise CommandError(
+                Exit.USAGE,
+                "memory:// is each process's own memory, and this one has just begun: give the URL of another store",
+            )
 
     @property
     def store(self) -> str:
@@ -109,11 +114,6 @@ def _path_of(url: str, workspace: str | None) -> str | None:
 
 def _check_there(url: str, workspace: str | None) -> None:
     """Opening would make the folders and the file that are missing, and show an empty store."""
-    if url.startswith("memory:"):
-        raise CommandError(
-            Exit.USAGE,
-            "memory:// is each process's own memory, and this one has just begun: give the URL of another store",
-        )
     path = _path_of(url, workspace)
     if path is not None and _is_missing(path):
         raise CommandError(
@@ -186,6 +186,8 @@ def _ended(options: Everywhere, needs_store: bool, body: Callable[[Session], int
             session.close()
     except BrokenPipeError:
         return _closed_pipe()
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
     except Exception as error:
         known = command_error(error)
         clean = session.without_secrets if session is not None else str
