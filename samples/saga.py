@@ -1,6 +1,8 @@
 """A saga: book a flight, a hotel and a car, or nothing. What was booked is released when a step fails or on a cancel.
 
     python samples/saga.py
+
+It runs two trips: one whose last step fails, and one that is cancelled while it waits to be paid.
 """
 
 import time
@@ -40,17 +42,16 @@ def trip(ctx: durable.OrchestrationContext, where: str) -> Generator[Any, Any, s
     return f"have a good time in {where}"
 
 
+def tell(status: durable.OrchestrationStatus) -> None:
+    print(status.runtime_status, status.failure.message if status.failure else status.output)
+
+
 if __name__ == "__main__":
     with durable.connect() as client, durable.Worker(client):
-        try:
-            client.start_orchestration(trip, "Venice").result()
-        except durable.OrchestrationFailedError as error:
-            print(error.failure.message)
+        venice = client.start_orchestration(trip, "Venice")
+        tell(client.wait(venice.instance_id))
         rome = client.start_orchestration(trip, "Rome")
         while rome.status().custom_status != "to be paid":
             time.sleep(0.05)
         client.cancel(rome.instance_id, "changed my mind")  # or: durable cancel ID --reason '"changed my mind"'
-        try:
-            rome.result()
-        except durable.OrchestrationCancelledError as error:
-            print(f"cancelled: {error.reason}")
+        tell(client.wait(rome.instance_id))
