@@ -47,7 +47,7 @@ def run(folder: Path, *arguments: str) -> str:
 
 def shape(screen: str) -> list[str]:
     """A screen without its times, numbers and bars."""
-    lines = [re.sub(r"[█░─]+|\d[\d.:-]*(?:ms|s)?", "", line) for line in screen.strip().splitlines()]
+    lines = [re.sub(r"[█░─]+|\+?\d[\d.:-]*(?:ms|s)?", "", line) for line in screen.strip().splitlines()]
     return [" ".join(line.split()) for line in lines]
 
 

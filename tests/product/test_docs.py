@@ -70,20 +70,23 @@ class Shell:
         self._bash.stdin.write(f"{{\n{command.text}\n}} </dev/null >'{output}' 2>&1; echo $?\n")
         self._bash.stdin.flush()
         status = self._bash.stdout.readline().strip()
-        said = output.read_text(encoding="utf-8")
+        said = self._said(output)
         assert status == str(command.status), (command.text, status, said)
         if command.output:
             deadline = time.monotonic() + (SOON if command.text.rstrip().endswith("&") else 0)
             while not (fits := is_shown(command.output, said)) and time.monotonic() < deadline:
                 threading.Event().wait(0.02)
-                said = output.read_text(encoding="utf-8")
+                said = self._said(output)
             assert fits, (command.text, f"the guide:\n{command.output}", f"in truth:\n{said}")
+
+    def _said(self, output: Path) -> str:
+        return output.read_text(encoding="utf-8").replace(f"{self._folder}/", "")
 
 
 def is_shown(shown: str, said: str) -> bool:
-    """Whether a guide shows what was said; `...` stands for any lines."""
-    rows = ["(?:.*\n)*?" if row == "..." else f"{re.escape(row)}\n" for row in shape(shown)]
-    return re.fullmatch("".join(rows), "".join(f"{row}\n" for row in shape(said))) is not None
+    """Whether a guide shows what was said; a line `...` stands for any lines. Where lines break does not count."""
+    wanted = [".*" if row == "..." else re.escape(row) for row in shape(shown) if row]
+    return re.fullmatch(r"\s*".join(wanted), " ".join(shape(said)), re.DOTALL) is not None
 
 
 @contextmanager
