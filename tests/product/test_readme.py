@@ -7,7 +7,6 @@ lines with `$` are commands, and what the README's own program printed is compar
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 import signal
 import subprocess
@@ -17,10 +16,10 @@ from pathlib import Path
 import pytest
 
 import durable
+from tests.product.guide_blocks import ROOT, blocks, environment, run, shape
 
-ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+BLOCKS = [(block.kind, block.text) for block in blocks(README)]
 FIRST = next(text for kind, text in BLOCKS if kind == "python")
 PROGRAMS = [
     pytest.param(text, BLOCKS[i + 1][1], id=str(i))
@@ -29,19 +28,6 @@ PROGRAMS = [
 ]
 MOMENT = next(text for kind, text in BLOCKS if kind == "console" and "kill -9" in text)
 SHOWN = next(text for kind, text in BLOCKS if kind == "console" and "durable show" in text)
-
-
-def environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DURABLE_")}
-    return kept | {"PYTHONUNBUFFERED": "1", "COLUMNS": "80"}
-
-
-def run(folder: Path, *command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment(), capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.mark.parametrize(("program", "output"), PROGRAMS)
@@ -80,7 +66,7 @@ def test_the_durable_moment(tmp_path: Path) -> None:
         "$ python order.py",
     ]
     shown = run(tmp_path, "-m", "durable", "show", "order-42")
-    assert _shape(shown) == _shape(SHOWN.partition("\n")[2])
+    assert shape(shown) == shape(SHOWN.partition("\n")[2])
 
 
 def test_ctrl_c_lets_the_running_step_end(tmp_path: Path) -> None:
@@ -111,16 +97,7 @@ def test_it_has_the_section_that_messages_name() -> None:
     assert "\n## Ids and names\n" in README
 
 
-def _shape(screen: str) -> list[str]:
-    """A screen without its times and bars."""
-    lines = [re.sub(r"[█─]+|\d[\d.:-]*(?:ms|s)?", "", line) for line in screen.strip().splitlines()]
-    return [" ".join(line.split()) for line in lines]
-
-
-def test_each_command_exists() -> None:
-    said = run(ROOT, "-m", "durable", "--help")
-    for command in set(re.findall(r"\bdurable (show|history|list|raise|worker|run|terminate)\b", README)):
-        assert f" {command} " in said
+def test_each_target_of_make_exists() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(re.findall(r"\bmake ([a-z]+)", README)) <= set(targets)
 
@@ -128,8 +105,3 @@ def test_each_command_exists() -> None:
 def test_the_table_of_limits_is_the_real_one() -> None:
     named = set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE))
     assert named == {field.name for field in dataclasses.fields(durable.Limits)}
-
-
-def test_the_samples_it_names_exist() -> None:
-    for name in set(re.findall(r"\b(?:samples|docs)/[\w.]+", README)):
-        assert (ROOT / name).is_file(), name

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import durable
+import durable.testing
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "samples"
@@ -38,6 +42,17 @@ def running(*args: object, cwd: Path) -> Iterator[subprocess.Popen[str]]:
     finally:
         process.kill()
         process.communicate()
+
+
+def imported(sample: str) -> Any:
+    """A sample as a module, for what runs without a process."""
+    spec = importlib.util.spec_from_file_location(sample, SAMPLES / f"{sample}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[sample] = module  # where type hints are looked up
+    spec.loader.exec_module(module)
+    return module
 
 
 def line(process: subprocess.Popen[str]) -> str:
@@ -167,3 +182,81 @@ def test_encrypted_payloads_need_the_key(tmp_path: Path) -> None:
     assert python(SAMPLES / "encrypted.py", cwd=tmp_path) == "meet me at noon -- Alice\n"
     (tmp_path / "encryption.key").write_text(new)
     assert "meet me" not in python(*show, cwd=tmp_path, **with_key)
+
+
+def test_a_monitor_ends_in_seconds_when_run(tmp_path: Path) -> None:
+    said = python(SAMPLES / "monitor.py", cwd=tmp_path)
+    assert said == "the backup is done after 3 looks {'look': 3, 'percent': 100}\n"
+    with store(tmp_path) as client:
+        status = client.get_status("backup-1", history=True)
+    assert status is not None
+    assert status.history is not None
+    assert [event.type for event in status.history].count("TaskScheduled") == 1  # of the last look alone
+
+
+def test_a_monitor_looks_for_thirty_days_and_then_says_that_it_is_late() -> None:
+    sample = imported("monitor")
+    with durable.testing.Environment() as env:
+        env.replace(sample.percent_done, lambda job, look: look // 10)
+        env.replace(sample.alert)
+        begin = env.now
+        handle = env.client.start_orchestration(
+            sample.monitor, "the backup", timedelta(hours=1), begin + timedelta(days=30)
+        )
+        assert handle.result() == "the backup is late"
+        assert env.now == begin + timedelta(days=30)
+        looks = env.calls(sample.percent_done)
+        assert [call.at for call in looks] == [begin + timedelta(hours=number) for number in range(721)]
+        assert [call.args for call in env.calls(sample.alert)] == [("the backup is late: 72 %",)]
+        assert len(env.client.history(handle.instance_id)) < 20
+
+
+def test_a_saga_undoes_what_was_done_when_a_step_fails_and_on_a_cancel(tmp_path: Path) -> None:
+    assert python(SAMPLES / "saga.py", cwd=tmp_path).splitlines() == [
+        "book a flight in Venice",
+        "book a hotel in Venice",
+        "release the hotel in Venice",
+        "release the flight in Venice",
+        "FAILED activity 'book' (task 3) failed: LookupError: there are no cars in Venice",
+        "book a flight in Rome",
+        "book a hotel in Rome",
+        "book a car in Rome",
+        "release the car in Rome",
+        "release the hotel in Rome",
+        "release the flight in Rome",
+        "CANCELED changed my mind",
+    ]
+    with store(tmp_path) as client:
+        assert [status.runtime_status for status in client.list_orchestrations()] == ["CANCELED", "FAILED"]
+
+
+def test_a_saga_releases_also_what_was_being_booked_when_the_cancel_came() -> None:
+    sample = imported("saga")
+    with durable.testing.Environment() as env:
+        env.replace(sample.book, lambda what, where: what, takes=60)
+        env.replace(sample.release)
+        handle = env.client.start_orchestration(sample.trip, "Rome")
+        env.advance(90)  # half of the hotel
+        handle.cancel()
+        env.advance(60)
+        assert handle.status().runtime_status == "CANCELED"
+        assert [call.args[0] for call in env.calls(sample.release)] == ["hotel", "flight"]
+
+
+def test_sub_orchestrations_run_three_at_a_time_and_one_failure_stops_none(tmp_path: Path) -> None:
+    said = python(SAMPLES / "sub_orchestrations.py", cwd=tmp_path).splitlines()
+    assert [row for number, row in enumerate(said, 1) if row != f"parcel of order-{number} is on its way"] == [said[3]]
+    assert "order-4 failed" in said[3]
+    assert "the shelf is empty" in said[3]
+    with store(tmp_path) as client:
+        [parent] = client.list_orchestrations(name="ship_all")
+        children = client.list_orchestrations(name="ship").items
+        history = client.history(parent.instance_id)
+    assert {child.parent_instance_id for child in children} == {parent.instance_id}
+    assert len(children) == 8
+    running = highest = 0
+    for event in history:
+        ends = event.type in ("SubOrchestrationInstanceCompleted", "SubOrchestrationInstanceFailed")
+        running += (event.type == "SubOrchestrationInstanceCreated") - ends
+        highest = max(highest, running)
+    assert highest == 3
