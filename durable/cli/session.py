@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from ..app.client import Client, connect
 from ..app.plugins import events_url_or_default, url_or_default, workspace_or_default
@@ -133,6 +134,37 @@ def _is_missing(path: str) -> bool:
     return False
 
 
+class PlainCommand(TyperCommand):
+    """A command whose help says what is its own first, and does not call a flag a <bool> and an id a <str>."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = _without_types(super().get_params(ctx))
+        for param in params:
+            if param.name in _EVERYWHERE:
+                param.rich_help_panel = "Options of every command"
+        return params
+
+
+class PlainGroup(TyperGroup):
+    """`durable` itself, likewise."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(params: list[Any]) -> list[Any]:
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+        elif param.param_type_name == "argument":
+            param.display_type_rich = _no_type
+    return params
+
+
+def _no_type(ctx: Any) -> None:
+    """Its name and its description say it better."""
+
+
 Body = Callable[..., int | None]
 
 
@@ -168,7 +200,7 @@ def command(app: typer.Typer, name: str, panel: str, *, needs_store: bool = Fals
         # typer reads a command's options from its signature.
         call.__signature__ = inspect.Signature([_CONTEXT, *own[1:], *_COMMON])  # type: ignore[attr-defined]
         call.__annotations__ = {p.name: p.annotation for p in (_CONTEXT, *own[1:], *_COMMON)}
-        app.command(name, rich_help_panel=panel)(call)
+        app.command(name, cls=PlainCommand, rich_help_panel=panel)(call)
         return body
 
     return register
@@ -236,3 +268,4 @@ _COMMON = (
     inspect.Parameter("json", _KEYWORD, default=False, annotation=Json),
     inspect.Parameter("no_color", _KEYWORD, default=False, annotation=NoColor),
 )
+_EVERYWHERE = frozenset({*(parameter.name for parameter in _COMMON), "help"})

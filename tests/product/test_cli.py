@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -52,14 +53,23 @@ def test_help_fits_one_screen_in_its_groups(command: Command) -> None:
     assert "\x1b" not in said
 
 
+def test_each_command_has_one_row_in_the_help(command: Command) -> None:
+    groups = command.says("--help").split("─ Run ─")[1]
+    rows = [line.strip("│ ") for line in groups.splitlines() if line.startswith("│")]
+    assert [row for row in rows if not re.match(r"[a-z]+ +[A-Z].*[.]$", row)] == []
+    assert len(rows) >= 14
+
+
 @pytest.mark.parametrize(
-    "name", ["run", "worker", "list", "show", "history", "start", "raise", "terminate", "suspend", "resume", "cancel"]
+    "name",
+    "run worker list show history doctor start raise terminate suspend resume cancel replay export import".split(),
 )
 def test_each_command_explains_itself_on_one_screen(command: Command, name: str) -> None:
     lines = command.says(name, "--help").splitlines()
     assert len(lines) <= 50
     assert max(map(len, lines)) <= 80
     assert all(option in "\n".join(lines) for option in ("--url", "--json", "--no-color"))
+    assert not re.search("<[a-z]", "\n".join(lines))  # no types of Python's
 
 
 def test_a_shell_completes_commands_and_options(command: Command) -> None:
