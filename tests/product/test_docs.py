@@ -70,23 +70,21 @@ class Shell:
         self._bash.stdin.write(f"{{\n{command.text}\n}} </dev/null >'{output}' 2>&1; echo $?\n")
         self._bash.stdin.flush()
         status = self._bash.stdout.readline().strip()
-        said = self._said(output)
+        said = output.read_text(encoding="utf-8")
         assert status == str(command.status), (command.text, status, said)
         if command.output:
             deadline = time.monotonic() + (SOON if command.text.rstrip().endswith("&") else 0)
-            while not (fits := is_shown(command.output, said)) and time.monotonic() < deadline:
+            while not (fits := is_shown(command.output, said, self._folder)) and time.monotonic() < deadline:
                 threading.Event().wait(0.02)
-                said = self._said(output)
-            assert fits, (command.text, f"the guide:\n{command.output}", f"in truth:\n{said}")
-
-    def _said(self, output: Path) -> str:
-        return output.read_text(encoding="utf-8").replace(f"{self._folder}/", "")
+                said = output.read_text(encoding="utf-8")
+            assert fits, f"{command.text}\n\nthe guide:\n{command.output}\n\nin truth:\n{said}"
 
 
-def is_shown(shown: str, said: str) -> bool:
-    """Whether a guide shows what was said; a line `...` stands for any lines. Where lines break does not count."""
-    wanted = [".*" if row == "..." else re.escape(row) for row in shape(shown) if row]
-    return re.fullmatch(r"\s*".join(wanted), " ".join(shape(said)), re.DOTALL) is not None
+def is_shown(shown: str, said: str, folder: Path) -> bool:
+    """Whether a guide shows what was said. A line `...` stands for any lines; where lines break does not count."""
+    here = "".join(shape(f"{folder}/"))
+    wanted = [".*" if row == "..." else re.escape(row.replace(" ", "")) for row in shape(shown)]
+    return re.fullmatch("".join(wanted), "".join(shape(said)).replace(" ", "").replace(here, "")) is not None
 
 
 @contextmanager
