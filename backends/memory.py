@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -53,6 +53,8 @@ class _Instance(NamedTuple):
 
 class MemoryStore:
     """`durable.ports.Store` in dicts, safe to call from several threads by one lock."""
+
+    overlaps = False
 
     def __init__(self, partitions: int = 1) -> None:
         self.partitions = partitions
@@ -96,6 +98,10 @@ class MemoryStore:
     def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
         with self._lock:
             return [self._commit(commit) for commit in commits]
+
+    def begin(self, commits: Sequence[Commit]) -> Callable[[], list[Outcome]]:
+        outcomes = self.commit(commits)
+        return lambda: outcomes
 
     def _commit(self, commit: Commit) -> Outcome:
         found = self._instances.get(commit.instance_id)

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from durable.model.errors import TransportError
-from durable.ports import Delivery, Message, Published, Transport, Trouble
+from durable.ports import Delivery, Depth, Message, Published, Transport, Trouble
 
 from .cloud_events import subjects
 from .queue_names import names
@@ -149,10 +149,11 @@ class MemoryBroker:
                 self._queues[queue] = _Queue(dead_letters)
             return missing
 
-    def depth(self, queue: str) -> int | None:
+    def depth(self, queue: str) -> Depth | None:
         with self._lock:
             found = self._queues.get(queue)
-            return None if found is None else len(found.waiting)
+            receiving = sum(consumer.receiving for consumer in self._consumers if consumer.queue == queue)
+            return None if found is None else Depth(len(found.waiting), receiving)
 
     def publish(self, messages: Sequence[Message]) -> list[Published]:
         with self._lock:
@@ -251,7 +252,7 @@ class MemoryTransport:
         self._check_open()
         return [self._broker.declare(queue, self.dead_letters) for queue in queues]
 
-    def depth(self, queue: str) -> int | None:
+    def depth(self, queue: str) -> Depth | None:
         self._check_open()
         return self._broker.depth(queue)
 

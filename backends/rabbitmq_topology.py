@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 from durable.model.errors import TransportError
+from durable.ports import Depth
 
 from .queue_names import Names
 from .rabbitmq_connection import ANSWER_SECONDS, Answer, Session, settle
@@ -99,15 +100,16 @@ class Topology:
             self._ask(f"queue {queue!a}", _queue(queue, self._arguments()))
         return missing
 
-    def depth(self, queue: str) -> int | None:
-        """How many messages wait in it; None when it is not there."""
+    def depth(self, queue: str) -> Depth | None:
+        """None when it is not there."""
         passive: Call = lambda channel, done: channel.queue_declare(queue, passive=True, callback=done)  # noqa: E731
         try:
-            return int(self._desk.ask(f"looking for queue {queue!a}", passive).message_count)
+            found = self._desk.ask(f"looking for queue {queue!a}", passive)
         except Refused as refused:
             if refused.code == NOT_FOUND:
                 return None
             raise
+        return Depth(found.message_count, found.consumer_count)
 
     def delete(self, queue: str) -> None:
         """Remove it with all that is in it."""

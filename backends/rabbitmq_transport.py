@@ -14,7 +14,7 @@ from contextlib import closing
 from typing import Final, cast
 
 from durable.model.errors import TransportError
-from durable.ports import Delivery, Message, Published, Trouble
+from durable.ports import Delivery, Depth, Message, Published, Trouble
 
 from .queue_names import names
 from .rabbitmq_connection import ANSWER_SECONDS
@@ -59,7 +59,7 @@ class RabbitTransport:
         self._keeper.remember(queues, missing)
         return missing
 
-    def depth(self, queue: str) -> int | None:
+    def depth(self, queue: str) -> Depth | None:
         with closing(self._keeper.topology()) as topology:
             return topology.depth(queue)
 

@@ -73,7 +73,7 @@ def open_redis(url: str, workspace: str) -> Backend:
     return RedisBackend(
         connections,
         RedisStore(connections, bases),
-        RedisSignals(connections, bases, f"{place}:*}}:".encode()),
+        RedisSignals(connections, bases),
         RedisMembership(connections, common + b"members"),
     )
 

@@ -3,8 +3,8 @@
 Laws.
 1. redis-py repeats nothing here: it would hide that a command may have run twice. What is repeated is only what Redis
    said it had not run (NOSCRIPT).
-2. `exchange` tells apart "nothing was sent" (StoreError) and "some answers did not come" (the trouble beside those
-   that did): after the second, nobody knows what happened.
+2. `send` and `exchange` tell apart "nothing was sent" (StoreError) and "some answers did not come" (the trouble beside
+   those that did): after the second, nobody knows what happened.
 3. A broken connection is thrown away and the next use makes another: a restart of the server needs no new client.
 4. Errors name host, port and remedy; what came with the URL is in none of them.
 """
@@ -48,6 +48,7 @@ ANSWER_SECONDS: Final = 5.0
 PACKET_BYTES: Final = 64 * 1024
 
 Arg = str | bytes | int
+Answers = tuple[list[Any], Exception | None]
 
 _pack = cast(Callable[[tuple[Arg, ...]], bytes], hiredis.pack_command)  # its stub wants a tuple of one
 
@@ -104,17 +105,35 @@ class Connections:
             raise explain(self.target, error) from error
         return connection
 
-    def exchange(self, commands: Sequence[bytes]) -> tuple[list[Any], Exception | None]:
+    def exchange(self, commands: Sequence[bytes]) -> Answers:
         """Send all, read an answer each. Returns the answers that came, and what kept the others from coming.
 
         An answer that is an error is in the list as a redis ResponseError. Raises StoreError when nothing was sent.
         """
+        return self.send(commands)()
+
+    def send(self, commands: Sequence[bytes]) -> Callable[[], Answers]:
+        """Send all; the function returned, to be called once, reads the answers as `exchange` does."""
         connection = self._take()
+        trouble: Exception | None = None
+        try:
+            connection.send_packed_command(_packets(commands))
+        except (RedisError, OSError) as error:
+            connection.disconnect()
+            trouble = error
+        except BaseException:  # also an interrupt: what is left unread would answer the next question
+            connection.disconnect()
+            raise
+        pid = self._pid
+        return lambda: self._receive(connection, len(commands), pid) if trouble is None else ([], trouble)
+
+    def _receive(self, connection: Wire, count: int, pid: int) -> Answers:
+        if pid != os.getpid():
+            return [], RedisConnectionError("this process was forked from the one that asked")
         answers: list[Any] = []
         read = connection.read_response
         try:
-            connection.send_packed_command(_packets(commands))
-            for _ in commands:
+            for _ in range(count):
                 try:
                     answers.append(read())
                 except ResponseError as error:
@@ -122,7 +141,7 @@ class Connections:
         except (RedisError, OSError) as error:
             connection.disconnect()
             return answers, error
-        except BaseException:  # also an interrupt: what is left unread would answer the next question
+        except BaseException:  # as above
             connection.disconnect()
             raise
         self._give_back(connection)
@@ -132,11 +151,16 @@ class Connections:
         """An answer each. Raises StoreError for an error among them."""
         return self._all_of(*self.exchange(commands)) if commands else []
 
-    def attempt(self, script: Script, calls: Sequence[tuple[Arg, ...]]) -> tuple[list[Any], Exception | None]:
-        """Run a script for each of these (key, arguments...), as `exchange`; loads it where Redis does not have it."""
+    def begin(self, script: Script, calls: Sequence[tuple[Arg, ...]]) -> Callable[[], Answers]:
+        """Run a script for each of these (key, arguments...), as `send`; loads it where Redis does not have it."""
         sha = script.sha
         commands = [_pack((b"EVALSHA", sha, b"1", *call)) for call in calls]
-        answers, trouble = self.exchange(commands)
+        finish = self.send(commands)
+        return lambda: self._load_where_absent(script, commands, *finish())
+
+    def _load_where_absent(
+        self, script: Script, commands: Sequence[bytes], answers: list[Any], trouble: Exception | None
+    ) -> Answers:
         absent = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if absent and trouble is None:
             again, trouble = self.exchange([pack("SCRIPT", "LOAD", script.text), *(commands[n] for n in absent)])
@@ -147,8 +171,8 @@ class Connections:
         return answers, trouble
 
     def run(self, script: Script, calls: Sequence[tuple[Arg, ...]]) -> list[Any]:
-        """As `attempt`. Raises StoreError unless every call was answered without error."""
-        return self._all_of(*self.attempt(script, calls)) if calls else []
+        """As `begin`, at once. Raises StoreError unless every call was answered without error."""
+        return self._all_of(*self.begin(script, calls)()) if calls else []
 
     def _all_of(self, answers: list[Any], trouble: Exception | None) -> list[Any]:
         for answer in answers if trouble is None else (trouble,):

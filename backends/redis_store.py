@@ -61,25 +61,31 @@ log = logging.getLogger("durable.redis")
 class RedisStore:
     """A workspace in Redis. `bases` are the beginnings of the keys of its partitions."""
 
+    overlaps = True
+
     def __init__(self, connections: Connections, bases: Sequence[bytes]) -> None:
         self.partitions = len(bases)
         self._connections = connections
         self._bases = bases
 
     def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
-        if not commits:
-            return []
+        return self.begin(commits)() if commits else []
+
+    def begin(self, commits: Sequence[Commit]) -> Callable[[], list[Outcome]]:
         bases = self._bases
         calls = [(bases[commit.partition], *pack_commit(commit)) for commit in commits]
-        answers, trouble = self._connections.attempt(_COMMIT, calls)
+        finish = self._connections.begin(_COMMIT, calls)
+        return lambda: self._outcomes(len(commits), *finish())
+
+    def _outcomes(self, count: int, answers: Sequence[Any], trouble: Exception | None) -> list[Outcome]:
         errors = [answer for answer in answers if isinstance(answer, Exception)]
-        if trouble is None and len(errors) == len(commits):
+        if trouble is None and len(errors) == count:
             raise explain(self._connections.target, errors[0]) from errors[0]
         if trouble is not None or errors:
             why = explain(self._connections.target, trouble or errors[0])
-            log.warning("of %d commits some have no answer, they may have happened: %s", len(commits), why)
+            log.warning("of %d commits some have no answer, they may have happened: %s", count, why)
         outcomes = [Outcome.UNKNOWN if isinstance(answer, Exception) else _OUTCOMES[answer] for answer in answers]
-        return outcomes + [Outcome.UNKNOWN] * (len(commits) - len(outcomes))
+        return outcomes + [Outcome.UNKNOWN] * (count - len(outcomes))
 
     def deliver(self, facts: Sequence[Fact]) -> list[Delivered]:
         def call(partition: int, some: list[Fact]) -> tuple[Arg, ...]:

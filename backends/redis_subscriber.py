@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from redis.exceptions import RedisError, ResponseError
 
@@ -34,29 +34,13 @@ LONGEST_PAUSE_SECONDS: Final = 5.0
 log = logging.getLogger("durable.redis")
 
 
-class Subscription(NamedTuple):
-    """A channel, or a pattern of channels."""
-
-    name: bytes
-    is_pattern: bool = False
-
-
-# (whether it is wanted, whether it is a pattern) -> the word for it.
-_ASK: Final = {
-    (True, False): "SUBSCRIBE",
-    (True, True): "PSUBSCRIBE",
-    (False, False): "UNSUBSCRIBE",
-    (False, True): "PUNSUBSCRIBE",
-}
-
-
 class Subscriber:
-    """`hear` gets (channel, message, whether by a pattern), on the thread that listens, as does `wake_all`."""
+    """`hear` gets (channel, message), on the thread that listens, as does `wake_all`."""
 
     def __init__(
         self,
         connections: Connections,
-        hear: Callable[[bytes, bytes, bool], None],
+        hear: Callable[[bytes, bytes], None],
         wake_all: Callable[[], None],
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -65,8 +49,8 @@ class Subscriber:
         self._wake_all = wake_all
         self._chance = chance
         self._changed = threading.Condition()
-        self._wanted: dict[Subscription, int] = {}
-        self._confirmed: set[Subscription] = set()
+        self._wanted: dict[bytes, int] = {}
+        self._confirmed: set[bytes] = set()
         self._down = False
         self._missed = False
         self._refused = False
@@ -74,16 +58,12 @@ class Subscriber:
         self._thread: threading.Thread | None = None
         self._bell: socket.socket | None = None
 
-    def has(self, subscription: Subscription) -> bool:
-        """Whether Redis has confirmed it."""
-        return subscription in self._confirmed
-
-    def add(self, subscriptions: Iterable[Subscription]) -> None:
+    def add(self, channels: Iterable[bytes]) -> None:
         """Want these, once more than before."""
-        wanted = set(subscriptions)
+        wanted = set(channels)
         with self._changed:
-            for subscription in wanted:
-                self._wanted[subscription] = self._wanted.get(subscription, 0) + 1
+            for channel in wanted:
+                self._wanted[channel] = self._wanted.get(channel, 0) + 1
             if self._closed or wanted <= self._confirmed:
                 return
             if self._thread is None:
@@ -95,13 +75,13 @@ class Subscriber:
     def _hopeless(self) -> bool:
         return self._down or self._refused or self._closed
 
-    def remove(self, subscriptions: Iterable[Subscription]) -> None:
+    def remove(self, channels: Iterable[bytes]) -> None:
         """Want these once less."""
         with self._changed:
-            for subscription in set(subscriptions):
-                self._wanted[subscription] -= 1
-                if not self._wanted[subscription]:
-                    del self._wanted[subscription]
+            for channel in set(channels):
+                self._wanted[channel] -= 1
+                if not self._wanted[channel]:
+                    del self._wanted[channel]
             self._ring()
 
     def close(self) -> None:
@@ -168,7 +148,7 @@ class Subscriber:
             connection.disconnect()
 
     def _listen(self, connection: Wire, heard: socket.socket, selector: selectors.BaseSelector) -> None:
-        asked: set[Subscription] = set()
+        asked: set[bytes] = set()
         alive_at, pinged = time.monotonic(), False
         while not self._closed:
             self._ask(connection, asked)
@@ -187,23 +167,21 @@ class Subscriber:
                 connection.send_packed_command([pack("PING")])
                 pinged = True
 
-    def _ask(self, connection: Wire, asked: set[Subscription]) -> None:
+    def _ask(self, connection: Wire, asked: set[bytes]) -> None:
         """Make what this connection was asked for what is wanted."""
         with self._changed:
             wanted = set(self._wanted)
             more, less = wanted - asked, asked - wanted
             self._confirmed -= less
             self._down = False
-        for wants, subscriptions in ((True, more), (False, less)):
-            for is_pattern in (False, True):
-                names = [name for name, kind in subscriptions if kind is is_pattern]
-                if names:
-                    connection.send_packed_command([pack(_ASK[wants, is_pattern], *names)])
+        for word, channels in (("SUBSCRIBE", more), ("UNSUBSCRIBE", less)):
+            if channels:
+                connection.send_packed_command([pack(word, *channels)])
         asked |= more
         asked -= less
 
     def _read(self, connection: Wire) -> None:
-        """All that has come: ['message', channel, text], ['pmessage', pattern, channel, text], confirmations, PONG."""
+        """All that has come: ['message', channel, text], confirmations, PONG."""
         while True:
             answer: Any = None
             try:
@@ -212,29 +190,27 @@ class Subscriber:
                 self._refuse(error)
             kind = answer[0] if isinstance(answer, list) else None
             if kind == b"message":
-                self._hear(answer[1], answer[2], False)
-            elif kind == b"pmessage":
-                self._hear(answer[2], answer[3], True)
-            elif kind in (b"subscribe", b"psubscribe"):
-                self._confirm(Subscription(answer[1], kind == b"psubscribe"))
-            elif kind in (b"unsubscribe", b"punsubscribe"):
+                self._hear(answer[1], answer[2])
+            elif kind == b"subscribe":
+                self._confirm(answer[1])
+            elif kind == b"unsubscribe":
                 with self._changed:
-                    self._confirmed.discard(Subscription(answer[1], kind == b"punsubscribe"))
+                    self._confirmed.discard(answer[1])
             if not connection.can_read(0):
                 return
 
     def _refuse(self, error: ResponseError) -> None:
         """This user may not listen to something. It would be refused again: whoever wants it looks for himself."""
-        with self._changed:
-            said, self._refused = self._refused, True
-            self._changed.notify_all()
-        if not said:
+        if not self._refused:
             where = self._connections.target.where
             log.warning("%s refuses a subscription (%s); see ACL SETUSER: allchannels", where, error)
-
-    def _confirm(self, subscription: Subscription) -> None:
         with self._changed:
-            self._confirmed.add(subscription)
+            self._refused = True
+            self._changed.notify_all()
+
+    def _confirm(self, channel: bytes) -> None:
+        with self._changed:
+            self._confirmed.add(channel)
             self._changed.notify_all()
             complete = self._missed and self._confirmed.issuperset(self._wanted)
             if complete:

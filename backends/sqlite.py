@@ -63,6 +63,7 @@ class SqliteStore:
     """
 
     partitions = 1
+    overlaps = False
 
     def __init__(self, core: Core, now: Callable[[], float] = time.time, sender: Sender | None = None) -> None:
         self._core = core
@@ -72,6 +73,10 @@ class SqliteStore:
     def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
         outcomes = None if self._sender is None else self._sender.commit(commits)
         return self._core.write(statements.commit, commits) if outcomes is None else outcomes
+
+    def begin(self, commits: Sequence[Commit]) -> Callable[[], list[Outcome]]:
+        outcomes = self.commit(commits)
+        return lambda: outcomes
 
     def deliver(self, facts: Sequence[Fact]) -> list[Delivered]:
         answers = None if self._sender is None else self._sender.deliver(facts)

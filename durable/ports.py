@@ -170,6 +170,8 @@ class Store(Protocol):
     """Where histories live. Raises `durable.StoreError` when it can't be used; nothing else for a user's mistake."""
 
     partitions: int
+    overlaps: bool
+    """Whether what has begun goes on while its caller does something else, so that smaller commits are worth while."""
 
     def load(self, wants: Sequence[Want]) -> list[Record | None]:
         """The instances wanted, in order; None for an unknown one."""
@@ -181,6 +183,10 @@ class Store(Protocol):
 
     def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
         """One outcome each. The same instance may appear once in a batch."""
+        ...
+
+    def begin(self, commits: Sequence[Commit]) -> Callable[[], list[Outcome]]:
+        """As `commit`; the function returned waits for the outcomes, and is called once by the same thread."""
         ...
 
     def deliver(self, facts: Sequence[Fact]) -> list[Delivered]:
@@ -324,6 +330,13 @@ class Trouble(NamedTuple):
     queue: str = ""
 
 
+class Depth(NamedTuple):
+    """How many messages wait in a queue, and how many consumers receive from it."""
+
+    messages: int
+    consumers: int
+
+
 class Transport(Protocol):
     """Where CloudEvents travel between workers. Raises `durable.TransportError` when it can't be used.
 
@@ -373,8 +386,8 @@ class Transport(Protocol):
         """Receive lifecycle events addressed to this process (`wake` gets their subjects); returns the address."""
         ...
 
-    def depth(self, queue: str) -> int | None:
-        """How many messages wait in it; None when there is no such queue."""
+    def depth(self, queue: str) -> Depth | None:
+        """What is in it and who receives from it; None when there is no such queue."""
         ...
 
     def close(self) -> None: ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
@@ -46,6 +46,9 @@ R = TypeVar("R")
 
 _COMMITTED_TOGETHER: Final = 500
 
+# Takes instances that have just been created, and returns the ids of those that are not for it.
+HandOver = Callable[[Sequence[Commit]], list[str]]
+
 
 def connect(
     url: str | None = None,
@@ -86,6 +89,7 @@ class Client(Steerer):
             self._reply_to = self._transport.replies(self._waits.wake)
             self._waits.told_at(self._reply_to)
         self._closed = False
+        self._hand_over: HandOver = _nobody_takes
 
     @property
     def backend(self) -> Backend:
@@ -137,9 +141,21 @@ class Client(Steerer):
                 self._transport.close()
             self._backend.close()
 
-    def worker_died(self, error: BaseException | None) -> None:
-        """Told by the worker on this client: its engine ended by `error`, or (None) one has just started."""
-        self._waits.worker_died(error)
+    def worker_started(self, hand_over: HandOver) -> None:
+        """Told by a worker on this client, which takes what is started here without reading it again."""
+        self._hand_over = hand_over
+        self._waits.worker_died(None)
+
+    def ended(self, summaries: Sequence[Summary]) -> None:
+        """Told by a worker on this client: these are committed."""
+        self._waits.ended(summaries)
+
+    def worker_stopped(self, hand_over: HandOver, error: BaseException | None = None) -> None:
+        """Told by that worker: it takes no more; its engine ended by `error`."""
+        if self._hand_over == hand_over:
+            self._hand_over = _nobody_takes
+        if error is not None:
+            self._waits.worker_died(error)
 
     # ---- starting
 
@@ -168,7 +184,7 @@ class Client(Steerer):
         existing = self._start([self._creation(ref, payload, instance, utc_now())])
         if existing and if_exists == "raise":
             raise InstanceExistsError(_exists(instance), existing)
-        return OrchestrationHandle(self, instance, ref.returns)
+        return self._waits.remember(OrchestrationHandle(self, instance, ref.returns))
 
     @overload
     def start_many(
@@ -221,7 +237,7 @@ class Client(Steerer):
             taken = set(existing)
             started = [i for i in ids if i not in taken]
             raise InstanceExistsError(_exists(*existing), existing, started)
-        return [OrchestrationHandle(self, i, ref.returns) for i in ids]
+        return [self._waits.remember(OrchestrationHandle(self, i, ref.returns)) for i in ids]
 
     def handle(self, instance_id: str) -> OrchestrationHandle[Any]:
         """A handle on an instance, whether or not it exists; results come as plain JSON."""
@@ -246,6 +262,9 @@ class Client(Steerer):
     def _start(self, commits: list[Commit]) -> list[str]:
         """Commit the starts; the ids that were taken before."""
         outcomes = self._store.commit(commits)
+        hinted = self._hand_over(
+            [c for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.COMMITTED]
+        )
         unclear = [c for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.UNKNOWN]
         existing = [c.instance_id for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.CONFLICT]
         while unclear:
@@ -255,9 +274,10 @@ class Client(Steerer):
             for commit, record in zip(unclear, records, strict=True):
                 if record is not None and record.summary.execution_id != commit.summary.execution_id:
                     existing.append(commit.instance_id)
+            hinted += [c.instance_id for c in unclear]
             outcomes = self._store.commit(missing) if missing else []
             unclear = [c for c, outcome in zip(missing, outcomes, strict=True) if outcome is not Outcome.COMMITTED]
-        self._signals.notify(FACTS, [c.instance_id for c in commits])
+        self._signals.notify(FACTS, hinted)
         return existing
 
     # ---- waiting
@@ -323,3 +343,7 @@ def _check_if_exists(if_exists: object) -> None:
 def _exists(*ids: str) -> str:
     shown = ", ".join(repr(i) for i in ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
     return f"taken already: {shown}; choose another instance_id, or if_exists='return' for a handle on what is there"
+
+
+def _nobody_takes(created: Sequence[Commit]) -> list[str]:
+    return [commit.instance_id for commit in created]

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from ..engine.ledger import Ledger
+from ..model.errors import TransportError
 from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE, RuntimeStatus, Summary
 from ..ports import Beat, ExecutionKey, Query, Row, Store, Transport
 from ..runtime import wire
@@ -57,18 +58,41 @@ def living(beats: Iterable[Beat]) -> list[Beat]:
     return [beat for beat in beats if not beat.at or abs(now - beat.at) < LOOKS_DEAD_AFTER]
 
 
-def unserved(store: Store, summary: Summary, members: Sequence[Beat]) -> str:
-    """Which open activities of a running instance nobody alive takes, in words; '' for none.
+class Service:
+    """Which work queues somebody serves: living workers say so; of a program of its own only the broker knows."""
+
+    def __init__(self, alive: Sequence[Beat], transport: Transport | None, workspace: str) -> None:
+        self._queues = {queue: True for beat in alive for queue in beat.queues}
+        self._transport = transport
+        self._workspace = workspace
+
+    def __contains__(self, queue: str) -> bool:
+        known = self._queues.get(queue)
+        if known is None:
+            known = self._queues[queue] = self._has_consumers(queue)
+        return known
+
+    def _has_consumers(self, queue: str) -> bool:
+        if self._transport is None:
+            return False
+        try:
+            depth = self._transport.depth(wire.work_queue(self._workspace, queue))
+        except TransportError:  # who asks how an instance stands gets an answer without the broker too
+            return False
+        return depth is not None and depth.consumers > 0
+
+
+def unserved(store: Store, summary: Summary, service: Service) -> str:
+    """Which open activities of a running instance nobody takes, in words; '' for none.
 
     Reads the first thousand turns of its history.
     """
     key = ExecutionKey(summary.instance_id, summary.execution_id)
     rows = store.history(key, 0, _TURNS_READ)
-    served = {queue for beat in members for queue in beat.queues}
     waits = [
         f"activity {event.name!r} (task {event.task_id}) waits: no living worker serves queue {queue!r}"
         for event in Ledger.of_rows([row for _, row in rows.items]).tasks.values()
-        if (queue := event.queue or DEFAULT_QUEUE) not in served
+        if (queue := event.queue or DEFAULT_QUEUE) not in service
     ]
     more = f" (and {len(waits) - 3} more)" if len(waits) > 3 else ""
     return "; ".join(waits[:3]) + more
@@ -81,7 +105,7 @@ def diagnose(store: Store, members: Sequence[Beat], transport: Transport | None,
     page = store.find(Query(status=_UNFINISHED, limit=_LOOKED_AT))
     groups = {DEFAULT_GROUP, *(s.group for s in page.items), *(g for beat in members for g in beat.groups)}
     findings += _about_groups(page.items, alive)
-    findings += _about_instances(store, page.items, alive)
+    findings += _about_instances(store, page.items, Service(alive, transport, workspace) if alive else None)
     findings += _about_rows(store, groups)
     waiting: dict[str, int] = {}
     if transport is not None:
@@ -107,14 +131,14 @@ def _about_groups(unfinished: Sequence[Summary], alive: Sequence[Beat]) -> list[
     ]
 
 
-def _about_instances(store: Store, unfinished: Sequence[Summary], alive: Sequence[Beat]) -> list[Finding]:
+def _about_instances(store: Store, unfinished: Sequence[Summary], service: Service | None) -> list[Finding]:
+    """service: None where nobody works at all, which is a finding of its own."""
     findings: list[Finding] = []
-    served = {queue for beat in alive for queue in beat.queues}
     for summary in unfinished:
         if summary.status is RuntimeStatus.BLOCKED:
             what = f"{summary.instance_id!r} is blocked: {summary.blocked_reason}"
             findings.append(Finding(what, "it goes on under a worker whose code fits; or terminate it"))
-        elif served and summary.status is RuntimeStatus.RUNNING and (why := unserved(store, summary, alive)):
+        elif service and summary.status is RuntimeStatus.RUNNING and (why := unserved(store, summary, service)):
             what = f"{summary.instance_id!r}: {why}"
             findings.append(Finding(what, "start a worker with --queue for it"))
     return findings
@@ -146,12 +170,13 @@ def _about_queues(transport: Transport, workspace: str, alive: Sequence[Beat]) -
     for queue in sorted(queues):
         depth = transport.depth(wire.work_queue(workspace, queue))
         if depth is not None:
-            waiting[queue] = depth
+            waiting[queue] = depth.messages
         elif any(queue in beat.queues for beat in alive):
             findings.append(Finding(f"work queue {queue!r} is missing at the broker", "its workers make it again"))
     parked = transport.depth(transport.dead_letters)
-    if parked:
-        what = f"{parked} messages that nobody understood, or that failed 20 times, are in {transport.dead_letters}"
+    if parked is not None and parked.messages:
+        kind = "that nobody understood, or that failed 20 times"
+        what = f"{parked.messages} messages {kind}, are in {transport.dead_letters}"
         findings.append(
             Finding(what, "look at them with RabbitMQ's tools, then purge the queue; no instance needs them")
         )

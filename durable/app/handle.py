@@ -42,6 +42,7 @@ class OrchestrationHandle(Generic[R]):
     def __init__(self, client: Steering, instance_id: str, returns: Any = Any) -> None:
         self._client = client
         self.instance_id = instance_id
+        self.ended: Summary | None = None  # how it completed, once this process was told
         self.returns = returns
 
     def result(self, timeout: timedelta | float | None = None, *, on_blocked: Literal["wait", "raise"] = "wait") -> R:

@@ -17,7 +17,7 @@ from ..model.status import OrchestrationStatus, Page, RuntimeStatus, Summary
 from ..ports import Backend, ExecutionKey, Query, Record, Transport, Want
 from ..replay.callee import checked_tags
 from ..replay.guard import running
-from .diagnosis import Diagnosis, diagnose, living, unserved
+from .diagnosis import Diagnosis, Service, diagnose, living, unserved
 from .views import cloud_events, event_view, input_of, status_view
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class Reader:
         if summary is None:
             return None
         if summary.status is RuntimeStatus.RUNNING:
-            waits = unserved(self._store, summary, living(self._backend.membership.members()))
+            service = Service(living(self._backend.membership.members()), self._transport, self._workspace)
+            waits = unserved(self._store, summary, service)
             summary = msgspec.structs.replace(summary, blocked_reason=waits)
         events = self._events(_execution(summary)) if history else None
         payload = input_of(self._store.input_of([_execution(summary)])[0]) if payloads else h.NO_PAYLOAD

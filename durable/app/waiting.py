@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final, TypeVar
+from weakref import WeakValueDictionary
 
 from ..model.errors import DurableError, InstanceNotFoundError, TimeoutError
 from ..model.moments import to_timedelta
 from ..model.status import RuntimeStatus, Summary
 from ..ports import STATUS, Backend
 from .diagnosis import living
+from .handle import OrchestrationHandle
 
 log = logging.getLogger("durable.client")
+
+R = TypeVar("R")
 
 REREAD: Final = 5.0  # a signal is a hint and may be lost; reading again now and then makes a wait right
 ALONE: Final = 2.0  # seconds after which somebody who waits is told that nobody works
@@ -32,6 +36,7 @@ class Waits:
         self._dead: BaseException | None = None
         self._waiting: dict[str, list[threading.Event]] = {}
         self._watching: list[Callable[[Collection[str]], None]] = []
+        self._handles: WeakValueDictionary[str, OrchestrationHandle[Any]] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     def watch(self, call: Callable[[Collection[str]], None]) -> None:
@@ -47,6 +52,18 @@ class Waits:
         for call in self._watching:
             call(instance_ids)
 
+    def remember(self, handle: OrchestrationHandle[R]) -> OrchestrationHandle[R]:
+        """Tell this handle when `ended` says that what it has started is complete: its result need not be read then."""
+        self._handles[handle.instance_id] = handle
+        return handle
+
+    def ended(self, summaries: Sequence[Summary]) -> None:
+        """These were committed by a worker on this client. A failure is read each time: it may be mended meanwhile."""
+        for summary in summaries:
+            handle = self._handles.get(summary.instance_id)
+            if handle is not None and summary.status is RuntimeStatus.COMPLETED:
+                handle.ended = summary
+
     def told_at(self, address: str) -> None:
         """`wake` will be called for the ends of what was started with this reply address."""
         self._addresses.add(address)
@@ -61,24 +78,31 @@ class Waits:
         deadline = None
         if timeout is not None:
             deadline = time.monotonic() + to_timedelta(timeout, "timeout=").total_seconds()
-        summary = self._summary(instance_id)
-        if summary is not None and reached(summary, until, blocked_ends):
-            return summary
+        known = self._known_end(instance_id)
+        if known is not None:
+            return known
         changed = threading.Event()
 
         def wake(_: Collection[str] | None) -> None:
             changed.set()
 
-        told = summary is not None and self.told(summary, until, blocked_ends)
-        stop = self._signals.listen(STATUS, wake, instance_id, here_only=told)
+        # Whoever listens, then reads, then waits, misses nothing. This process is listened to first: that is all it
+        # takes when the answer is there already, and for an end of which the broker tells whoever started it.
+        stop = self._signals.listen(STATUS, wake, instance_id, here_only=True)
         self._enter(instance_id, changed)
+        everywhere = False
         patience = ALONE
         try:
             while True:
                 changed.clear()
-                summary = found(instance_id, self._summary(instance_id))
+                summary = found(instance_id, self._known_end(instance_id) or self._summary(instance_id))
                 if self.over(summary, until, blocked_ends):
                     return summary
+                if not everywhere and not self.told(summary, until, blocked_ends):
+                    everywhere = True
+                    stop()
+                    stop = self._signals.listen(STATUS, wake, instance_id)
+                    continue
                 left = REREAD if deadline is None else min(REREAD, deadline - time.monotonic())
                 if left <= 0:
                     raise TimeoutError(late(summary, timeout))
@@ -124,6 +148,10 @@ class Waits:
             self._waiting[instance_id].remove(changed)
             if not self._waiting[instance_id]:
                 del self._waiting[instance_id]
+
+    def _known_end(self, instance_id: str) -> Summary | None:
+        handle = self._handles.get(instance_id)
+        return None if handle is None else handle.ended
 
     def _summary(self, instance_id: str) -> Summary | None:
         return self._store.summaries([instance_id])[0]

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from types import FrameType, TracebackType
 from typing import Any
@@ -18,13 +18,13 @@ from ..model.errors import DurableError
 from ..model.moments import to_timedelta
 from ..model.names import check_name
 from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE
-from ..ports import FACTS, Beat, Trouble
+from ..ports import FACTS, Beat, Commit, Trouble
 from ..replay.execution import Code
 from ..runtime.activities import Activities
 from ..runtime.engine_thread import EngineThread
-from ..runtime.loop import Loop, Settings
+from ..runtime.loop import DEFAULTS, Loop, Settings
 from ..runtime.membership import Seat
-from ..runtime.requests import CodeChanged, Hint, Lost, Stop
+from ..runtime.requests import CodeChanged, Hint, Lost, Started, Stop
 from ..runtime.serving import Serving
 from ..runtime.watchdog import Watchdog
 from .client import Client, connect
@@ -36,6 +36,7 @@ from .registry import Registry, default_registry
 
 log = logging.getLogger("durable.worker")
 
+_PART = 100  # instances stepped while the store commits as many
 _HOLD = 60.0  # seconds that a row is left to its holder; a dead holder's rows are taken at once by the next worker
 
 
@@ -117,7 +118,9 @@ class Worker:
         watchdog = Watchdog(limits.turn_seconds)
         holder = uuid4().hex
         env = Env(holder, _HOLD, Ids(), backend.store.partitions, limits, watchdog)
-        loop = Loop(env, _Codebase(self._registry), utc_now, Settings(cached=self._cached), serving)
+        part = _PART if backend.store.overlaps else DEFAULTS.batch
+        settings = Settings(part=part, cached=self._cached)
+        loop = Loop(env, _Codebase(self._registry), utc_now, settings, serving)
         engine: EngineThread
         activities = Activities(
             self._registry.find_activity,
@@ -128,11 +131,17 @@ class Worker:
             client=client,
         )
 
+        def hand_over(commits: Sequence[Commit]) -> list[str]:
+            taken, left = loop.turns.divide(commits)
+            if taken:
+                engine.tell(Started(taken))
+            return left
+
         def died(error: BaseException) -> None:
             seat.leave()  # the others take over what this one will not do any more
-            client.worker_died(error)
+            client.worker_stopped(hand_over, error)
 
-        engine = EngineThread(loop, backend.store, backend.signals, activities, transport, watchdog, died)
+        engine = EngineThread(loop, backend.store, backend.signals, activities, transport, watchdog, client.ended, died)
         me = Beat(holder, groups=self._groups, queues=self._queues, pid=os.getpid(), host=socket.gethostname())
         seat = Seat(
             backend.membership,
@@ -150,7 +159,8 @@ class Worker:
         self._undo.append(self._registry.on_change(lambda: engine.tell(CodeChanged())))
         seat.take()
         self._engine, self._seat = engine, seat
-        client.worker_died(None)
+        client.worker_started(hand_over)
+        self._undo.append(lambda: client.worker_stopped(hand_over))
         engine.start()
 
     def stop(self) -> None:

@@ -21,7 +21,7 @@ from ..model.history import Event, Raw, UnreadableHistory, encode_events
 from ..model.limits import Limits
 from ..model.names import partition_of
 from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
-from ..ports import Append, Commit, Row
+from ..ports import Append, Commit, Record, Row
 from ..replay.context import OrchestrationContext
 from ..replay.execution import Code, Execution
 from ..replay.guard import TurnTooLong
@@ -52,6 +52,11 @@ def create(instance_id: str, started: Event, partitions: int, commit_id: str) ->
     wake = wake_row(summary, partition, at.timestamp(), "")
     append = Append(started.execution_id, 0, encode_events([started]))
     return Commit(commit_id, instance_id, partition, 0, summary, (append,), (wake,))
+
+
+def created(commit: Commit) -> Record:
+    """What a store loads of an instance that this commit has created."""
+    return Record(1, commit.id, commit.summary, tuple(append.events for append in commit.appends), commit.put)
 
 
 def step(

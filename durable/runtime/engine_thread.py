@@ -5,24 +5,27 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..model.errors import StoreError, TransportError
-from ..ports import Signals, Store, Transport
+from ..model.status import Summary
+from ..ports import Commit, Outcome, Signals, Store, Transport
 from .activities import Activities
 from .loop import Loop
 from .requests import (
     Announce,
     Arrived,
+    Begin,
     Cancel,
     Claim,
     Declare,
     Deliver,
     Due,
+    Ended,
+    Finish,
     Halt,
-    Hint,
     Load,
     News,
     Notify,
@@ -31,8 +34,8 @@ from .requests import (
     Receive,
     Run,
     Settle,
+    Started,
     Wait,
-    Write,
 )
 from .watchdog import Watchdog
 
@@ -53,6 +56,7 @@ class EngineThread:
         activities: Activities,
         transport: Transport | None,
         watchdog: Watchdog,
+        ended: Callable[[Sequence[Summary]], None],
         died: Callable[[BaseException], None],
     ) -> None:
         self._loop = loop
@@ -61,7 +65,8 @@ class EngineThread:
         self._watchdog = watchdog
         self._answers: dict[type, Callable[[Any], Any]] = {
             Load: lambda r: store.load(r.wants),
-            Write: lambda r: store.commit(r.commits),
+            Begin: lambda r: self._begin(r.commits),
+            Finish: lambda r: self._finish(),
             Deliver: lambda r: store.deliver(r.facts),
             Claim: lambda r: store.lease(r.leases),
             Read: lambda r: store.rows(r.keys),
@@ -70,10 +75,13 @@ class EngineThread:
             Cancel: lambda r: activities.cancel(r.row_keys),
             Halt: lambda r: activities.halt(),
             Notify: lambda r: signals.notify(r.topic, r.instance_ids),
+            Ended: lambda r: ended(r.summaries),
             Wait: lambda r: self._wait(r.seconds),
         }
         if transport is not None:
             self._answers |= _answers_of(transport, self.tell)
+        self._begin_commit = store.begin
+        self._finish: Callable[[], list[Outcome]] = list
         self._thread = threading.Thread(target=self._run, name="durable-engine", daemon=True)
 
     def start(self) -> None:
@@ -116,6 +124,9 @@ class EngineThread:
             except StopIteration:
                 return
 
+    def _begin(self, commits: Sequence[Commit]) -> None:
+        self._finish = self._begin_commit(commits)
+
     def _wait(self, seconds: float) -> list[News]:
         inbox = self._inbox
         news: list[News] = []
@@ -129,7 +140,7 @@ class EngineThread:
                     news.append(inbox.get(timeout=min(seconds, threading.TIMEOUT_MAX)))
                 finally:
                     self._watchdog.wake()
-            if crowded and isinstance(news[0], Hint) and inbox.qsize() < _FEW:
+            if crowded and isinstance(news[0], Started) and inbox.qsize() < _FEW:
                 # Starts come faster than rounds: each commits by itself, so leave them the disk for a moment.
                 time.sleep(_LINGER)
             while len(news) < _DRAINED_AT_ONCE:

@@ -21,7 +21,7 @@ from ..model.errors import StoreError
 from ..model.history import Parent, encode_event
 from ..model.names import partition_of
 from ..ports import Commit, Delivered, Fact, Lease, Outcome, Record, Row, Want
-from .requests import Claim, Deliver, Load, Request, Write
+from .requests import Begin, Claim, Deliver, Finish, Load, Request
 
 log = logging.getLogger("durable.worker")
 
@@ -80,7 +80,8 @@ class Outbox:
         commits = [create(m.target, m.event, self.env.partitions, self.env.mint()) for _, m in starts]
         outcomes: dict[str, Outcome] = {}
         for batch in _distinct(commits):
-            answers: list[Outcome] = yield Write(batch)
+            yield Begin(batch)
+            answers: list[Outcome] = yield Finish()
             outcomes.update({c.id: answer for c, answer in zip(batch, answers, strict=True)})
         ended: list[Row] = []
         unclear: list[tuple[Row, Message]] = []

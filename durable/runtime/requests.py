@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from ..engine.instance import Invocation
 from ..model.history import Event
-from ..ports import Commit, Delivery, Fact, Lease, Message, RowKey, Topic, Want
+from ..model.status import Summary
+from ..ports import Commit, Delivery, Fact, Lease, Message, Record, RowKey, Topic, Want
 
 # ---- asked by the loop
 
@@ -21,10 +22,14 @@ class Load(NamedTuple):
     wants: Sequence[Want]
 
 
-class Write(NamedTuple):
-    """-> list[Outcome]"""
+class Begin(NamedTuple):
+    """Start to commit these; nothing else is begun until `Finish`. -> None"""
 
     commits: Sequence[Commit]
+
+
+class Finish(NamedTuple):
+    """What became of the commits begun. -> list[Outcome]"""
 
 
 class Deliver(NamedTuple):
@@ -78,6 +83,12 @@ class Notify(NamedTuple):
     instance_ids: Collection[str]
 
 
+class Ended(NamedTuple):
+    """These have ended, and are committed: whoever waits in this process need not read them. -> None"""
+
+    summaries: Sequence[Summary]
+
+
 class Publish(NamedTuple):
     """-> list[Published]"""
 
@@ -120,7 +131,7 @@ class Wait(NamedTuple):
 
 
 Request = (
-    Load | Write | Deliver | Read | Claim | Due | Run | Cancel | Halt | Notify
+    Load | Begin | Finish | Deliver | Read | Claim | Due | Run | Cancel | Halt | Notify | Ended
     | Publish | Announce | Settle | Declare | Receive | Wait
 )  # fmt: skip
 
@@ -132,6 +143,12 @@ class Hint(NamedTuple):
     """These inboxes, or unknown ones, have something new."""
 
     instance_ids: Collection[str] | None
+
+
+class Started(NamedTuple):
+    """Instances that a client in this process has just created, as they were committed."""
+
+    records: Sequence[Record]
 
 
 class Done(NamedTuple):
@@ -175,4 +192,4 @@ class Stop(NamedTuple):
     grace: float
 
 
-News = Hint | Done | Assigned | Arrived | Lost | CodeChanged | Stop
+News = Hint | Started | Done | Assigned | Arrived | Lost | CodeChanged | Stop

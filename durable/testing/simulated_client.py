@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..engine.codeless import terminate_request
-from ..engine.step import create
+from ..engine.step import create, created
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import Event, Raw, encode_event
@@ -73,11 +73,15 @@ class Client:
             execution_id=world.mint(),
             seed=world.mint(),
         )
-        outcome = world.store.commit([create(self.instance_id, started, world.plan.partitions, world.mint())])[0]
+        commit = create(self.instance_id, started, world.plan.partitions, world.mint())
+        outcome = world.store.commit([commit])[0]
         if outcome is Outcome.UNKNOWN:
             return world.store.load([Want(self.instance_id)])[0] is not None
         world.note(self.instance_id, f"start: {outcome.value}")
-        world.notify([self.instance_id])
+        if outcome is Outcome.COMMITTED and world.random.random() < 0.5:
+            world.hand_over(created(commit))
+        else:
+            world.notify([self.instance_id])
         return True
 
     def _raise(self, name: str, data: str, number: int) -> bool:

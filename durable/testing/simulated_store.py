@@ -69,6 +69,13 @@ class FaultyStore:
         self._fail("error after")
         return outcomes
 
+    def begin(self, commits: Sequence[Commit]) -> Callable[[], list[Outcome]]:
+        """It happens at once or when it is finished: a crash between the two leaves either."""
+        if self.rates and self._random.random() < 0.5:
+            return lambda: self.commit(commits)
+        outcomes = self.commit(commits)
+        return lambda: outcomes
+
     def _commit(self, commit: Commit) -> Outcome:
         if not self.rates:
             return self.apply(commit)

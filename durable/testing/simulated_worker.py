@@ -12,7 +12,7 @@ from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import Event
 from ..model.limits import Limits
-from ..ports import FACTS
+from ..ports import FACTS, Outcome
 from ..replay.execution import Code
 from ..replay.guard import Watch
 from ..runtime import requests as ask
@@ -43,9 +43,11 @@ class Worker:
         self.naps = 0
         self.missed: list[Callable[[], None]] = []
         self.watch = Watch()
+        self.finish: Callable[[], list[Outcome]] = list
         self._answers: dict[type, Callable[[Any], Any]] = {
             ask.Load: lambda r: world.store.load(r.wants),
-            ask.Write: lambda r: world.store.commit(r.commits),
+            ask.Begin: self._begin,
+            ask.Finish: lambda r: self.finish(),
             ask.Deliver: lambda r: world.store.deliver(r.facts),
             ask.Claim: lambda r: world.store.lease(r.leases),
             ask.Read: lambda r: world.store.rows(r.keys),
@@ -54,6 +56,7 @@ class Worker:
             ask.Cancel: self._cancel,
             ask.Halt: lambda r: [key for key, begun in [*self.running.items()] if not begun and not self._forget(key)],
             ask.Notify: lambda r: world.notify(r.instance_ids) if r.topic == FACTS else None,
+            ask.Ended: lambda r: None,
             ask.Publish: lambda r: world.broker.publish(r.messages),
             ask.Announce: lambda r: None,
             ask.Settle: lambda r: world.broker.settle(self, r),
@@ -227,6 +230,9 @@ class Worker:
     def _forget(self, key: str) -> bool:
         """True when it was not running here."""
         return self.running.pop(key, None) is None
+
+    def _begin(self, request: ask.Begin) -> None:
+        self.finish = self.world.store.begin(request.commits)
 
     def _cancel(self, request: ask.Cancel) -> None:
         for key in request.row_keys:

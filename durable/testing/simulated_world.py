@@ -18,6 +18,7 @@ from zlib import crc32
 
 from ..backends.memory import MemoryStore
 from ..model.status import DEFAULT_GROUP
+from ..ports import Record
 from ..runtime import requests as ask
 from ..runtime.loop import Settings
 from ..runtime.serving import Patience, Serving
@@ -74,7 +75,9 @@ def make_plan(random: Random, scripts: Sequence[Script], faults: bool) -> Plan:
             if random.random() < share:
                 strikes += [(random.uniform(0.0, heal), kind) for _ in range(random.randint(1, most))]
     cached = random.choice((10_000, 10_000, 1, 0))
-    settings = Settings(random.choice((1, 3, 400)), 5.0, 1.0, random.choice((3, 10, 2_000)), cached, 0.2)
+    settings = Settings(
+        random.choice((1, 3, 400)), random.choice((1, 2, 400)), 5.0, 1.0, random.choice((3, 10, 2_000)), cached, 0.2
+    )
     return Plan(
         workers=random.choice((1, 2, 2, 3, 4)) if faults else random.choice((1, 2)),
         partitions=random.choice((1, 1, 2, 4)),
@@ -254,3 +257,9 @@ class World:
                 ids = None if self.random.random() < 0.05 else tuple(instance_ids)
                 # Bound now, not at the call; mypy can't infer such a lambda.
                 self.soon(lambda worker=worker, ids=ids: worker.tell(ask.Hint(ids)))  # type: ignore[misc]
+
+    def hand_over(self, record: Record) -> None:
+        """A client that lives with one of the workers gives it what it has just started, for whoever serves it."""
+        worker = self.random.choice(self.workers)
+        if worker.up and not self.chance("hint lost"):
+            self.soon(lambda: worker.tell(ask.Started([record])))

@@ -160,6 +160,15 @@ class StoreContract:
         record = loaded(store, "b")
         assert (record.version, record.history) == (1, ())
 
+    def test_what_was_begun_is_finished_while_others_go_on(self, store: Store) -> None:
+        store.commit([turn("a", 0), turn("b", 0), turn("c", 0)])
+        finish = store.begin([turn("a", 1), turn("b", 7)])
+        assert store.commit([turn("c", 1)]) == [COMMITTED]
+        assert store.deliver([fact("c", "f")]) == [Delivered.NEW]
+        assert finish() == [COMMITTED, CONFLICT]
+        assert [loaded(store, i).version for i in "abc"] == [2, 1, 2]
+        assert store.begin([turn("a", 2)])() == [COMMITTED]
+
     def test_a_commit_puts_and_drops_rows(self, store: Store) -> None:
         store.commit([turn("a", 0, put=[work("k1"), work("k2")])])
         assert store.lease([Lease(0, "k1", "", 0, 99.0, "me")]) == [True]

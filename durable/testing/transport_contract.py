@@ -159,9 +159,11 @@ class TransportContract:
 
     def test_the_depth_of_a_queue(self, transport: Transport, queue: str) -> None:
         assert transport.depth(f"{queue}.missing") is None
-        assert transport.depth(queue) == 0
+        assert transport.depth(queue) == (0, 0)
         transport.publish(events(queue, 3))
-        _eventually(lambda: transport.depth(queue) == 3)
+        _eventually(lambda: transport.depth(queue) == (3, 0))
+        transport.subscribe(queue, 1, Receiver(lambda deliveries: None))
+        _eventually(lambda: transport.depth(queue) == (2, 1))
 
     # Publishing.
 
@@ -273,7 +275,7 @@ class TransportContract:
         first.ack([receiver.tags[2], receiver.tags[4]])
         first.unsubscribe(queue)
         first.ack([receiver.tags[1]])  # what was delivered may still be acknowledged
-        _eventually(lambda: transport.depth(queue) == 0)
+        _eventually(lambda: transport.depth(queue) == (0, 0))
         first.close()
         transport.publish([event(queue, "next")])
         second = Receiver()

@@ -21,7 +21,6 @@ from durable.model.errors import StoreError
 from durable.model.status import RuntimeStatus
 from durable.ports import (
     FACTS,
-    STATUS,
     Beat,
     Delivered,
     ExecutionKey,
@@ -72,14 +71,8 @@ class TestSignalsOfOthers(SignalsContract):
     def open_signals(self) -> Signals:
         return _Two(self.open_here().signals, self.open_here().signals)
 
-    def test_who_wants_news_of_this_process_alone_gets_them(self) -> None:
-        signals = self.open_signals()
-        here, everywhere = list[object](), threading.Event()
-        signals.listen(STATUS, here.append, "a", here_only=True)
-        signals.listen(STATUS, lambda _: everywhere.set(), "b")
-        signals.notify(STATUS, ["a", "b"])
-        assert everywhere.wait(10)
-        assert here == []  # it came from elsewhere, and before the other
+    # Here the notifier is another process; test_redis_signals.py has the like of it.
+    test_who_wants_news_of_this_process_alone_gets_them = None  # type: ignore[assignment]  # takes a test away
 
 
 class _Two:

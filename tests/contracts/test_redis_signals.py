@@ -94,7 +94,7 @@ def test_a_server_that_says_nothing_any_more_is_a_loss(
 def test_an_idle_connection_is_kept(
     own_server: RedisServer, open_here: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(subscriber, "PING_SECONDS", 0.05)
+    monkeypatch.setattr(subscriber, "PING_SECONDS", 0.3)  # a busy machine may need as long for an answer
     signals = open_here(port=own_server.port).signals
     heard = Heard()
     signals.listen(FACTS, heard)
@@ -111,20 +111,25 @@ def test_an_idle_connection_is_kept(
 def test_a_user_who_may_not_listen_is_told_once(
     own_server: RedisServer, after: ExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:
-    raw(own_server.port, ("ACL", "SETUSER", "app", "on", ">x", "~durable:*", "&durable:*", "+@all"))
-    here, there = (open_redis(f"redis://app:x@{HOST}:{own_server.port}", "w") for _ in range(2))
+    raw(own_server.port, ("ACL", "SETUSER", "app", "on", ">x", "~durable:*", "resetchannels", "+@all"))
+    here = open_redis(f"redis://app:x@{HOST}:{own_server.port}", "w")
     after.callback(here.close)
-    after.callback(there.close)
     heard = Heard()
-    here.signals.listen(STATUS, lambda ids: None)  # a pattern, which such a user may not use
-    here.signals.listen(STATUS, lambda ids: None)
+    here.signals.listen(STATUS, heard)
     here.signals.listen(STATUS, heard, "a")
-    here.signals.listen(STATUS, heard, "b")
-    wait_until(lambda: raw(own_server.port, ("PUBSUB", "CHANNELS", "*:b")) != [], 20, "a subscription")
-    there.signals.notify(STATUS, ["a", "b"])
-    assert heard.wait_for("b")
-    assert heard.ids == ["a", "b"]
+    here.signals.notify(STATUS, ["a"])
+    assert heard.ids == ["a", "a"]
     assert ["refuses a subscription" in record.message for record in caplog.records] == [True]
+
+
+def test_news_of_this_process_take_no_subscription(open_here: Opener, redis_server: RedisServer, prefix: str) -> None:
+    signals, heard = open_here().signals, Heard()
+    signals.listen(STATUS, heard, "a", here_only=True)
+    assert raw(redis_server.port, ("PUBSUB", "CHANNELS", f"{prefix}:*")) == []
+    signals.notify(STATUS, ["a", "b"])
+    assert heard.ids == ["a"]
+    signals.listen(STATUS, heard, "a")
+    assert len(raw(redis_server.port, ("PUBSUB", "CHANNELS", f"{prefix}:*"))) == 1
 
 
 def test_messages_of_strangers_are_left_out(

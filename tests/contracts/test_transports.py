@@ -257,7 +257,7 @@ def test_anybody_may_listen_to_the_topic(transport: Transport, workspace: str, r
     transport.announce([event("other.started"), event("flow.started", "heard")])
     transport.publish([])
     transport.depth(mine)
-    _until(lambda: transport.depth(mine) == 1)
+    _until(lambda: transport.depth(mine) == (1, 0))
     properties, body = raw.get(mine)
     assert json.loads(body)["data"] == "heard"
     assert properties.content_type == "application/cloudevents+json"
@@ -283,7 +283,7 @@ def test_workspaces_and_virtual_hosts_are_apart(rabbitmq_server: RabbitServer, w
         beside.subscribe(beside.dead_letters, 10, other_dead)
         here.park(receiver.tags)
         assert dead.data(1) == [1]
-        assert there.depth(there.dead_letters) == 0
+        assert there.depth(there.dead_letters) == (0, 0)
         assert other_dead.deliveries == []
 
 

@@ -73,7 +73,7 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
 # ---- the same methods
 
 # What a worker in the same process asks of a client, and what has another form here.
-INNER = {"backend", "open_transport", "reply_to", "waits", "worker_died"}
+INNER = {"backend", "ended", "open_transport", "reply_to", "waits", "worker_died", "worker_started", "worker_stopped"}
 
 
 def public(cls: type) -> set[str]:

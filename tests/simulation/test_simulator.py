@@ -71,7 +71,7 @@ def test_a_trace_can_be_read_and_changes_nothing(capsys: pytest.CaptureFixture[s
     shown = capsys.readouterr().out
     assert shown.strip().endswith(f"seed 4: right (trace {run_seed(4).trace_hash:08x})")
     assert "start: committed" in shown
-    assert "Write(commits=[Commit(" in shown
+    assert "Begin(commits=[Commit(" in shown
 
 
 @pytest.mark.parametrize("bug", PLANTED)

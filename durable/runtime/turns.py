@@ -1,0 +1,417 @@
+"""Turns: what has arrived for which instance, and the steps, commits and consequences that come of it.
+
+Laws.
+1. Nothing is done before its commit is committed; nothing that has arrived is forgotten before that either.
+2. After a conflict or an unknown outcome the live code is thrown away and the stored state is read again.
+3. While the store commits one part of a batch the next part is stepped: the parts share no instance.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple, Protocol
+
+from ..engine.codeless import outcome_fact
+from ..engine.instance import Arrival, Env, Instance, Invocation, Turn, row_behind
+from ..engine.step import created, inbox_arrivals, step
+from ..model import history as h
+from ..model.errors import StoreError
+from ..model.history import UnreadableHistory
+from ..model.names import partition_of
+from ..model.status import RuntimeStatus, Summary
+from ..ports import FACTS, STATUS, Commit, Delivered, Fact, Lease, Outcome, Record, Row, RowKey, Want
+from ..replay.execution import Code
+from .agenda import Agenda
+from .courier import Courier
+from .outbox import Outbox
+from .requests import Begin, Claim, Deliver, Ended, Finish, Load, Notify, Request
+from .serving import Serving
+from .workload import ActivityNames, Workload
+
+log = logging.getLogger("durable.worker")
+
+_FRESH: Final = 2_000  # records kept of instances just started; more than that are read when their turn comes
+
+Asking = Generator[Request, Any, Any]
+
+
+class Codebase(ActivityNames, Protocol):
+    """Where the loop finds code: by name only, never by import."""
+
+    def orchestrator(self, name: str, version: str) -> Code | None: ...
+
+
+class Stepped(NamedTuple):
+    """A part of a batch, ready for its commit.
+
+    turns: with what arrived for each. leases: rows of parked instances. foreign: what came for somebody else's
+    instances. gone: rows of instances that are not there (any more).
+    """
+
+    turns: list[tuple[Turn, list[Arrival]]]
+    leases: list[Lease]
+    foreign: dict[str, list[Arrival]]
+    gone: list[RowKey]
+
+
+class Turns:
+    """warm: instances with live code. arrived, hinted, fresh: what to step next. parked: instances that can't go on."""
+
+    def __init__(
+        self,
+        env: Env,
+        serving: Serving,
+        codebase: Codebase,
+        clock: Callable[[], datetime],
+        agenda: Agenda,
+        outbox: Outbox,
+        courier: Courier,
+        work: Workload,
+    ) -> None:
+        self.env = env
+        self.serving = serving
+        self.codebase = codebase
+        self.clock = clock
+        self.agenda = agenda
+        self.outbox = outbox
+        self.courier = courier
+        self.work = work
+        self.warm: OrderedDict[str, Instance] = OrderedDict()
+        self.arrived: dict[str, list[Arrival]] = {}
+        self.hinted: dict[str, None] = {}
+        self.fresh: dict[str, Record] = {}
+        self.parked: dict[str, str] = {}
+        self.warned: set[str] = set()
+        self.ignored = 0
+        self.faulty = False
+        self._begun = False  # whether commits are on their way
+        self.numbers: frozenset[int] = frozenset()
+
+    # ---- what there is to do
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to step."""
+        return bool(self.arrived or self.hinted or self.fresh)
+
+    def tell(self, instance_id: str, arrival: Arrival) -> None:
+        """A fact that only memory has."""
+        self.arrived.setdefault(instance_id, []).append(arrival)
+
+    def hint(self, instance_id: str) -> None:
+        """Something is new in its inbox, or it has to be read again."""
+        self.hinted[instance_id] = None
+
+    def divide(self, commits: Sequence[Commit]) -> tuple[list[Record], list[str]]:
+        """Of instances that were just created, those to begin with here and now, and the ids of the others.
+
+        May be called from any thread.
+        """
+        taken: list[Record] = []
+        left: list[str] = []
+        owned = self.agenda.owned
+        for commit in commits:
+            if (commit.summary.group, commit.partition) in owned:
+                taken.append(created(commit))
+            else:
+                left.append(commit.instance_id)
+        return taken, left
+
+    def started(self, record: Record) -> bool:
+        """An instance that was created a moment ago, as it was committed; False when it is not for this worker."""
+        if not self._serves(record.summary):
+            return False
+        if len(self.fresh) < _FRESH:
+            self.fresh[record.summary.instance_id] = record
+        else:
+            self.hint(record.summary.instance_id)
+        return True
+
+    def assign(self, owned: Collection[tuple[str, int]]) -> None:
+        """What to serve from now on; what is somebody else's by now need not be kept warm."""
+        self.numbers = frozenset(number for _, number in owned)
+        for instance_id in [i for i, known in self.warm.items() if not self._serves(known.summary)]:
+            del self.warm[instance_id]
+
+    def code_changed(self) -> None:
+        """What was parked may go on."""
+        self.warned.clear()
+        self.hinted.update(dict.fromkeys(self.parked))
+        self.parked.clear()
+
+    def owns(self, instance_id: str) -> bool:
+        """Whether it may be ours: only its summary knows its group."""
+        return partition_of(instance_id, self.env.partitions) in self.numbers
+
+    def _serves(self, summary: Summary) -> bool:
+        return (summary.group, partition_of(summary.instance_id, self.env.partitions)) in self.agenda.owned
+
+    # ---- one batch
+
+    def take(self, batch: int, part: int, cached: int) -> Asking:
+        """Step up to `batch` instances: load what is not warm, step, commit, act."""
+        drawn = self._next_batch(batch)
+        taken: dict[str, list[Arrival]] = {}
+        previous: Stepped | None = None
+        try:
+            for some in _parts(drawn, part):
+                current = yield from self._stepped(some, taken)
+                outcomes = yield from self._finish()
+                yield from self._begin(current)
+                if previous is not None:
+                    yield from self._conclude(previous, outcomes)
+                previous = current
+            if previous is not None:
+                outcomes = yield from self._finish()
+                yield from self._conclude(previous, outcomes)
+        except StoreError:
+            for instance_id in drawn:
+                self._give_back(instance_id, taken.get(instance_id, ()))
+            yield from self._finish()  # its outcomes are read with the instances
+            raise
+        while len(self.warm) > cached:
+            self.warm.popitem(last=False)
+
+    def _next_batch(self, most: int) -> dict[str, Record | bool]:
+        """Instances to step now: as they were just created, or whether their inbox must be read."""
+        batch: dict[str, Record | bool] = {}
+        for instance_id in itertools.islice(self.hinted, most):
+            batch[instance_id] = True
+            self.fresh.pop(instance_id, None)
+        for instance_id in batch:
+            del self.hinted[instance_id]
+        for instance_id in itertools.islice(self.fresh, most - len(batch)):
+            batch[instance_id] = self.fresh[instance_id]
+        for instance_id in itertools.islice(self.arrived, most):
+            if len(batch) >= most:
+                break
+            batch.setdefault(instance_id, False)
+        for instance_id in batch:
+            self.fresh.pop(instance_id, None)
+        return batch
+
+    def _stepped(
+        self, batch: dict[str, Record | bool], taken: dict[str, list[Arrival]]
+    ) -> Generator[Request, Any, Stepped]:
+        """Step these; `taken` is told what had arrived for them, before anything can fail."""
+        loaded: dict[str, Record | None] = {i: known for i, known in batch.items() if isinstance(known, Record)}
+        wants = [
+            Want(i, self.warm[i].version if i in self.warm else 0)
+            for i, read in batch.items()
+            if read is True or (read is False and i not in self.warm)
+        ]
+        if wants:
+            records: list[Record | None] = yield Load(wants)
+            loaded.update((want.instance_id, record) for want, record in zip(wants, records, strict=True))
+        found = Stepped([], [], {}, [])
+        now = self.clock()
+        for instance_id in batch:
+            arrivals = taken[instance_id] = self.arrived.pop(instance_id, [])
+            if not self._is_ours(instance_id, loaded):
+                found.foreign[instance_id] = arrivals
+                continue
+            turn = self._step(instance_id, arrivals, loaded, found, now)
+            if turn is not None:
+                found.turns.append((turn, arrivals))
+        undelivered = [fact for turn, _ in found.turns for fact in turn.undelivered]
+        if undelivered:
+            yield Deliver(undelivered)
+        return found
+
+    def _begin(self, stepped: Stepped) -> Asking:
+        commits = [turn.commit for turn, _ in stepped.turns if turn.commit is not None]
+        if commits:
+            yield Begin(commits)
+            self._begun = True
+
+    def _finish(self) -> Generator[Request, Any, list[Outcome]]:
+        """What became of the commits that were begun."""
+        if not self._begun:
+            return []
+        self._begun = False
+        outcomes: list[Outcome] = yield Finish()
+        return outcomes
+
+    def _conclude(self, stepped: Stepped, outcomes: list[Outcome]) -> Asking:
+        """Act upon what was committed, take back what was not."""
+        done: list[Turn] = []
+        unknown: list[tuple[Turn, list[Arrival]]] = []
+        answers = iter(outcomes)
+        for turn, arrivals in stepped.turns:
+            outcome = Outcome.COMMITTED if turn.commit is None else next(answers)
+            if outcome is Outcome.COMMITTED:
+                done.append(turn)
+            elif outcome is Outcome.UNKNOWN:
+                unknown.append((turn, arrivals))
+            else:
+                self._give_back(turn.instance.summary.instance_id, arrivals)
+        done.extend((yield from self._settle(unknown)))
+        taken = {id(turn): arrivals for turn, arrivals in stepped.turns}
+        self.courier.done += [a.tag for turn in done for a in taken[id(turn)] if a.tag is not None]
+        yield from self._act(done)
+        if stepped.leases:
+            yield Claim(stepped.leases)
+        yield from self._hand_over(stepped.foreign)
+        if stepped.gone:
+            yield from self.work.end(stepped.gone)
+
+    def _is_ours(self, instance_id: str, loaded: dict[str, Record | None]) -> bool:
+        known = self.warm.get(instance_id)
+        if known is not None:
+            return self._serves(known.summary)
+        record = loaded.get(instance_id)
+        return self.owns(instance_id) if record is None else self._serves(record.summary)
+
+    def _step(
+        self,
+        instance_id: str,
+        arrivals: list[Arrival],
+        loaded: dict[str, Record | None],
+        found: Stepped,
+        now: datetime,
+    ) -> Turn | None:
+        instance = self.warm.pop(instance_id, None)
+        inbox: tuple[Row, ...] = ()
+        if instance_id in loaded:
+            record = loaded[instance_id]
+            if record is None:
+                partition = partition_of(instance_id, self.env.partitions)
+                found.gone.extend([RowKey(partition, a.row_key or row_behind(a)) for a in arrivals])
+                self.courier.done += [a.tag for a in arrivals if a.tag is not None]
+                return None
+            inbox = record.inbox
+            if instance is None or record.history is not None:
+                try:
+                    instance = Instance.of_record(record)
+                except UnreadableHistory as error:
+                    self._park_rows(instance_id, str(error), inbox, found.leases)
+                    return None
+        assert instance is not None
+        if inbox:
+            facts, unreadable = inbox_arrivals(inbox)
+            for row in unreadable:
+                log.error("instance %r: a fact in its inbox can't be read and is kept: %s", instance_id, row.key)
+            if instance.execution is not None and any(a.event.type == h.EXECUTION_TERMINATED for a in facts):
+                # Ending it needs its whole history, which a warm instance does not keep: come back for it.
+                if arrivals:
+                    self.arrived[instance_id] = arrivals
+                self.hinted[instance_id] = None
+                return None
+            known = {a.row_key for a in arrivals}
+            arrivals[:0] = [a for a in facts if a.row_key not in known]
+        code, missing = self._code(instance)
+        turn = step(instance, arrivals, code, missing, now, self.env)
+        self.ignored += turn.ignored
+        if turn.parked:
+            self._park_rows(instance_id, turn.parked, inbox, found.leases)
+        return turn
+
+    def _code(self, instance: Instance) -> tuple[Code | None, str]:
+        if instance.execution is not None:
+            return instance.execution.code, ""
+        name, version = instance.summary.name, instance.summary.version
+        code = self.codebase.orchestrator(name, version)
+        if code is not None:
+            return code, ""
+        shown = f"{name!r} in version {version!r}" if version else repr(name)
+        known = ", ".join(self.codebase.known("orchestrator")) or "none"
+        return None, f"no worker here serves orchestrator {shown}; registered here: {known}"
+
+    def _park_rows(self, instance_id: str, reason: str, rows: Sequence[Row], leases: list[Lease]) -> None:
+        if self.parked.get(instance_id) != reason and instance_id not in self.warned:
+            self.warned.add(instance_id)
+            log.warning("orchestration %r waits: %s", instance_id, reason)
+        self.parked[instance_id] = reason
+        until = self.clock().timestamp() + self.env.hold
+        leases.extend(Lease(r.partition, r.key, r.holder, r.attempt, until, self.env.holder) for r in rows)
+
+    # ---- after the commit
+
+    def _give_back(self, instance_id: str, arrivals: Sequence[Arrival]) -> None:
+        """Nothing of this turn happened: keep what only memory has, read the rest again."""
+        self.warm.pop(instance_id, None)
+        kept = [a for a in arrivals if not a.row_key.startswith(("in/", "wake/"))]
+        if kept:
+            self.arrived.setdefault(instance_id, [])[:0] = kept
+        self.hinted[instance_id] = None
+
+    def _settle(self, unknown: list[tuple[Turn, list[Arrival]]]) -> Generator[Request, Any, list[Turn]]:
+        """An unknown outcome is settled by reading: the last commit's id says whether ours is the one."""
+        if not unknown:
+            return []
+        records: list[Record | None] = yield Load([Want(t.instance.summary.instance_id) for t, _ in unknown])
+        done = []
+        for (turn, arrivals), record in zip(unknown, records, strict=True):
+            if record is not None and turn.commit is not None and record.commit_id == turn.commit.id:
+                done.append(turn)
+            else:
+                self.faulty = True
+                self._give_back(turn.instance.summary.instance_id, arrivals)
+        return done
+
+    def _act(self, turns: Sequence[Turn]) -> Asking:
+        run: list[Invocation] = []
+        cancelled: list[str] = []
+        news: list[str] = []
+        ended: list[Summary] = []
+        for turn in turns:
+            instance = turn.instance
+            instance_id = instance.summary.instance_id
+            if turn.again:
+                self.hinted[instance_id] = None
+            if not turn.parked:
+                if self.parked.pop(instance_id, None) is not None:
+                    self.agenda.sweep_soon()  # its timers were left alone meanwhile
+                if instance.execution is not None or turn.late:
+                    self.warm[instance_id] = instance
+            if turn.commit is None:
+                continue
+            if instance.summary.status is not RuntimeStatus.RUNNING or instance.version <= 2:
+                news.append(instance_id)
+                if instance.summary.status.finished:
+                    ended.append(instance.summary)
+                if self.serving.by_mail and instance.summary.status is not RuntimeStatus.BLOCKED:
+                    self.courier.announce(instance.summary)
+            run.extend(turn.invocations)
+            cancelled.extend(turn.cancelled)
+            self.agenda.arm(row for row in turn.commit.put if row.kind == "timer")
+            self.outbox.rows += [row for row in turn.commit.put if row.kind == "message"]
+            self.work.forget(turn.commit.drop)
+            self.agenda.disarm(turn.commit.drop)
+        if run:
+            yield from self.work.begin(run)
+        if cancelled:
+            yield from self.work.cancel(cancelled)
+        if ended:
+            yield Ended(ended)
+        if news:
+            yield Notify(STATUS, news)
+
+    def _hand_over(self, foreign: dict[str, list[Arrival]]) -> Asking:
+        """Outcomes for instances that are somebody else's (by now): into their inboxes, and tell."""
+        facts: list[Fact] = []
+        rows: list[RowKey] = []
+        for instance_id, arrivals in foreign.items():
+            outcomes = [a for a in arrivals if not a.row_key]  # a timer's row is found by its new owner
+            partition = partition_of(instance_id, self.env.partitions)
+            rows += [RowKey(partition, row_behind(a)) for a in outcomes]
+            facts += [outcome_fact(instance_id, a, self.env.partitions, self.clock()) for a in outcomes]
+            self.work.forget(row_behind(a) for a in outcomes)
+        if facts:
+            answers: list[Delivered] = yield Deliver(facts)
+            self.courier.done += [a.tag for some in foreign.values() for a in some if a.tag is not None]
+            yield Notify(FACTS, list(dict.fromkeys(fact.instance_id for fact in facts)))
+            taken = (Delivered.NEW, Delivered.DUPLICATE)
+            unwanted = [row for row, answer in zip(rows, answers, strict=True) if answer not in taken]
+            if unwanted:
+                yield from self.work.end(unwanted)
+
+
+def _parts(batch: dict[str, Record | bool], size: int) -> Iterator[dict[str, Record | bool]]:
+    items = iter(batch.items())
+    while some := dict(itertools.islice(items, size)):
+        yield some
