@@ -93,7 +93,8 @@ class AsyncWaits:
         self._signals = backend.signals
         self._waits = waits
         self._news: SimpleQueue[_News] = SimpleQueue()
-        self._waiting: dict[str, list[_Waiter]] = {}  # the thread's own
+        self._waiting: dict[str, list[_Waiter]] = {}  # the thread's own, as is the next
+        self._heard: list[_News] = []
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -152,7 +153,7 @@ class AsyncWaits:
         while True:
             if not self._waiting:
                 reread, alone = time.monotonic() + REREAD, time.monotonic() + ALONE
-            news = self._hear(min(reread, alone) if self._waiting else None)
+            news = self._heard = self._hear(min(reread, alone) if self._waiting else None)
             if any(isinstance(item, _Close) for item in news):
                 return
             now = time.monotonic()
@@ -276,11 +277,13 @@ class AsyncWaits:
             waiter.tell(why)
             if waiter.stop is not None:
                 waiter.stop()
+        left = self._heard  # whoever came with what ended this, and after it
         with suppress(Empty):
             while True:
-                item = self._news.get_nowait()
-                if isinstance(item, _Come):
-                    item.waiter.tell(why)
+                left.append(self._news.get_nowait())
+        for item in left:
+            if isinstance(item, _Come):
+                item.waiter.tell(why)
 
 
 def _closed() -> RuntimeError:
