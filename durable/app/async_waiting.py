@@ -161,9 +161,8 @@ class AsyncWaits:
             if now >= reread:
                 reread, changed = now + REREAD, list(self._waiting)
             self._look(changed)
-            for item in news:
-                if isinstance(item, _Late):
-                    self._give_up(item)
+            self._give_up(news)
+            news.clear()  # until something comes, this thread would keep them alive
             if now >= alone:
                 alone = float("inf")  # said once, until nobody waits any more
                 self._warn_if_alone()
@@ -249,10 +248,10 @@ class AsyncWaits:
             waiter.tell(summary)
         return over
 
-    def _give_up(self, item: _Late) -> None:
-        summary = item.waiter.summary
-        if summary is not None:  # None: it has been told that there is none
-            item.waiter.tell(TimeoutError(late(summary, item.timeout)))
+    def _give_up(self, news: Sequence[_News]) -> None:
+        for item in news:
+            if isinstance(item, _Late) and item.waiter.summary is not None:  # None: it was told that there is none
+                item.waiter.tell(TimeoutError(late(item.waiter.summary, item.timeout)))
 
     def _remove(self, waiter: _Waiter) -> None:
         stop, waiter.stop = waiter.stop, None
