@@ -26,6 +26,7 @@ from durable.backends.local_signals import LocalSignals  # news within one proce
 from durable.backends.memory import OneWorker  # one worker in one process
 from durable.model.status import Summary
 from durable.ports import (
+    PARKED,
     Append,
     Backend,
     Commit,
@@ -198,16 +199,15 @@ def _deliver(contents: Contents, fact: Fact) -> Delivered:
     if fact.id in contents.seen.get(fact.instance_id, ()):
         return Delivered.DUPLICATE
     found = contents.instances.get(fact.instance_id)
-    if found is None:
-        return Delivered.ABSENT
-    if found.summary.status.finished:
-        return Delivered.FINISHED
+    alive = found is not None and not found.summary.status.finished
+    if not alive and not fact.park:
+        return Delivered.ABSENT if found is None else Delivered.FINISHED
     contents.seen.setdefault(fact.instance_id, []).append(fact.id)
     contents.delivered += 1
-    key, group = f"in/{contents.delivered:016}", found.summary.group
+    key, group = f"in/{contents.delivered:016}", found.summary.group if found is not None and alive else PARKED
     row = Row(key, "inbox", fact.instance_id, fact.partition, fact.due_at, body=fact.body, group=group)
     contents.rows[key] = row
-    return Delivered.NEW
+    return Delivered.NEW if alive else Delivered.PARKED
 
 
 def _lease(contents: Contents, lease: Lease) -> bool:
