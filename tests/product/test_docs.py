@@ -62,7 +62,10 @@ class Shell:
     def close(self) -> None:
         assert self._bash.stdin is not None
         self._bash.stdin.write("exec >/dev/null 2>&1\nkill $(jobs -p)\nwait\nexit\n")
-        self._bash.communicate(timeout=SOON)
+        try:
+            self._bash.communicate(timeout=SOON)
+        finally:
+            self._bash.kill()
 
     def run(self, command: Command) -> None:
         self._number += 1
