@@ -12,7 +12,7 @@ STAMP := .venv/installed
 RUN   := "$(BIN)/python"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types servers bench simulate kill chaos test-all package clean
+.PHONY: help venv demo test lint types servers docs bench simulate kill chaos test-all package clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## this list
@@ -41,6 +41,9 @@ types: venv  ## mypy and pyright, both strict
 
 servers: venv  ## redis-server and rabbitmq-server for the tests, by apt-get when missing
 	@$(RUN) -m tests.servers
+
+docs: venv  ## docs/reference.md, made from the docstrings
+	@text=$$($(RUN) docs/make_reference.py) && printf '%s\n' "$$text" > docs/reference.md
 
 bench: venv  ## how fast, on this machine
 	@$(RUN) tests/benchmarks/run.py

@@ -144,6 +144,7 @@ class _Walk:
         self._wrong = wrong
         self._opened: set[tuple[str, int, int]] = set()
         self._turn_at: datetime | None = None
+        self._cancelled = False
         self._ended = ""
 
     def step(self, number: int, event: Event) -> None:
@@ -158,7 +159,9 @@ class _Walk:
             raise self._wrong(number, f"is {kind}, after {self._ended}")
         if kind == _REWOUND:
             self._ended = ""
-        if kind in h.COMMANDS and self._turn_at is None:
+        self._cancelled |= kind == h.EXECUTION_CANCELED
+        # What is cancelled before it has begun ends without a turn of its code.
+        if kind in h.COMMANDS and self._turn_at is None and not (kind == h.EXECUTION_COMPLETED and self._cancelled):
             raise self._wrong(number, f"is {kind}, before the first {h.ORCHESTRATOR_STARTED}")
         if kind in _OPENS:
             self._opened.add((kind, event.task_id, event.attempt))

@@ -17,6 +17,7 @@ from ..model.history import HistoryEvent
 from ..model.limits import Limits
 from ..model.names import check_name
 from ..model.status import OrchestrationStatus, Summary
+from ..payload.codec import Codec
 from ..replay.callee import OrchestratorRef
 from ..replay.guard import running
 from .async_handle import AsyncOrchestrationHandle
@@ -45,6 +46,7 @@ def connect_async(
     *,
     events: str | None = None,
     workspace: str | None = None,
+    codec: Codec | None = None,
     limits: Limits | None = None,
 ) -> AsyncClient:
     """An asyncio client of the store behind `url`; the arguments are those of `durable.connect`.
@@ -54,7 +56,7 @@ def connect_async(
     before a fork.
     """
     url, events, name = url_or_default(url), events_url_or_default(events), workspace_or_default(workspace)
-    opens = functools.partial(connect, url, events=events, workspace=name, limits=limits)
+    opens = functools.partial(connect, url, events=events, workspace=name, codec=codec, limits=limits)
     return AsyncClient(opens, name, limits or Limits())
 
 
@@ -117,6 +119,9 @@ class AsyncClient:
     diagnose = threaded(Client.diagnose)
     raise_event = threaded(Client.raise_event)
     terminate = threaded(Client.terminate)
+    suspend = threaded(Client.suspend)
+    resume = threaded(Client.resume)
+    cancel = threaded(Client.cancel)
 
     @starts_orchestration_async
     @functools.wraps(Client.start_orchestration)

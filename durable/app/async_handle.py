@@ -51,6 +51,9 @@ class AsyncOrchestrationHandle(Generic[R]):
     status = threaded(OrchestrationHandle[Any].status)
     raise_event = threaded(OrchestrationHandle[Any].raise_event)
     terminate = threaded(OrchestrationHandle[Any].terminate)
+    suspend = threaded(OrchestrationHandle[Any].suspend)
+    resume = threaded(OrchestrationHandle[Any].resume)
+    cancel = threaded(OrchestrationHandle[Any].cancel)
 
     async def _in_a_thread(
         self, method: Callable[Concatenate[OrchestrationHandle[Any], P], T], *args: P.args, **kwargs: P.kwargs

@@ -114,6 +114,7 @@ class AsyncWaits:
         finally:
             waiter.future.cancel()  # a late answer is no error that nobody fetched
             self._news.put(_Gone(waiter))
+            del waiter  # a cancelled task keeps this frame in its traceback
 
     def close(self) -> None:
         """Whoever still waits gets a RuntimeError. Returns when the thread has ended."""
@@ -160,9 +161,8 @@ class AsyncWaits:
             if now >= reread:
                 reread, changed = now + REREAD, list(self._waiting)
             self._look(changed)
-            for item in news:
-                if isinstance(item, _Late):
-                    self._give_up(item)
+            self._give_up([item for item in news if isinstance(item, _Late)])
+            del news  # it names who has gone, and may be long in coming again
             if now >= alone:
                 alone = float("inf")  # said once, until nobody waits any more
                 self._warn_if_alone()
@@ -248,10 +248,10 @@ class AsyncWaits:
             waiter.tell(summary)
         return over
 
-    def _give_up(self, item: _Late) -> None:
-        summary = item.waiter.summary
-        if summary is not None:  # None: it has been told that there is none
-            item.waiter.tell(TimeoutError(late(summary, item.timeout)))
+    def _give_up(self, items: Sequence[_Late]) -> None:
+        for waiter, timeout in items:
+            if waiter.summary is not None:  # None: it has been told that there is none
+                waiter.tell(TimeoutError(late(waiter.summary, timeout)))
 
     def _remove(self, waiter: _Waiter) -> None:
         stop, waiter.stop = waiter.stop, None

@@ -15,6 +15,7 @@ from ..model.errors import InstanceFinishedError, InstanceNotFoundError
 from ..model.history import HistoryEvent
 from ..model.status import OrchestrationStatus, RuntimeStatus
 from . import archives
+from .around import look_around
 from .doctor import examine
 from .events import EventRows
 from .exits import CommandError, Exit
@@ -23,8 +24,9 @@ from .listing import print_list
 from .processes import serve_many
 from .run import json_argument, run
 from .serve import Part, serve
-from .session import EventsUrl, Everywhere, Json, NoColor, Session, Url, Workspace, command
+from .session import EventsUrl, Everywhere, Json, NoColor, PlainGroup, Session, Url, Workspace, command
 from .show import show
+from .start import Asked, start
 from .steer import not_found, steer
 from .tasks import open_waits_of
 from .terminal import Screen, safe
@@ -41,8 +43,8 @@ app = typer.Typer(
     name="durable",
     help="Run, watch and steer durable orchestrations.",
     epilog="Exit status: 0 done, 1 the orchestration failed, 2 usage, 3 not found, 4 no store, 5 timed out, 6 blocked, "
-    "7 a replay differs.",
-    add_completion=False,
+    "7 a replay differs. Completion in your shell: durable --install-completion",
+    cls=PlainGroup,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -57,12 +59,20 @@ def run_command_line(arguments: Sequence[str]) -> int:
     if not screen.colour:
         _plain_help()
     try:
-        status = app(list(arguments) or ["--help"], prog_name="durable", standalone_mode=False)
+        status = _built()(list(arguments) or ["--help"], prog_name="durable", standalone_mode=False)
     except _UsageError as error:
         where = getattr(error.ctx, "command_path", "durable")
         screen.error("usage", error.format_message(), [f"See: {where} --help"])
         return Exit.USAGE
     return int(status or 0)
+
+
+def _built() -> Any:
+    built: Any = typer.main.get_command(app)
+    for option in built.params:
+        if option.name in ("install_completion", "show_completion"):
+            option.hidden = True  # used once in a life; --help has one screen
+    return built
 
 
 def _plain_help() -> None:
@@ -86,7 +96,7 @@ def _everywhere(
     json: Json = False,
     no_color: NoColor = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it and end.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
     ctx.obj = Everywhere(url, events_url, workspace, json, no_color)
@@ -100,14 +110,16 @@ def _run(
     session: Session,
     target: Annotated[
         str,
-        typer.Argument(metavar="FILE[:FUNCTION]", help="A Python file, and its orchestrator if it has several."),
+        typer.Argument(metavar="FILE[:FUNCTION]", help="A Python file; FUNCTION where it has several."),
     ],
     given: Annotated[str | None, typer.Option("--input", metavar="JSON", help="Its input; a list is spread.")] = None,
-    id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Go on with this one if it is there.")] = None,
+    id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Its id; if it exists, it goes on.")] = None,
 ) -> int:
-    """Run an orchestration here: start or find it, print its result.
+    """Run an orchestration right here, and print its result.
 
-    It is kept in the store, so after Ctrl-C or a crash the same command with the same --id goes on where it was.
+    It is kept in the store: after Ctrl-C or a crash, the same command
+    with the same --id goes on where it was. A list as input is spread
+    over the parameters.
     """
     return run(session, target, given, id)
 
@@ -118,27 +130,37 @@ def _worker(
     modules: Annotated[list[str], typer.Argument(metavar="MODULE...", help="Modules (my.flows) or files (flows.py).")],
     grace: Annotated[
         float,
-        typer.Option("--grace", metavar="SECONDS", show_default=False, help="For running activities, at the end [30]."),
+        typer.Option(
+            "--grace", metavar="SECONDS", show_default=False, help="What running activities get at the end [30]."
+        ),
     ] = 30.0,
     processes: Annotated[
-        int, typer.Option("--processes", metavar="N", min=1, show_default=False, help="How many workers [1].")
+        int,
+        typer.Option(
+            "--processes", metavar="N", min=1, show_default=False, help="So many workers, each a process [1]."
+        ),
     ] = 1,
     eager: Annotated[
-        bool, typer.Option("--eager", help="Run the activities of own turns here, not through the broker.")
+        bool, typer.Option("--eager", help="Run activities of its own turns itself, not through the broker.")
     ] = False,
     group: Annotated[
-        list[str] | None, typer.Option("--group", metavar="NAME", help="Whose orchestrations; may be repeated.")
+        list[str] | None, typer.Option("--group", metavar="NAME", help="Run the orchestrators of this group.")
     ] = None,
     queue: Annotated[
-        list[str] | None, typer.Option("--queue", metavar="NAME", help="Whose activities; may be repeated.")
+        list[str] | None, typer.Option("--queue", metavar="NAME", help="Run the activities of this queue.")
     ] = None,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", metavar="N", min=1, show_default=False, help="Activities at a time [32].")
+        int,
+        typer.Option(
+            "--concurrency", metavar="N", min=1, show_default=False, help="So many activities at a time [32]."
+        ),
     ] = 32,
 ) -> int:
-    """Serve the orchestrators and activities of modules.
+    """Run a worker: it executes what the modules define, until Ctrl-C.
 
-    Runs in the foreground until SIGINT or SIGTERM. It then takes nothing new and gives running activities some time.
+    On Ctrl-C or SIGTERM it takes nothing new, and gives running activities
+    some time. A second one ends it at once. --group and --queue may be
+    repeated; without them, those called "default" are served.
     """
     part = Part(grace, eager, tuple(group or ["default"]), tuple(queue or ["default"]), concurrency)
     return serve(session, modules, part) if processes == 1 else serve_many(processes)
@@ -151,17 +173,25 @@ def _worker(
 def _list(
     session: Session,
     status: Annotated[
-        list[str] | None, typer.Option("--status", metavar="STATUS", help="RUNNING, FAILED, ...; may be repeated.")
+        list[str] | None, typer.Option("--status", metavar="STATUS", help="Only RUNNING, FAILED, ...; repeatable.")
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Of the orchestrator.")] = None,
-    prefix: Annotated[str | None, typer.Option("--prefix", metavar="TEXT", help="Of the id.")] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="May be repeated.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="Only of this orchestrator.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", metavar="TEXT", help="Only ids that begin with this.")
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Only with it; repeatable.")
+    ] = None,
     created_after: Annotated[
-        str | None, typer.Option("--created-after", metavar="TIME", help="ISO 8601; UTC unless it says otherwise.")
+        str | None, typer.Option("--created-after", metavar="TIME", help="Since then; ISO 8601, UTC if it has no zone.")
     ] = None,
-    created_before: Annotated[str | None, typer.Option("--created-before", metavar="TIME", help="The same.")] = None,
-    limit: Annotated[int, typer.Option("--limit", metavar="N", show_default=False, help="At most 1000 [100].")] = 100,
-    cursor: Annotated[str | None, typer.Option("--cursor", metavar="CURSOR", help="Of the page before.")] = None,
+    created_before: Annotated[str | None, typer.Option("--created-before", metavar="TIME", help="Before then.")] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", metavar="N", show_default=False, help="So many at most [100].")
+    ] = 100,
+    cursor: Annotated[
+        str | None, typer.Option("--cursor", metavar="CURSOR", help="Where the page before ended.")
+    ] = None,
 ) -> None:
     """List orchestrations, newest first."""
     page = session.client.list_orchestrations(
@@ -188,7 +218,7 @@ def _list(
 
 @command(app, "show", LOOK, needs_store=True)
 def _show(session: Session, id: Id) -> None:
-    """Show one orchestration: state, failure, waits, timeline."""
+    """Show how one orchestration stands, and what to do about it."""
     status = session.client.get_status(id, history=True)
     if status is None:
         raise InstanceNotFoundError(not_found(session, id))
@@ -198,21 +228,22 @@ def _show(session: Session, id: Id) -> None:
         pending: list[HistoryEvent] = []
         if not status.runtime_status.finished:
             pending = [event for event in session.client.history(id, pending=True) if event.event_id is None]
-        show(session.screen, status, pending, utc_now())
+        show(session.screen, status, pending, look_around(session.client, status), utc_now())
 
 
 @command(app, "history", LOOK, needs_store=True)
 def _history(
     session: Session,
     id: Id,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new events until it ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new events until it has ended.")] = False,
     execution: Annotated[
-        str | None, typer.Option("--execution", metavar="ID", help="An execution before continue-as-new.")
+        str | None, typer.Option("--execution", metavar="ID", help="One from before a continue-as-new.")
     ] = None,
 ) -> None:
-    """Show the events of an orchestration, one a row.
+    """Print what has happened to an orchestration, event by event.
 
-    Events that no turn has taken yet have no number. Below 110 columns, Child... stands for SubOrchestrationInstance...
+    Events that no turn has taken yet have no number. Below 110 columns,
+    Child... stands for SubOrchestrationInstance...
     """
     if follow and execution is not None:
         raise CommandError(Exit.USAGE, "--follow goes on with the current execution; leave out --execution")
@@ -234,14 +265,45 @@ def _history(
 
 @command(app, "doctor", LOOK, needs_store=True)
 def _doctor(session: Session) -> int:
-    """Check store, broker and workers; say what is stuck, and what to do.
+    """Check store, broker and workers; say what is stuck.
 
-    Exit status 1 when something needs attention.
+    Each finding comes with what to do. Exit status 1 when something needs attention.
     """
     return examine(session)
 
 
 # ---- Steer
+
+
+@command(app, "start", STEER)
+def _start(
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="ORCHESTRATOR", help="Its name, as workers know it.")],
+    given: Annotated[str | None, typer.Option("--input", metavar="JSON", help="Its input; a list is spread.")] = None,
+    id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Default: a new one.")] = None,
+    version: Annotated[str | None, typer.Option("--version", metavar="TEXT", help="Of the orchestrator.")] = None,
+    group: Annotated[str | None, typer.Option("--group", metavar="NAME", help="Whose workers run it.")] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="When it begins; as --created-after of list.")
+    ] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="May be repeated.")] = None,
+    if_exists: Annotated[
+        str,
+        typer.Option(
+            "--if-exists", metavar="raise|return", show_default=False, help="When the id is taken; default raise."
+        ),
+    ] = "raise",
+    wait: Annotated[bool, typer.Option("--wait", help="Until it has ended; prints its output.")] = False,
+    timeout: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="At most, of --wait.")] = None,
+) -> None:
+    """Start an orchestration by name; a worker runs it.
+
+    No code is imported. With --wait the exit status tells how it ended.
+    """
+    if timeout is not None and not wait:
+        raise CommandError(Exit.USAGE, "--timeout is how long to --wait")
+    asked = Asked(id, version, group, _time(at, "--at"), _tags(tag or []), if_exists)
+    start(session, name, given, asked, wait, timeout)
 
 
 @command(app, "raise", STEER, needs_store=True)
@@ -251,10 +313,10 @@ def _raise(
     event: Annotated[str, typer.Argument(metavar="EVENT", help="Its name; case does not count.")],
     data: Annotated[str | None, typer.Option("--data", metavar="JSON", help="What it carries; default null.")] = None,
     event_id: Annotated[
-        str | None, typer.Option("--event-id", metavar="ID", help="The same one twice is one event.")
+        str | None, typer.Option("--event-id", metavar="ID", help="Sent twice under one id, it is one event.")
     ] = None,
 ) -> None:
-    """Send an event to an orchestration."""
+    """Send an event that an orchestration waits for, or will."""
     value = json_argument(data, "--data")
     before = session.client.get_status(id, history=True, payloads=False)
     if before is None:
@@ -270,24 +332,24 @@ def _raise(
 def _terminate(
     session: Session,
     id: Id,
-    reason: Annotated[str | None, typer.Option("--reason", metavar="JSON", help="Becomes its output.")] = None,
+    reason: Annotated[str | None, typer.Option("--reason", metavar="JSON", help="Why; becomes its output.")] = None,
 ) -> None:
-    """End an orchestration and its children, whatever they do."""
+    """End an orchestration and its children; their code is not asked."""
     steer(session, id, reason, session.client.terminate, "terminated", "ends with its next turn")
 
 
-Why = Annotated[str | None, typer.Option("--reason", metavar="JSON", help="Kept in the history.")]
+Why = Annotated[str | None, typer.Option("--reason", metavar="JSON", help="Why; kept in the history.")]
 
 
 @command(app, "suspend", STEER, needs_store=True)
 def _suspend(session: Session, id: Id, reason: Why = None) -> None:
-    """Let an orchestration rest until it is resumed."""
+    """Pause an orchestration until it is resumed."""
     steer(session, id, reason, session.client.suspend, "suspended", "rests from its next turn on")
 
 
 @command(app, "resume", STEER, needs_store=True)
 def _resume(session: Session, id: Id, reason: Why = None) -> None:
-    """Let a suspended orchestration go on."""
+    """Let a paused orchestration go on."""
     steer(session, id, reason, session.client.resume, "resumed", "goes on with its next turn, if it was suspended")
 
 
@@ -295,9 +357,9 @@ def _resume(session: Session, id: Id, reason: Why = None) -> None:
 def _cancel(
     session: Session,
     id: Id,
-    reason: Annotated[str | None, typer.Option("--reason", metavar="JSON", help="What its code is told.")] = None,
+    reason: Annotated[str | None, typer.Option("--reason", metavar="JSON", help="Why; its code is told.")] = None,
 ) -> None:
-    """Ask an orchestration to end; its code may compensate."""
+    """Ask an orchestration to end; its code may clean up first."""
     steer(session, id, reason, session.client.cancel, "cancelled", "is told with its next turn, and may compensate")
 
 
@@ -311,12 +373,13 @@ def _replay(
         list[str], typer.Argument(metavar="ID|FILE...", help="Instance ids, or files that `durable export` wrote.")
     ],
     code: Annotated[
-        list[str] | None, typer.Option("--code", metavar="MODULE", help="A module or a file; may be repeated.")
+        list[str] | None, typer.Option("--code", metavar="MODULE", help="The code: a module or a file; repeatable.")
     ] = None,
 ) -> int:
-    """Say whether today's code fits histories.
+    """Check that today's code fits what has been recorded.
 
-    Runs the orchestrators, no activities. Exit status 7 when one differs; the first difference is printed.
+    Runs the orchestrators, no activities. Exit status 7 when one differs;
+    the first difference is printed.
     """
     return archives.replay(session, histories, code or [])
 
@@ -325,11 +388,14 @@ def _replay(
 def _export(
     session: Session,
     id: Id,
-    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Default: stdout.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to; default stdout.")
+    ] = None,
 ) -> None:
     """Write an orchestration's history to a file.
 
-    JSON lines with every execution that is there, the events no turn has taken, and the status. Payloads are in it.
+    JSON lines with every execution that is there, the events no turn has
+    taken, and the status. Payloads are in it.
     """
     archives.export(session, id, output)
 
@@ -338,13 +404,14 @@ def _export(
 def _import(
     session: Session,
     file: Annotated[str, typer.Argument(metavar="FILE", help="What `durable export` wrote; - is stdin.")],
-    new_id: Annotated[str | None, typer.Option("--as", metavar="ID", help="Another id than it had.")] = None,
-    go_on: Annotated[bool, typer.Option("--go-on", help="Take an unfinished one, which then goes on here.")] = False,
+    new_id: Annotated[str | None, typer.Option("--as", metavar="ID", help="Under this id, not the one it had.")] = None,
+    go_on: Annotated[bool, typer.Option("--go-on", help="Take an unfinished one too: it goes on here.")] = False,
 ) -> None:
     """Put an exported orchestration into this store.
 
-    A finished one is there to be looked at. An unfinished one goes on here, and its open activities run again; its
-    children are imported by themselves, and before it.
+    A finished one is there to be looked at. An unfinished one goes on here,
+    and its open activities run again; its children are imported by
+    themselves, and before it.
     """
     archives.import_(session, file, new_id, go_on)
 

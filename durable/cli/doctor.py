@@ -8,9 +8,10 @@ from typing import Final
 from ..app.diagnosis import Diagnosis, Finding
 from .exits import Exit
 from .session import Session
-from .terminal import cut, safe
+from .terminal import Screen, cut, safe, wrapped
 
 _OURS: Final = "durable-orchestrations"
+_LABEL_CELLS: Final = 11
 
 
 def examine(session: Session) -> int:
@@ -21,25 +22,32 @@ def examine(session: Session) -> int:
     if session.as_json:
         screen.document({**_plain(found), "findings": [{"what": f.what, "remedy": f.remedy} for f in findings]})
         return Exit.FAILED if findings else Exit.DONE
-    screen.say(("store", "bold"), f"     {session.store}")
+    screen.say(("store".ljust(_LABEL_CELLS), "bold"), session.store)  # whole, to be copied
     if session.broker:
         waiting = ", ".join(f"{number} in {safe(queue)}" for queue, number in found.waiting.items() if number)
-        screen.say(("broker", "bold"), f"    {session.broker}; waiting: {waiting or 'nothing'}")
+        _field(screen, "broker", f"{session.broker}; waiting: {waiting or 'nothing'}")
     counted = ", ".join(f"{number} {status}" for status, number in sorted(found.unfinished.items()))
-    screen.say(("unfinished", "bold"), f" {counted or 'none'}")
+    _field(screen, "unfinished", counted or "none")
     if not found.workers:
-        screen.say(("workers", "bold"), "    none has shown itself")
+        _field(screen, "workers", "none has shown itself")
     for worker in found.workers:
         state = "alive" if worker.alive else f"silent for {worker.age:.0f} s"
         served = f"groups {', '.join(worker.groups) or 'none'}; queues {', '.join(worker.queues)}"
-        screen.say(("worker", "bold"), f"     pid {worker.pid} on {safe(worker.host)}, {state}; {safe(served)}")
-        screen.say(f"           activities: {cut(safe(', '.join(worker.activities) or 'none'), 300)}")
+        _field(screen, "worker", f"pid {worker.pid} on {safe(worker.host)}, {state}; {safe(served)}")
+        _field(screen, "", f"activities: {cut(safe(', '.join(worker.activities) or 'none'), 300)}")
     for finding in findings:
-        screen.say(("attention", "yellow"), f"  {safe(finding.what)}")
-        screen.say(f"           {safe(finding.remedy)}")
+        _field(screen, "attention", safe(finding.what), "yellow")
+        _field(screen, "", safe(finding.remedy))
     if not findings:
-        screen.say(("well", "green"), "       nothing needs attention")
+        _field(screen, "well", "nothing needs attention", "green")
     return Exit.FAILED if findings else Exit.DONE
+
+
+def _field(screen: Screen, label: str, text: str, style: str = "bold") -> None:
+    first, *rest = wrapped(text, screen.table_width - _LABEL_CELLS)
+    screen.say((label.ljust(_LABEL_CELLS), style), first)
+    for line in rest:
+        screen.say(" " * _LABEL_CELLS, line)
 
 
 def _plain(found: Diagnosis) -> dict[str, object]:

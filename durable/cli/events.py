@@ -104,6 +104,9 @@ def detail(event: HistoryEvent, names: dict[int, str]) -> str:
     return " ".join(word for word in words if word)
 
 
-def failure_line(failure: FailureDetails) -> str:
-    """`Type: message` on one safe line."""
-    return safe(failure.summary)
+def failure_line(failure: FailureDetails, *, alone: bool = True) -> str:
+    """`Type: message` on one safe line; not `alone`: without what the message repeats of the cause, printed below."""
+    said = failure.summary
+    if failure.cause is not None and not alone:
+        said = said.removesuffix(f": {failure.cause.summary}")
+    return safe(said)

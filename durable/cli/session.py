@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from ..app.client import Client, connect
 from ..app.plugins import events_url_or_default, url_or_default, workspace_or_default
@@ -19,16 +20,12 @@ from .exits import CommandError, Exit, command_error
 from .loading import search
 from .terminal import Screen, safe
 
-Url = Annotated[
-    str | None, typer.Option("--url", metavar="URL", help="The store. Default: $DURABLE_URL, else .durable/durable.db")
-]
+Url = Annotated[str | None, typer.Option("--url", metavar="URL", help="Store; $DURABLE_URL, else .durable/durable.db.")]
 EventsUrl = Annotated[
-    str | None, typer.Option("--events-url", metavar="URL", help="The broker. Default: $DURABLE_EVENTS_URL, else none.")
+    str | None, typer.Option("--events-url", metavar="URL", help="Broker; $DURABLE_EVENTS_URL, else none.")
 ]
-Workspace = Annotated[
-    str | None, typer.Option("--workspace", metavar="NAME", help="Default: $DURABLE_WORKSPACE, else default.")
-]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, errors as JSON on stderr.")]
+Workspace = Annotated[str | None, typer.Option("--workspace", metavar="NAME", help="$DURABLE_WORKSPACE, else default.")]
+Json = Annotated[bool, typer.Option("--json", help="For programs; docs/json.md says what is in it.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colour. So does NO_COLOR, and a pipe.")]
 
 
@@ -59,10 +56,19 @@ class Session:
         """The client of the store; opened when it is first needed. Raises CommandError where it must be, and is not."""
         if self._client is None:
             if self._needs_store:
+                self.refuse_own_memory()
                 _check_there(self._url, self.options.workspace)
             search(Path.cwd())  # for DURABLE_CODEC, as `python -m` would
             self._client = connect(self._url, events=self.options.events_url, workspace=self.options.workspace)
         return self._client
+
+    def refuse_own_memory(self) -> None:
+        """For commands that other processes have to see. Raises CommandError."""
+        if self._url.startswith("memory:"):
+            raise CommandError(
+                Exit.USAGE,
+                "memory:// is each process's own memory, and this one has just begun: give the URL of another store",
+            )
 
     @property
     def store(self) -> str:
@@ -109,11 +115,6 @@ def _path_of(url: str, workspace: str | None) -> str | None:
 
 def _check_there(url: str, workspace: str | None) -> None:
     """Opening would make the folders and the file that are missing, and show an empty store."""
-    if url.startswith("memory:"):
-        raise CommandError(
-            Exit.USAGE,
-            "memory:// is each process's own memory, and this one has just begun: give the URL of another store",
-        )
     path = _path_of(url, workspace)
     if path is not None and _is_missing(path):
         raise CommandError(
@@ -131,6 +132,37 @@ def _is_missing(path: str) -> bool:
     except OSError:  # out of sight for this user: opening it says why
         return False
     return False
+
+
+class PlainCommand(TyperCommand):
+    """A command whose help says what is its own first, and does not call a flag a <bool> and an id a <str>."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = _without_types(super().get_params(ctx))
+        for param in params:
+            if param.name in _EVERYWHERE:
+                param.rich_help_panel = "Options of every command"
+        return params
+
+
+class PlainGroup(TyperGroup):
+    """`durable` itself, likewise."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+def _without_types(params: list[Any]) -> list[Any]:
+    for param in params:
+        if getattr(param, "is_flag", False):
+            param.metavar = ""
+        elif param.param_type_name == "argument":
+            param.display_type_rich = _no_type
+    return params
+
+
+def _no_type(ctx: Any) -> None:
+    """Its name and its description say it better."""
 
 
 Body = Callable[..., int | None]
@@ -168,7 +200,7 @@ def command(app: typer.Typer, name: str, panel: str, *, needs_store: bool = Fals
         # typer reads a command's options from its signature.
         call.__signature__ = inspect.Signature([_CONTEXT, *own[1:], *_COMMON])  # type: ignore[attr-defined]
         call.__annotations__ = {p.name: p.annotation for p in (_CONTEXT, *own[1:], *_COMMON)}
-        app.command(name, rich_help_panel=panel)(call)
+        app.command(name, cls=PlainCommand, rich_help_panel=panel)(call)
         return body
 
     return register
@@ -186,6 +218,8 @@ def _ended(options: Everywhere, needs_store: bool, body: Callable[[Session], int
             session.close()
     except BrokenPipeError:
         return _closed_pipe()
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
     except Exception as error:
         known = command_error(error)
         clean = session.without_secrets if session is not None else str
@@ -234,3 +268,4 @@ _COMMON = (
     inspect.Parameter("json", _KEYWORD, default=False, annotation=Json),
     inspect.Parameter("no_color", _KEYWORD, default=False, annotation=NoColor),
 )
+_EVERYWHERE = frozenset({*(parameter.name for parameter in _COMMON), "help"})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import builtins
 import shlex
 from datetime import datetime
 from typing import Final
 
 from ..model import history as h
+from ..model.errors import PayloadError, TimeoutError
 from ..model.failure import FailureDetails, users_line
 from ..model.history import HistoryEvent
-from ..model.status import OrchestrationStatus, RuntimeStatus
+from ..model.status import DEFAULT_GROUP, OrchestrationStatus, RuntimeStatus
+from .around import Around, group_of
 from .events import detail, failure_line
-from .tasks import Kind, State, Task, tasks_of, untaken_of
+from .tasks import Kind, State, Task, culprit_of, tasks_of, untaken_of
 from .terminal import Screen, cut, duration, json_text, moment, preview, safe, status_style, wrapped
 from .timeline import draw
 
@@ -20,12 +23,27 @@ _MOST_PAYLOAD: Final = 600
 _MOST_OPEN: Final = 20
 
 
-def show(screen: Screen, status: OrchestrationStatus, pending: list[HistoryEvent], now: datetime) -> None:
+# What helps against the innermost cause, where more can be said than that it has to be repaired.
+_REMEDIES: Final[tuple[tuple[type[Exception], str, str], ...]] = (
+    (PayloadError, "", "Pass what the code declares, or change what it declares."),
+    (builtins.TimeoutError, "longer than its timeout", "Give it more time (timeout=), or more tries (retry=)."),
+    (
+        builtins.TimeoutError,
+        "sent no heartbeat",
+        "Let it call ctx.heartbeat() more often, or allow more time between (heartbeat_timeout=).",
+    ),
+    (TimeoutError, "no event", "Give the wait more time (timeout=), or let the code catch durable.TimeoutError."),
+)
+
+
+def show(
+    screen: Screen, status: OrchestrationStatus, pending: list[HistoryEvent], around: Around, now: datetime
+) -> None:
     """Print everything about one orchestration.
 
     status: with its history. pending: what has come and no turn has taken yet. now: the end of what is open.
     """
-    _Page(screen, status, pending, now).print()
+    _Page(screen, status, pending, around, now).print()
 
 
 class _Page:
@@ -34,9 +52,11 @@ class _Page:
         screen: Screen,
         status: OrchestrationStatus,
         pending: list[HistoryEvent],
+        around: Around,
         now: datetime,
     ) -> None:
         self.screen = screen
+        self.around = around
         self.status = status
         self.events = status.history or []
         here = [event for event in pending if event.execution_id in (None, status.execution_id)]
@@ -53,9 +73,10 @@ class _Page:
         elif status is RuntimeStatus.BLOCKED:
             self._title("blocked")
             self._paragraph(safe(self.status.blocked_reason or "no reason was recorded"), "yellow")
-        elif self.status.blocked_reason:
+        elif unserved := self._unserved():
             self._title("nobody serves")
-            self._paragraph(safe(self.status.blocked_reason), "yellow")
+            for text in unserved:
+                self._paragraph(safe(text), "yellow")
         if not status.finished:
             self._waits()
             self._has_come()
@@ -152,30 +173,28 @@ class _Page:
         link: FailureDetails | None = failure
         lead = ""
         while link is not None:
-            self._paragraph(f"{lead}{failure_line(link)}", "red")
+            self._paragraph(f"{lead}{failure_line(link, alone=False)}", "red")
             place = users_line(link.stack_trace)
             if place is not None:
                 text = f"{place.file}:{place.line} in {place.function}: {place.code}"
                 self._paragraph(safe(text), "dim", indent=6)
             link, lead = link.cause, "caused by "
-        failed = self._failed_task(failure)
-        if failed is not None:
-            tries = f", {len(failed.attempts)} attempts" if len(failed.attempts) > 1 else ""
-            what = {Kind.ACTIVITY: "arguments", Kind.EVENT: "data"}.get(failed.kind, "input")
-            given = "none" if failed.input is None else cut(json_text(failed.input), _MOST_PAYLOAD)
-            self._paragraph(f"{what} of {safe(failed.name)} (task {failed.id}{tries}): {given}")
-            if failed.child:
-                self._paragraph(f"the child: durable show {_quoted(failed.child)}")
+        self._given(failure, self.tasks)
+        for child in self.around.failed:
+            if child.failure is not None:
+                self._given(child.failure, tasks_of(child.history or []))
 
-    def _failed_task(self, failure: FailureDetails) -> Task | None:
-        """The task whose failure the orchestration did not catch: the last one that is a cause."""
-        causes = []
-        link: FailureDetails | None = failure
-        while link is not None:
-            causes.append(link)
-            link = link.cause
-        failed = [task for task in self.tasks if task.failure is not None and task.failure in causes]
-        return failed[-1] if failed else None
+    def _given(self, failure: FailureDetails, tasks: list[Task]) -> None:
+        """What the task was given whose failure was not caught."""
+        failed = culprit_of(tasks, failure)
+        if failed is None:
+            return
+        tries = f", {len(failed.attempts)} attempts" if len(failed.attempts) > 1 else ""
+        what = {Kind.ACTIVITY: "arguments", Kind.EVENT: "data"}.get(failed.kind, "input")
+        given = "none" if failed.input is None else cut(json_text(failed.input), _MOST_PAYLOAD)
+        self._paragraph(f"{what} of {safe(failed.name)} (task {failed.id}{tries}): {given}")
+        if failed.child:
+            self._paragraph(f"the child: durable show {_quoted(failed.child)}")
 
     # ---- what it waits for
 
@@ -208,7 +227,7 @@ class _Page:
         if len(kept) > _MOST_OPEN:
             self.screen.say((f"  and {len(kept) - _MOST_OPEN} more", "dim"))
 
-    def _open(self, task: Task) -> tuple[str, ...]:
+    def _open(self, task: Task) -> tuple[str | tuple[str, str], ...]:
         room = self.width - 12
         if task.kind is Kind.TIMER:
             return (f"due {self._due(task)}",)
@@ -220,7 +239,9 @@ class _Page:
         else:
             how = f"attempt {len(task.attempts)}, scheduled {duration(self.now - task.attempts[-1].started)} ago"
         if task.child:
-            return (f"{safe(task.name)} as {safe(task.child)}",)
+            child = self.around.children.get(task.child)
+            status = () if child is None else (": ", (child.runtime_status.value, status_style(child.runtime_status)))
+            return (f"{safe(task.name)} as {safe(task.child)}", *status)
         lead = f"{safe(task.name)}, {how}"
         given = "" if task.input is None else cut(f", input {preview(task.input)}", max(12, room - len(lead)))
         return (lead + given,)
@@ -235,7 +256,7 @@ class _Page:
     # ---- what to do
 
     def _next(self) -> None:
-        advice = self._advice()
+        advice = [*self._remedy(), *self._advice()]
         if not advice:
             return
         self._title("what to do")
@@ -247,6 +268,8 @@ class _Page:
         status = self.status.runtime_status
         if status is RuntimeStatus.FAILED:
             return ["Repair the cause, then start it again under a new id.", f"Every step: durable history {instance}"]
+        if status.finished:
+            return []
         if status is RuntimeStatus.BLOCKED:
             return [
                 "Run a worker with code that fits: durable worker MODULE",
@@ -258,14 +281,55 @@ class _Page:
         if start_at is not None and start_at > self.now and status is RuntimeStatus.PENDING:
             return ["It starts by itself when its time has come, which takes a running worker."]
         if status is RuntimeStatus.PENDING:
-            return [
-                f"No worker has taken it yet: durable worker MODULE, with a module that has {safe(self.status.name)}"
-            ]
+            return self._pending()
         events = dict.fromkeys(t.name for t in self.tasks if t.open and t.kind is Kind.EVENT)
         advice = [f"durable raise {instance} {_quoted(name)} --data JSON" for name in list(events)[:5]]
-        if any(t.state is State.OPEN and t.kind is Kind.ACTIVITY for t in self.tasks):
-            advice.append("If nothing moves, no worker may be running: durable worker MODULE")
+        if not self._has_workers():
+            advice.append(f"Start a worker: {self._worker_command()}")
+        reason = self.status.blocked_reason or ""
+        queues = dict.fromkeys(t.queue for t in self.tasks if t.open and t.queue and f"queue {t.queue!r}" in reason)
+        advice += [f"Start a worker for it: durable worker MODULE --queue {_quoted(queue)}" for queue in queues]
+        for child in self.around.children.values():
+            if child.blocked_reason or child.runtime_status is RuntimeStatus.SUSPENDED:
+                advice.append(f"A child does not go on: durable show {_quoted(child.instance_id)}")
         return advice
+
+    def _pending(self) -> list[str]:
+        """Nobody has taken it; a worker does not say which orchestrators it has."""
+        which = f"with a module that has {safe(self.status.name)}"
+        if not self._has_workers():
+            return [f"No worker has taken it yet: {self._worker_command()}, {which}"]
+        group = group_of(self.status)
+        pids = ", ".join(f"{beat.pid} on {safe(beat.host)}" for beat in self.around.workers if group in beat.groups)
+        return [
+            f"A worker of its group is alive (pid {cut(pids, 200)}). If it does not take it now, it has no "
+            f"orchestrator of this name or version: {self._worker_command()}, {which}"
+        ]
+
+    def _remedy(self) -> list[str]:
+        """What helps against the innermost cause in particular."""
+        link = self.status.failure
+        while link is not None and link.cause is not None:
+            link = link.cause
+        if link is None:
+            return []
+        return [text for kind, words, text in _REMEDIES if link.is_a(kind) and words in link.message][:1]
+
+    # ---- who works
+
+    def _has_workers(self) -> bool:
+        return any(group_of(self.status) in beat.groups for beat in self.around.workers)
+
+    def _worker_command(self) -> str:
+        group = group_of(self.status)
+        return "durable worker MODULE" + ("" if group == DEFAULT_GROUP else f" --group {_quoted(group)}")
+
+    def _unserved(self) -> list[str]:
+        """Who is missing, in words."""
+        missing: list[str] = []
+        if not self.status.runtime_status.finished and not self._has_workers():
+            missing.append(f"no living worker serves group {group_of(self.status)!r}")
+        return [*missing, *filter(None, [self.status.blocked_reason])]
 
 
 def _quoted(text: str) -> str:

@@ -63,7 +63,7 @@ class Task:
     """One task of an execution.
 
     input: of an event, what came. due: when its timer, its timeout or its next attempt is due.
-    taken: whether a turn has taken its outcome.
+    taken: whether a turn has taken its outcome. queue: of an activity, where it is not the default one.
     """
 
     id: int
@@ -75,6 +75,7 @@ class Task:
     ended: datetime | None = None
     due: datetime | None = None
     child: str | None = None
+    queue: str | None = None
     failure: FailureDetails | None = None
     attempts: list[Attempt] = field(default_factory=list)
     taken: bool = True
@@ -101,6 +102,17 @@ def open_waits_of(events: Iterable[HistoryEvent]) -> list[str]:
     return list(dict.fromkeys(task.name for task in tasks_of(events) if task.kind is Kind.EVENT and task.open))
 
 
+def culprit_of(tasks: Iterable[Task], failure: FailureDetails) -> Task | None:
+    """The task whose failure an execution that ended with `failure` did not catch: the last one that is a cause."""
+    causes: list[FailureDetails] = []
+    link: FailureDetails | None = failure
+    while link is not None:
+        causes.append(link)
+        link = link.cause
+    failed = [task for task in tasks if task.failure is not None and task.failure in causes]
+    return failed[-1] if failed else None
+
+
 def _read(events: Iterable[HistoryEvent]) -> _Reading:
     reading = _Reading()
     for event in events:
@@ -118,7 +130,7 @@ class _Reading:
     def called(self, event: HistoryEvent) -> None:
         kind = Kind.ACTIVITY if event.type == h.TASK_SCHEDULED else Kind.CHILD
         task = self._task(event, kind, State.OPEN)
-        task.state, task.due, task.child = State.OPEN, None, event.instance_id
+        task.state, task.due, task.child, task.queue = State.OPEN, None, event.instance_id, event.queue
         task.attempts.append(Attempt(event.attempt or 1, event.timestamp))
         if event.status == h.DETACHED:
             self._end(task, State.STARTED, event)

@@ -61,7 +61,8 @@ def create(instance_id: str, started: Event, partitions: int, commit_id: str) ->
 
 def created(commit: Commit) -> Record:
     """What a store loads of an instance that this commit has created."""
-    return Record(1, commit.id, commit.summary, tuple(append.events for append in commit.appends), commit.put)
+    inbox = tuple(row for row in commit.put if row.kind == "inbox")
+    return Record(1, commit.id, commit.summary, tuple(append.events for append in commit.appends), inbox)
 
 
 def step(

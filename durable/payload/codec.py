@@ -36,9 +36,13 @@ SEALED_MESSAGE: Final = f"(encoded by a codec: {_REMEDY})"
 class Codec(Protocol):
     """What `connect(codec=)` takes: `decode(encode(data)) == data` for any bytes. Called from several threads."""
 
-    def encode(self, data: bytes, /) -> bytes: ...
+    def encode(self, data: bytes, /) -> bytes:
+        """The bytes to store and send for the JSON of a payload."""
+        ...
 
-    def decode(self, data: bytes, /) -> bytes: ...
+    def decode(self, data: bytes, /) -> bytes:
+        """The JSON again. What it raises for other bytes makes the payload unreadable, not the process unwell."""
+        ...
 
 
 class _Sealed(msgspec.Struct, omit_defaults=True):

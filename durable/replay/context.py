@@ -240,19 +240,23 @@ class OrchestrationContext:
 
     @property
     def instance_id(self) -> str:
+        """The id of this orchestration; continue_as_new keeps it."""
         return self._execution.instance_id
 
     @property
     def parent_instance_id(self) -> str | None:
+        """The id of the orchestration that called this one and waits for it; None without one."""
         parent = self._started.parent
         return None if parent is None else parent.instance_id
 
     @property
     def execution_id(self) -> str:
+        """The id of this execution: a new one after each continue_as_new."""
         return self._started.execution_id
 
     @property
     def name(self) -> str:
+        """The registered name of this orchestrator."""
         return self._started.name
 
     @property
@@ -262,6 +266,7 @@ class OrchestrationContext:
 
     @property
     def tags(self) -> dict[str, str]:
+        """The tags it was started with, those of its orchestrator included."""
         return dict(self._started.tags or {})
 
     # ---- code and history that grow

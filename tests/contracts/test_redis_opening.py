@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from durable.model.errors import StoreError
 from durable.ports import FACTS, STATUS, Beat, Delivered, Fact, Outcome, Query
 from durable.testing.store_contract import events, turn, work
 from tests.conftest import need
+from tests.servers.certificate import make_certificate, missing_openssl
 from tests.servers.process import HOST, free_port, wait_until
 from tests.servers.redis_place import Heard, Opener, raw, spread
 from tests.servers.redis_server import RedisServer
@@ -218,12 +218,8 @@ def test_keys_of_somebody_else(open_here: Opener, redis_server: RedisServer, pre
 
 
 def test_tls(redis_server: RedisServer, after: ExitStack, tmp_path: Path) -> None:
-    need(None if shutil.which("openssl") else "openssl is not on PATH: apt install openssl")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    )
-    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    need(missing_openssl())
+    key, certificate = make_certificate(tmp_path)
     server = RedisServer(tls_cert_file=str(certificate), tls_key_file=str(key), tls_auth_clients="no", tls_port="0")
     server.options["tls-port"] = str(tls := free_port())
     after.callback(server.close)

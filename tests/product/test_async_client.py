@@ -70,10 +70,14 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
         await asyncio.sleep(0.005)
 
 
+async def is_now(handle: durable.AsyncOrchestrationHandle[Any], status: str) -> bool:
+    return (await handle.status()).runtime_status == status
+
+
 # ---- the same methods
 
 # What a worker in the same process asks of a client, and what has another form here.
-INNER = {"backend", "open_transport", "reply_to", "waits", "worker_died"}
+INNER = {"backend", "open_transport", "reply_to", "waits", "worker_died", "worker_started", "worker_stopped", "ended"}
 
 
 def public(cls: type) -> set[str]:
@@ -140,10 +144,46 @@ def test_starting_steering_and_reading(bench: Bench) -> None:
                 *"xyz",
                 handle.instance_id,
             }
+            resting = await client.start_orchestration(asks, instance_id="resting")
+            await client.suspend("resting", "lunch")
+            await resting.raise_event("answer", "later")
+            await until(lambda: is_now(resting, "SUSPENDED"))
+            await resting.resume()
+            assert await resting.result(SOON) == "later"
+            late = await client.start_orchestration(asks, instance_id="late", start_at=3_600)
+            assert (await late.status()).runtime_status == "PENDING"
+            await late.cancel("not today")
+            with pytest.raises(durable.OrchestrationCancelledError, match="not today"):
+                await late.result(SOON)
             ending = await client.start_orchestration(asks)
             await ending.terminate("enough")
             with pytest.raises(durable.OrchestrationTerminatedError, match="enough"):
                 await ending.result(SOON)
+
+    run(main())
+
+
+class Reversed:
+    """A codec: what is stored is written backwards."""
+
+    def encode(self, data: bytes) -> bytes:
+        return data[::-1]
+
+    decode = encode
+
+
+def test_what_is_started_through_a_codec_is_sealed(bench: Bench) -> None:
+    async def main() -> None:
+        place = bench.place
+        async with durable.connect_async(place.url, workspace=place.workspace, codec=Reversed()) as client:
+            await client.start_orchestration(doubled, 21, instance_id="sealed")
+            status = await client.get_status("sealed")
+            assert status is not None
+            assert status.input == 21
+        async with connected(place) as client:
+            status = await client.get_status("sealed")
+            assert status is not None
+            assert "codec" in status.input
 
     run(main())
 

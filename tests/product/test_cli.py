@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -51,14 +53,43 @@ def test_help_fits_one_screen_in_its_groups(command: Command) -> None:
     assert "\x1b" not in said
 
 
+def test_each_command_has_one_row_in_the_help(command: Command) -> None:
+    groups = command.says("--help").split("─ Run ─")[1]
+    rows = [line.strip("│ ") for line in groups.splitlines() if line.startswith("│")]
+    assert [row for row in rows if not re.match(r"[a-z]+ +[A-Z].*[.]$", row)] == []
+    assert len(rows) >= 14
+
+
 @pytest.mark.parametrize(
-    "name", ["run", "worker", "list", "show", "history", "raise", "terminate", "suspend", "resume", "cancel"]
+    "name",
+    "run worker list show history doctor start raise terminate suspend resume cancel replay export import".split(),
 )
 def test_each_command_explains_itself_on_one_screen(command: Command, name: str) -> None:
     lines = command.says(name, "--help").splitlines()
     assert len(lines) <= 50
     assert max(map(len, lines)) <= 80
     assert all(option in "\n".join(lines) for option in ("--url", "--json", "--no-color"))
+    assert not re.search("<[a-z]", "\n".join(lines))  # no types of Python's
+
+
+def test_a_shell_completes_commands_and_options(command: Command) -> None:
+    script = subprocess.run(
+        ["bash", "-c", f"{shlex.quote(sys.executable)} -m durable --show-completion; true"],
+        env=command.environment(),
+        cwd=command.folder,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "complete -o default -F _durable_completion durable" in script
+
+    def completed(words: str) -> list[str]:
+        place = str(len(words.split(" ")) - 1)
+        return command.says(_DURABLE_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=place).split()
+
+    assert completed("durable st") == ["start"]
+    assert completed("durable re") == ["resume", "replay"]
+    assert "--if-exists" in completed("durable start --i")
+    assert "completion" not in command.says("--help").replace("--install-completion", "")
 
 
 def test_importing_loads_neither_typer_nor_rich(command: Command) -> None:
@@ -605,6 +636,75 @@ def test_history_follows_continue_as_new(command: Command) -> None:
 # ---- steer
 
 
+def test_start_begins_one_by_name_and_imports_nothing(command: Command) -> None:
+    (command.folder / "flows.py").write_text("raise SystemExit('imported')")
+    said = command.says(
+        *(
+            "start",
+            "plain",
+            "--input",
+            '{"a": [1]}',
+            "--id",
+            "p",
+            "--version",
+            "2.0",
+            "--tag",
+            "shop=b=c",
+            "--tag",
+            "x=",
+        )
+    )
+    assert said == "p is started; it runs where a worker serves plain\n"
+    assert command.says("start", "plain", "--id", "g", "--group", "billing", "--at", "2999-01-01T08:00:00Z") == (
+        "g is started; it runs from 2999-01-01 08:00:00 UTC on where a worker serves plain\n"
+    )
+    found = json.loads(command.says("start", "plain", "--json"))
+    assert found == {"started": True, "instance_id": found["instance_id"]}
+    with command.client() as client:
+        status = client.handle("p").status()
+        assert (status.name, status.version, status.input) == ("plain", "2.0", {"a": [1]})
+        assert status.tags == {"shop": "b=c", "x": ""}
+        begun = client.history("g")[0]
+        assert begun.group == "billing"
+        assert str(begun.fire_at) == "2999-01-01 08:00:00+00:00"
+        assert client.handle(found["instance_id"]).status().runtime_status is durable.RuntimeStatus.PENDING
+    taken = command("start", "plain", "--id", "p")
+    assert taken.returncode == 2
+    assert taken.stderr == (
+        "error: 'p' is taken already: give another --id, or --if-exists return for the one that is there\n"
+    )
+    assert (
+        command.says("start", "other", "--id", "p", "--if-exists", "return") == "p is there already: plain, PENDING\n"
+    )
+    again = command.says("start", "plain", "--id", "p", "--if-exists", "return", "--json")
+    assert json.loads(again) == {"started": False, "instance_id": "p"}
+
+
+def test_start_waits_for_the_output_and_tells_how_it_ended(command: Command) -> None:
+    with command.worker(registry()) as client:
+        done = command("start", "plain", "--input", "[1, 2]", "--id", "p", "--wait")
+        assert (done.returncode, done.stdout) == (0, "[1,2]\n")
+        assert done.stderr == "p is started; it runs where a worker serves plain\n"
+        done = command("start", "plain", "--input", "1", "--wait", "--json")
+        assert (done.returncode, done.stdout) == (0, "1\n")
+        assert client.get_status(json.loads(done.stderr)["instance_id"]) is not None
+        failed = command("start", "fails", "--input", '"visa"', "--wait", "--id", "f")
+        assert (failed.returncode, failed.stdout) == (1, "")
+        assert "durable show f" in failed.stderr
+        late = command("start", "quiet", "--id", "q", "--wait", "--timeout", "0.05")
+        assert late.returncode == 5
+        assert "it is not lost" in late.stderr
+        with command.running("start", "quiet", "--id", "q", "--if-exists", "return", "--wait") as process:
+            until(process.stderr, "is there already")
+            client.terminate("q")
+            assert process.wait(SOON) == 1
+        with command.running("start", "quiet", "--id", "r", "--wait") as process:
+            until(process.stderr, "is started")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(SOON) == 130
+        assert client.handle("r").status().runtime_status in ("PENDING", "RUNNING")
+
+
 def test_raise_and_terminate_say_what_they_did(command: Command) -> None:
     with command.worker(registry()) as client:
         client.start_orchestration("waits", instance_id="w")
@@ -764,6 +864,15 @@ def test_help_keeps_its_sentences_whole(command: Command) -> None:
         (["history", "x", "--follow", "--execution", "y"], 2, "--execution"),
         (["raise", "nosuch", "e"], 3, "/.durable/durable.db; `durable list` shows what is there"),
         (["raise", "nosuch", "e", "--data", "{'a': 1}"], 2, "character 2"),
+        (["start"], 2, "ORCHESTRATOR"),
+        (["start", "a/b"], 2, "'/'"),
+        (["start", "x", "--id", ""], 2, "--id"),
+        (["start", "x", "--input", "text"], 2, "quotes"),
+        (["start", "x", "--at", "soon"], 2, "2026-11-24"),
+        (["start", "x", "--tag", "x"], 2, "KEY=VALUE"),
+        (["start", "x", "--if-exists", "perhaps"], 2, "'return'"),
+        (["start", "x", "--timeout", "1"], 2, "--wait"),
+        (["start", "x", "--url", "memory://x"], 2, "each process's own memory"),
         (["terminate", "nosuch"], 3, "nosuch"),
         (["terminate", "nosuch", "--reason", "because"], 2, "quotes"),
         (["--url", "carrier-pigeon://x", "list"], 2, "sqlite://"),

@@ -27,8 +27,9 @@ NAMES = """
 """.split()
 ERRORS = """
     DurableError InstanceNotFoundError InstanceExistsError InstanceFinishedError OrchestrationFailedError
-    OrchestrationTerminatedError OrchestrationCancelledError OrchestrationBlockedError TaskFailedError TaskCancelledError NonRetryableError
-    TimeoutError PayloadError LimitError DuplicateNameError StoreError TransportError
+    OrchestrationTerminatedError OrchestrationCancelledError OrchestrationBlockedError TaskFailedError
+    TaskCancelledError NonRetryableError TimeoutError PayloadError LimitError DuplicateNameError StoreError
+    TransportError
 """.split()
 
 

@@ -93,7 +93,7 @@ def test_an_activity_of_a_queue_that_nobody_serves_is_shown_and_runs_when_somebo
             assert "no living worker serves queue 'gpu'" in command.says("show", "a")
             found = command("doctor")
             assert found.returncode == 1
-            assert waits in found.stdout
+            assert waits in " ".join(found.stdout.split())
             assert "--queue" in found.stdout
             assert client.start_orchestration("learn", 1).status() is not None  # it stops nothing
             process.send_signal(signal.SIGTERM)

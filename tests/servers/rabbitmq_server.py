@@ -6,12 +6,14 @@ import random
 import shlex
 import shutil
 import socket
+import ssl
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from .certificate import Certificate
 from .process import HOST, ServerFailed, ServerProcess, free_port
 
 # /usr/sbin has a script of the same name that changes to the user `rabbitmq`, or refuses.
@@ -33,12 +35,16 @@ def missing_rabbitmq() -> str | None:
 
 
 class RabbitServer(ServerProcess):
-    """User `guest` with password `guest`, virtual host `/`. Start and restart take four to nine seconds."""
+    """User `guest` with password `guest`, virtual host `/`. Start and restart take four to nine seconds.
+
+    certificate: it listens for amqps:// with this one, and for nothing else.
+    """
 
     name = "rabbitmq"
     start_seconds = 60.0
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Certificate | None = None) -> None:
+        self._certificate = certificate
         # Below the ports that connections come from: while the broker is down nobody else may take its port.
         self._low = random.randrange(20_000, 32_000, 10)
         super().__init__(free_port(self._low, self._low + 7))
@@ -51,7 +57,8 @@ class RabbitServer(ServerProcess):
 
     def url(self, vhost: str = "/", port: int | None = None) -> str:
         """Of one of its virtual hosts; `port`: that of a proxy before it."""
-        return f"amqp://guest:guest@{HOST}:{port or self.port}/{quote(vhost, safe='')}"
+        scheme = "amqps" if self._certificate else "amqp"
+        return f"{scheme}://guest:guest@{HOST}:{port or self.port}/{quote(vhost, safe='')}"
 
     def command(self) -> Sequence[str]:
         # An epmd in our own process group ends with us; the one that Erlang starts by itself outlives everybody.
@@ -87,16 +94,34 @@ class RabbitServer(ServerProcess):
             (self.folder / name).mkdir(exist_ok=True)
         (self.folder / "enabled_plugins").write_text("[].\n")
         (self.folder / "rabbitmq.conf").write_text(
-            f"listeners.tcp.default = {HOST}:{self.port}\n"
+            f"{self._listeners()}"
             "log.file.level = warning\n"
             "vm_memory_high_watermark.absolute = 1GB\n"
             "disk_free_limit.absolute = 50MB\n"
         )
 
+    def _listeners(self) -> str:
+        if self._certificate is None:
+            return f"listeners.tcp.default = {HOST}:{self.port}\n"
+        key, certificate = self._certificate
+        return (
+            f"listeners.tcp = none\nlisteners.ssl.default = {HOST}:{self.port}\n"
+            f"ssl_options.cacertfile = {certificate}\nssl_options.certfile = {certificate}\n"
+            f"ssl_options.keyfile = {key}\nssl_options.verify = verify_none\n"
+        )
+
+    def _connect(self) -> socket.socket:
+        plain = socket.create_connection((HOST, self.port), timeout=0.5)
+        if self._certificate is None:
+            return plain
+        return ssl.create_default_context(cafile=str(self._certificate.certificate)).wrap_socket(
+            plain, server_hostname=HOST
+        )
+
     def ready(self) -> bool:
         """It has begun an AMQP handshake: the port alone opens earlier."""
         try:
-            with socket.create_connection((HOST, self.port), timeout=0.5) as connection:
+            with self._connect() as connection:
                 connection.sendall(_PROTOCOL_HEADER)
                 return connection.recv(1) == _METHOD_FRAME
         except OSError:

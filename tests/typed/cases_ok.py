@@ -289,6 +289,11 @@ async def awaited() -> None:
         assert_type(client.handle("x"), durable.AsyncOrchestrationHandle[Any])
         await client.raise_event("x", "paid", {"by": "card"}, event_id="1")
         await handle.terminate("enough", recursive=False)
+        later = await client.start_orchestration(parcel, Order("book", 1), 2, start_at=timedelta(hours=1))
+        assert_type(later, durable.AsyncOrchestrationHandle[int])
+        await client.suspend("x", {"by": "me"})
+        await client.resume("x")
+        await later.cancel("not today")
 
 
 # An activity in a process is called as any other.
