@@ -93,7 +93,8 @@ class AsyncWaits:
         self._signals = backend.signals
         self._waits = waits
         self._news: SimpleQueue[_News] = SimpleQueue()
-        self._waiting: dict[str, list[_Waiter]] = {}  # the thread's own
+        self._waiting: dict[str, list[_Waiter]] = {}  # the thread's own, as is the next
+        self._heard: list[_News] = []
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -152,7 +153,7 @@ class AsyncWaits:
         while True:
             if not self._waiting:
                 reread, alone = time.monotonic() + REREAD, time.monotonic() + ALONE
-            news = self._hear(min(reread, alone) if self._waiting else None)
+            news = self._heard = self._hear(min(reread, alone) if self._waiting else None)
             if any(isinstance(item, _Close) for item in news):
                 return
             now = time.monotonic()
@@ -160,9 +161,8 @@ class AsyncWaits:
             if now >= reread:
                 reread, changed = now + REREAD, list(self._waiting)
             self._look(changed)
-            for item in news:
-                if isinstance(item, _Late):
-                    self._give_up(item)
+            self._give_up(news)
+            news.clear()  # until something comes, this thread would keep them alive
             if now >= alone:
                 alone = float("inf")  # said once, until nobody waits any more
                 self._warn_if_alone()
@@ -248,10 +248,10 @@ class AsyncWaits:
             waiter.tell(summary)
         return over
 
-    def _give_up(self, item: _Late) -> None:
-        summary = item.waiter.summary
-        if summary is not None:  # None: it has been told that there is none
-            item.waiter.tell(TimeoutError(late(summary, item.timeout)))
+    def _give_up(self, news: Sequence[_News]) -> None:
+        for item in news:
+            if isinstance(item, _Late) and item.waiter.summary is not None:  # None: it was told that there is none
+                item.waiter.tell(TimeoutError(late(item.waiter.summary, item.timeout)))
 
     def _remove(self, waiter: _Waiter) -> None:
         stop, waiter.stop = waiter.stop, None
@@ -276,11 +276,13 @@ class AsyncWaits:
             waiter.tell(why)
             if waiter.stop is not None:
                 waiter.stop()
+        left = self._heard  # whoever came with what ended this, and after it
         with suppress(Empty):
             while True:
-                item = self._news.get_nowait()
-                if isinstance(item, _Come):
-                    item.waiter.tell(why)
+                left.append(self._news.get_nowait())
+        for item in left:
+            if isinstance(item, _Come):
+                item.waiter.tell(why)
 
 
 def _closed() -> RuntimeError:

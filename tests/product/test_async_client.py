@@ -73,7 +73,7 @@ async def until(condition: Callable[[], Awaitable[object]]) -> None:
 # ---- the same methods
 
 # What a worker in the same process asks of a client, and what has another form here.
-INNER = {"backend", "open_transport", "reply_to", "waits", "worker_died"}
+INNER = {"backend", "ended", "open_transport", "reply_to", "waits", "worker_died", "worker_started", "worker_stopped"}
 
 
 def public(cls: type) -> set[str]:
@@ -333,6 +333,8 @@ def test_cancelling_a_wait_leaves_nothing_behind(bench: Bench, log: Heard) -> No
                 await asyncio.wait_for(handle.result(), 0.01)
             await handle.raise_event("answer", 1)
             assert await last == 1
+            others.clear()  # their tracebacks know who waited
+            del other, last
             await until(nobody_waits)
             tasks = asyncio.all_tasks() - {asyncio.current_task()}
             assert [task for task in tasks if task.get_coro().__qualname__ != "main"] == []  # type: ignore[union-attr]
