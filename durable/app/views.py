@@ -71,6 +71,8 @@ def event_view(event: Event, number: int | None) -> HistoryEvent:
         heartbeat_timeout=event.heartbeat_timeout,
         queue=event.queue or None,
         group=event.group or None,
+        rewinds_to=event.rewinds_to or None,
+        voids=event.voids or None,
     )
 
 

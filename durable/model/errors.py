@@ -4,6 +4,8 @@
     ├── InstanceNotFoundError          no orchestration has this id
     ├── InstanceExistsError            the id is taken (.existing, .started)
     ├── InstanceFinishedError          it has ended, so it takes no more events
+    ├── InstanceNotFinishedError       it has not ended, so it can't be purged, restarted or replaced
+    ├── InvalidStateError              it has not failed, so there is nothing to rewind
     ├── OrchestrationFailedError       the orchestration ended FAILED (.failure)
     ├── OrchestrationTerminatedError   somebody terminated it (.reason)
     ├── OrchestrationBlockedError      its code does not fit its history (.reason)
@@ -52,6 +54,14 @@ class InstanceExistsError(DurableError):
 
 class InstanceFinishedError(DurableError):
     """The orchestration has ended and takes no more events."""
+
+
+class InstanceNotFinishedError(DurableError):
+    """The orchestration has not ended, and only what has ended is purged or restarted. Wait for it, or terminate it."""
+
+
+class InvalidStateError(DurableError):
+    """The orchestration is in a state in which this can't be done; the message says which, and what can."""
 
 
 class OrchestrationFailedError(DurableError):

@@ -7,6 +7,7 @@ Laws.
    fact, so replay can compare them one by one, and how facts were batched into turns never shows.
 3. Names are those of Durable Functions. A type this version does not know is kept and blocks the instance.
 4. Payloads stay encoded (`Raw`) until somebody who knows the types decodes them.
+5. Nothing is ever taken out of a history. A rewind is an event that says which ones count no more (`rewinding.py`).
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ CHILD_FAILED: Final = "SubOrchestrationInstanceFailed"
 EVENT_AWAITED: Final = "EventAwaited"
 EVENT_RAISED: Final = "EventRaised"
 EXECUTION_TERMINATED: Final = "ExecutionTerminated"
+EXECUTION_REWOUND: Final = "ExecutionRewound"
 CONTINUE_AS_NEW: Final = "ContinueAsNew"
 EXECUTION_COMPLETED: Final = "ExecutionCompleted"
 
@@ -51,6 +53,7 @@ FACTS: Final = frozenset(
         CHILD_FAILED,
         EVENT_RAISED,
         EXECUTION_TERMINATED,
+        EXECUTION_REWOUND,
     }
 )
 COMMANDS: Final = frozenset(
@@ -101,6 +104,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     queue: str = ""
     group: str = ""
     reply_to: str = ""
+    rewinds_to: int = 0
+    voids: int = 0
 
 
 class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -114,6 +119,8 @@ class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     execution_id: of the execution that started or follows. version, tags, parent_instance_id, seed: of a start.
     status: how the execution ended. timeout, heartbeat_timeout: seconds given to one attempt of an activity.
     queue: where workers take it from, group: which workers run it, where they are not the default ones.
+    rewinds_to: of a rewind, the number of the first event that counts no more up to it; of an orchestrator's failure,
+    the one to which a rewind would go back. voids: the number of one more event that a rewind makes void.
     """
 
     event_id: int | None = None
@@ -137,6 +144,8 @@ class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     heartbeat_timeout: float | None = None
     queue: str | None = None
     group: str | None = None
+    rewinds_to: int | None = None
+    voids: int | None = None
 
 
 # One stored row holds the events of one turn: {"v": 1, "events": [...]}, written as a two-item array to stay small.
