@@ -89,7 +89,12 @@ class OrchestrationBlockedError(DurableError):
 
 
 class TaskFailedError(DurableError):
-    """An activity or a sub-orchestration failed; `.failure` is what it raised, causes nested."""
+    """An activity or a sub-orchestration failed; `.failure` is what it raised, causes nested.
+
+    task_id: the task of this orchestration that failed.
+    """
+
+    task_id: int | None = None
 
     def __init__(self, message: str, failure: FailureDetails) -> None:
         super().__init__(message)

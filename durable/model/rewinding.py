@@ -10,7 +10,7 @@ Laws.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from .history import EXECUTION_REWOUND, Event
 
@@ -27,13 +27,6 @@ class Rewinds(Protocol):
 
 
 E = TypeVar("E", bound=Rewinds)
-
-
-class Numbered(NamedTuple):
-    """An event and its number in the execution."""
-
-    number: int
-    event: Event
 
 
 def standing(events: Iterable[E]) -> list[tuple[int, E]]:

@@ -7,7 +7,9 @@ Laws.
    one; past the recorded history, commands are recorded. A difference raises `Mismatch` and records nothing.
 4. What the history decided stands: a recorded child id, retry delay or timer wins over today's code and policy.
 5. An event goes to a wait only while the code waits for it: oldest event first, to such waits in order of creation.
-6. Suspended code that is thrown away (evicted, blocked, given back) runs its `finally:` once more, with GeneratorExit.
+6. A rewind schedules again what has to be: that is recorded, and the code is not asked. Its budgets begin anew, and
+   the numbers of void tasks are not used again.
+7. Suspended code that is thrown away (evicted, blocked, given back) runs its `finally:` once more, with GeneratorExit.
    It is asleep then: it logs nothing, and what it asks for raises GeneratorExit again, so it ends without a trace.
 """
 
@@ -20,7 +22,7 @@ from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from ..model import history as h
-from ..model.errors import LimitError, PayloadError
+from ..model.errors import LimitError, PayloadError, TaskFailedError
 from ..model.failure import FailureDetails, describe
 from ..model.history import Event, Raw
 from ..model.limits import Limits
@@ -33,7 +35,7 @@ from .callee import ActivityRef, OrchestratorRef
 from .guard import TurnTooLong, Watch, running
 from .journal import Journal
 from .mismatch import Mismatch, frame_of, line_of, line_of_error, line_of_frame
-from .tasks import AllTask, AnyTask, CallTask, Leaf, Task, TimerTask, WaitTask, are_tasks, is_task, open_leaves
+from .tasks import AllTask, AnyTask, CallTask, Leaf, Task, TimerTask, WaitTask, are_tasks, is_task, leaves_of, open_leaves
 
 RESUME: Final = "resume"
 
@@ -67,6 +69,9 @@ class Execution:
         self.awake = False
         self.taken = 0  # facts of this turn that counted
         self.unused_timers: list[int] = []
+        self._resumed_by = 0  # the number of the fact that resumed the code last
+        self._unseen: set[int] = set()  # failed calls that the code has not been told of
+        self._seen: dict[int, int] = {}  # failed calls, and the number of the event before which the code was told
         self._begin: Callable[[], Any] | None = None
         self._driver: Any = None
         self._task_ids = 0
@@ -92,7 +97,7 @@ class Execution:
         the turn is empty.
         """
         journal = self.journal
-        journal.new = new = []
+        new = journal.turn()
         self.taken, self.unused_timers = 0, []
         first_turn = self._driver is None and not self.finished
         opening = Event(h.ORCHESTRATOR_STARTED, now)
@@ -244,11 +249,25 @@ class Execution:
             self._event_raised(event)
         elif kind == h.TIMER_FIRED:
             self._timer_fired(event)
+        elif kind == h.EXECUTION_REWOUND:
+            self._rewound(event)
         elif kind in _OUTCOMES:
             task = self.tasks.get(event.task_id)
             if isinstance(task, CallTask) and task.attempt == event.attempt and not task.retry_timer:
                 self._outcome(task, event)
         # ExecutionStarted is where this object comes from; ExecutionTerminated ends an instance without its code.
+
+    def _rewound(self, event: Event) -> None:
+        """What it voids has not been replayed. Go on from there with what it has scheduled again."""
+        self._task_ids = max(self._task_ids, self.journal.task_ids_used())
+        ended_by = self.tasks.get(event.task_id)
+        if isinstance(ended_by, CallTask):
+            ended_by.anew(ended_by.attempt, event.timestamp)
+        while (scheduled := self.journal.scheduled_again()) is not None:
+            task = self.tasks.get(scheduled.task_id)
+            if isinstance(task, CallTask):
+                task.anew(scheduled.attempt, event.timestamp)
+                task.child_id = scheduled.instance_id
 
     def _outcome(self, task: CallTask[Any], event: Event) -> None:
         if event.failure is None:
@@ -257,6 +276,7 @@ class Execution:
             self._wake(task)
         elif not self._retries(task, event.failure):
             del self.tasks[task.id]
+            self._unseen.add(task.id)
             task.fail(event.failure)
             self._wake(task)
 
@@ -271,7 +291,7 @@ class Execution:
             if policy is None:
                 return False
             random = Random(f"{self.started.seed}/{task.id}/{attempt}")
-            at = policy.next_attempt_at(failure, task.attempt, task.first_at, self.clock, random)
+            at = policy.next_attempt_at(failure, task.attempt - task.spent, task.first_at, self.clock, random)
             if at is None:
                 return False
             timer = Event(h.TIMER_CREATED, self.clock, task_id=task.id, attempt=attempt, fire_at=at)
@@ -324,6 +344,7 @@ class Execution:
         firing = fire(self.trigger, task.id)
         if firing is not None:
             self.trigger = None
+            self._resumed_by = self.journal.number - 1
             self._drive(firing.context)
 
     def _suspend(self, awaited: Task[Any]) -> bool:
@@ -363,6 +384,7 @@ class Execution:
     def _start(self) -> None:
         assert self._begin is not None
         begin, self._begin = self._begin, None
+        self._resumed_by = self.journal.number - 1
         self._enter()
         try:
             made = begin()
@@ -392,6 +414,8 @@ class Execution:
             error: BaseException | None = None
             while True:
                 if awaited is not None:
+                    if self._unseen:
+                        self._tell(awaited)
                     try:
                         value, error = awaited.result(), None
                     except BaseException as failed:  # the outcome of the task, whatever it is, belongs to the code
@@ -429,6 +453,12 @@ class Execution:
         finally:
             self._leave()
 
+    def _tell(self, awaited: Task[Any]) -> None:
+        """The code learns of these failures now, so a rewind of one goes back to this moment."""
+        told = self._unseen & leaves_of(awaited)
+        self._unseen -= told
+        self._seen.update(dict.fromkeys(told, self.journal.number))
+
     def _enter(self) -> None:
         self.awake = True
         self._token = running.set(self.instance_id)
@@ -457,10 +487,16 @@ class Execution:
         self._end(Event(h.EXECUTION_COMPLETED, self.clock, result=output, status=RuntimeStatus.COMPLETED.value), line)
 
     def _fail(self, error: BaseException) -> None:
-        status = RuntimeStatus.FAILED.value
-        self._end(
-            Event(h.EXECUTION_COMPLETED, self.clock, failure=describe(error), status=status), line_of_error(error)
+        task_id = (error.task_id or 0) if isinstance(error, TaskFailedError) else 0
+        end = Event(
+            h.EXECUTION_COMPLETED,
+            self.clock,
+            task_id,
+            failure=describe(error),
+            status=RuntimeStatus.FAILED.value,
+            rewinds_to=self._seen.get(task_id, self._resumed_by),
         )
+        self._end(end, line_of_error(error))
 
     def _end(self, event: Event, line: str) -> None:
         self.journal.issue(event, asked=False, line=line)

@@ -15,6 +15,7 @@ from typing import Any
 from ..model import history as h
 from ..model.errors import LimitError
 from ..model.history import Event
+from ..model.rewinding import last_task_id, standing
 from .callee import ActivityRef, OrchestratorRef
 from .mismatch import Mismatch, current_line, differs
 
@@ -29,26 +30,45 @@ class Journal:
         self.replaying = False
         self.new: list[Event] = []
         self.commands = 0
+        self._stored: Sequence[Event] = ()  # with what is void
         self._recorded: Sequence[Event] = ()
+        self._numbers: Sequence[int] = ()
+        self._length = 1  # before `new`: ExecutionStarted is there
         self._cursor = 0
         self._mismatch: Mismatch | None = None
 
     # ---- facts
 
     def open(self, recorded: Sequence[Event]) -> None:
-        """Replay these from now on."""
-        self._recorded, self._cursor, self.replaying = recorded, 0, True
+        """Replay these from now on, all that an execution has."""
+        stands = standing(recorded)
+        self._stored, self._length = recorded, len(recorded)
+        self._recorded, self._numbers = [event for _, event in stands], [number for number, _ in stands]
+        self._cursor, self.replaying = 0, True
+
+    def turn(self) -> list[Event]:
+        """A new turn begins; where its events will be."""
+        self._length += len(self.new)
+        self.new = []
+        return self.new
+
+    @property
+    def number(self) -> int:
+        """The number in the execution of the event that comes next."""
+        if self._cursor < len(self._recorded):
+            return self._numbers[self._cursor]
+        return self._length + len(self.new)
 
     def next_fact(self, line: Callable[[], str]) -> Event | None:
         """The next recorded fact; None at the end. A command that stands there was not asked for: Mismatch."""
         event = self._next()
         if event is None:
-            self._recorded, self.replaying = (), False
+            self._recorded, self._stored, self.replaying = (), (), False
             return None
         if event.type in h.COMMANDS:
-            raise differs(self._cursor, event, None, line())
+            raise differs(self.number, event, None, line())
         if event.type not in h.FACTS:
-            raise Mismatch(f"event {self._cursor} has the type {event.type!r}, which this version does not know")
+            raise Mismatch(f"event {self.number} has the type {event.type!r}, which this version does not know")
         self._cursor += 1
         return event
 
@@ -73,7 +93,7 @@ class Journal:
         if recorded is None or not _same(recorded, done, ref, named):
             self._refuse_too_many(asked)
             shown = recorded if recorded is not None and recorded.type in h.COMMANDS else None
-            self._mismatch = differs(self._cursor, shown, done, line or current_line())
+            self._mismatch = differs(self.number, shown, done, line or current_line())
             raise self._mismatch
         self._cursor += 1
         return recorded
@@ -90,6 +110,18 @@ class Journal:
             return False
         self._cursor += 1
         return True
+
+    def scheduled_again(self) -> Event | None:
+        """The next call that the rewind just taken has scheduled again; the code did not ask for it."""
+        recorded = self._next()
+        if recorded is None or recorded.type not in (h.TASK_SCHEDULED, h.CHILD_CREATED):
+            return None
+        self._cursor += 1
+        return recorded
+
+    def task_ids_used(self) -> int:
+        """The highest task id before the fact just taken, also of what is void."""
+        return last_task_id(self._stored, self._numbers[self._cursor - 1])
 
     def check(self) -> None:
         """Raises the first difference again: a bare `except:` in user code may have swallowed it."""
@@ -108,11 +140,11 @@ class Journal:
 
 
 def _same(recorded: Event, done: Event, ref: Ref | None, named: bool) -> bool:
-    if recorded.type != done.type or recorded.task_id != done.task_id or recorded.attempt != done.attempt:
-        return False
     kind = done.type
     if kind == h.EXECUTION_COMPLETED or kind == h.CONTINUE_AS_NEW:
-        return recorded.status == done.status
+        return recorded.type == kind and recorded.status == done.status
+    if recorded.type != kind or recorded.task_id != done.task_id or recorded.attempt != done.attempt:
+        return False
     if kind == h.EVENT_AWAITED:
         return recorded.name.casefold() == done.name.casefold() and recorded.fire_at == done.fire_at
     if recorded.name != done.name or recorded.fire_at != done.fire_at:
