@@ -16,12 +16,9 @@ from ..model.limits import Limits
 from ..model.names import check_name
 from ..model.status import OrchestrationStatus, Summary
 from ..ports import (
-    FACTS,
     Backend,
     Commit,
-    Outcome,
     Transport,
-    Want,
 )
 from ..replay.callee import OrchestratorRef, as_orchestrator, checked_tags
 from .clock import utc_now
@@ -35,9 +32,8 @@ from .plugins import (
     url_or_default,
     workspace_or_default,
 )
+from .renewing import Renewer
 from .starting import IfExists, ManyOptions, starts_orchestration
-from .steering import Steerer
-from .waiting import Waits
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -71,7 +67,7 @@ def connect(
         raise
 
 
-class Client(Steerer):
+class Client(Renewer):
     """Made by `durable.connect`. Safe to use from several threads; a context manager that closes it."""
 
     def __init__(
@@ -80,8 +76,6 @@ class Client(Steerer):
         self._events_url = events_url
         transport = None if events_url is None else open_transport(events_url, workspace)
         super().__init__(backend, transport, workspace, limits)
-        self._waits = Waits(backend)
-        self._reply_to = ""
         if self._transport is not None:
             self._reply_to = self._transport.replies(self._waits.wake)
             self._waits.told_at(self._reply_to)
@@ -152,7 +146,8 @@ class Client(Steerer):
         """Start an orchestration; durable once this returns.
 
         instance_id: default is a fresh `uuid4().hex`. if_exists: "raise" refuses a taken id in any state with
-        InstanceExistsError, "return" gives a handle on the one that is there. Raises TypeError for wrong arguments,
+        InstanceExistsError, "return" gives a handle on the one that is there, "replace" starts in place of a finished
+        one and refuses any other. Raises TypeError for wrong arguments,
         ValueError for an id outside the rules, PayloadError for arguments that can't travel.
         """
         self._refuse_inside("start_orchestration", "ctx.call_sub_orchestrator")
@@ -160,9 +155,9 @@ class Client(Steerer):
         _check_if_exists(if_exists)
         payload = ref.encode_input(args, self._limits)
         instance = uuid4().hex if instance_id is None else check_name(instance_id, "instance_id=")
-        existing = self._start([self._creation(ref, payload, instance, utc_now())])
-        if existing and if_exists == "raise":
-            raise InstanceExistsError(_exists(instance), existing)
+        existing = self._start_or_replace([self._creation(ref, payload, instance, utc_now())], if_exists)
+        if existing and if_exists != "return":
+            raise InstanceExistsError(_exists(existing, if_exists), existing)
         return OrchestrationHandle(self, instance, ref.returns)
 
     @overload
@@ -196,7 +191,8 @@ class Client(Steerer):
         """Start one orchestration for each input; all durable when this returns, but not atomic together.
 
         An input that is a list is spread over an orchestrator of several parameters. With if_exists="raise", ids that
-        were taken come in one InstanceExistsError (.existing, .started) after the others have started.
+        were taken (with "replace": by what has not finished) come in one InstanceExistsError (.existing, .started)
+        after the others have started.
         """
         self._refuse_inside("start_many", "ctx.call_sub_orchestrator")
         ref = _reference(orchestrator, version, tags)
@@ -211,12 +207,21 @@ class Client(Steerer):
             # Made when they are committed: 100,000 at once would be some 80 megabytes.
             some = slice(first, first + _COMMITTED_TOGETHER)
             pairs = zip(payloads[some], ids[some], strict=True)
-            existing += self._start([self._creation(ref, payload, i, now) for payload, i in pairs])
-        if existing and if_exists == "raise":
+            creations = [self._creation(ref, payload, i, now) for payload, i in pairs]
+            existing += self._start_or_replace(creations, if_exists)
+        if existing and if_exists != "return":
             taken = set(existing)
             started = [i for i in ids if i not in taken]
-            raise InstanceExistsError(_exists(*existing), existing, started)
+            raise InstanceExistsError(_exists(existing, if_exists), existing, started)
         return [OrchestrationHandle(self, i, ref.returns) for i in ids]
+
+    def _start_or_replace(self, creations: list[Commit], if_exists: IfExists) -> list[str]:
+        """The ids that are taken, and were not replaced."""
+        existing = self._start(creations)
+        if if_exists != "replace" or not existing:
+            return existing
+        by_id = {creation.instance_id: creation for creation in creations}
+        return [instance_id for instance_id in existing if not self._replace(by_id[instance_id])]
 
     def handle(self, instance_id: str) -> OrchestrationHandle[Any]:
         """A handle on an instance, whether or not it exists; results come as plain JSON."""
@@ -237,23 +242,6 @@ class Client(Steerer):
             reply_to=self._reply_to,
         )
         return create(instance_id, started, self._store.partitions, self._ids())
-
-    def _start(self, commits: list[Commit]) -> list[str]:
-        """Commit the starts; the ids that were taken before."""
-        outcomes = self._store.commit(commits)
-        unclear = [c for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.UNKNOWN]
-        existing = [c.instance_id for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.CONFLICT]
-        while unclear:
-            # Reading tells: an execution id is minted here and never repeats. What is absent did not happen.
-            records = self._store.load([Want(c.instance_id) for c in unclear])
-            missing: list[Commit] = [c for c, record in zip(unclear, records, strict=True) if record is None]
-            for commit, record in zip(unclear, records, strict=True):
-                if record is not None and record.summary.execution_id != commit.summary.execution_id:
-                    existing.append(commit.instance_id)
-            outcomes = self._store.commit(missing) if missing else []
-            unclear = [c for c, outcome in zip(missing, outcomes, strict=True) if outcome is not Outcome.COMMITTED]
-        self._signals.notify(FACTS, [c.instance_id for c in commits])
-        return existing
 
     # ---- waiting
 
@@ -312,10 +300,15 @@ def _checked_ids(instance_ids: Sequence[str]) -> list[str]:
 
 
 def _check_if_exists(if_exists: object) -> None:
-    if if_exists not in ("raise", "return"):
-        raise ValueError(f"if_exists={if_exists!r}: give 'raise' or 'return'")
+    if if_exists not in ("raise", "return", "replace"):
+        raise ValueError(f"if_exists={if_exists!r}: give 'raise', 'return' or 'replace'")
 
 
-def _exists(*ids: str) -> str:
+def _exists(ids: Sequence[str], if_exists: IfExists) -> str:
     shown = ", ".join(repr(i) for i in ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
-    return f"taken already: {shown}; choose another instance_id, or if_exists='return' for a handle on what is there"
+    if if_exists == "replace":
+        return f"not finished, and so not replaced: {shown}; wait for the end, terminate it, or choose another id"
+    return (
+        f"taken already: {shown}; choose another instance_id, if_exists='return' for a handle on what is there, or "
+        "'replace' to start anew in place of what has finished"
+    )

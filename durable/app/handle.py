@@ -35,6 +35,14 @@ class Steering(Protocol):
 
     def terminate(self, instance_id: str, reason: Any = None, *, recursive: bool = True) -> None: ...
 
+    def rewind(self, instance_id: str, reason: Any = None) -> None: ...
+
+    def restart(self, instance_id: str, *, new_instance_id: str | None = None) -> OrchestrationHandle[Any]: ...
+
+    def fork(self, instance_id: str, *, after: int, new_instance_id: str | None = None) -> OrchestrationHandle[Any]: ...
+
+    def purge(self, instance_id: str, *, recursive: bool = True) -> int: ...
+
 
 class OrchestrationHandle(Generic[R]):
     """One orchestration. It follows continue-as-new: the id stays, executions change."""
@@ -71,6 +79,24 @@ class OrchestrationHandle(Generic[R]):
     def terminate(self, reason: Any = None, *, recursive: bool = True) -> None:
         """See `Client.terminate`."""
         self._client.terminate(self.instance_id, reason, recursive=recursive)
+
+    def rewind(self, reason: Any = None) -> None:
+        """See `Client.rewind`."""
+        self._client.rewind(self.instance_id, reason)
+
+    def restart(self, *, new_instance_id: str | None = None) -> OrchestrationHandle[R]:
+        """See `Client.restart`."""
+        started = self._client.restart(self.instance_id, new_instance_id=new_instance_id)
+        return OrchestrationHandle(self._client, started.instance_id, self._returns)
+
+    def fork(self, *, after: int, new_instance_id: str | None = None) -> OrchestrationHandle[R]:
+        """See `Client.fork`."""
+        started = self._client.fork(self.instance_id, after=after, new_instance_id=new_instance_id)
+        return OrchestrationHandle(self._client, started.instance_id, self._returns)
+
+    def purge(self, *, recursive: bool = True) -> int:
+        """See `Client.purge`."""
+        return self._client.purge(self.instance_id, recursive=recursive)
 
     def __repr__(self) -> str:
         return f"<OrchestrationHandle {self.instance_id!r}>"

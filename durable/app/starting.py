@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ..replay.arity import SevenOrMore
 
-IfExists = Literal["raise", "return"]
+IfExists = Literal["raise", "return", "replace"]
 
 
 class ManyOptions(TypedDict, total=False):

@@ -16,7 +16,7 @@ from ..model.names import partition_of
 from ..model.status import RuntimeStatus, Summary
 from ..ports import Append, Commit, Fact
 from .effects import Effects, wake_row
-from .instance import Arrival, Env, Instance, Turn, row_behind, task_key, timer_key, wake_key
+from .instance import Arrival, Env, Instance, Turn, outcome_key, row_behind, task_key, timer_key, wake_key
 from .ledger import Ledger
 from .messages import Message, child_outcome
 
@@ -46,7 +46,8 @@ def terminate(instance: Instance, request: Event, arrivals: Sequence[Arrival], n
             key = f"{task_key(summary.execution_id, child.task_id, child.attempt)}/terminate"
             run.send(Message("fact", child.instance_id, terminate_request(reason, now, recursive=True)), key)
     if instance.started.parent is not None:
-        run.send(child_outcome(instance.started.parent, _as_failure(ended, summary)), f"{summary.execution_id}/outcome")
+        outcome = child_outcome(instance.started.parent, _as_failure(ended, summary))
+        run.send(outcome, outcome_key(summary.execution_id, instance.length))
     summary = ended_summary(summary, ended, summary.custom_status, now)
     append = Append(summary.execution_id, instance.length, encode_events(events))
     commit = Commit(
@@ -71,6 +72,14 @@ def terminate_request(reason: Raw, at: datetime, *, recursive: bool) -> Event:
 def _as_failure(ended: Event, summary: Summary) -> Event:
     error = OrchestrationTerminatedError(f"sub-orchestration {summary.instance_id!r} was terminated")
     return msgspec.structs.replace(ended, failure=describe(error))
+
+
+def outcome_of(summary: Summary) -> Event:
+    """The last event of an instance that has ended, as its parent is told of it."""
+    at = summary.completed_at or summary.updated_at
+    status = summary.status.value
+    ended = Event(h.EXECUTION_COMPLETED, at, result=summary.output, failure=summary.failure, status=status)
+    return _as_failure(ended, summary) if summary.status is RuntimeStatus.TERMINATED else ended
 
 
 def only_drop(instance: Instance, arrivals: Sequence[Arrival], env: Env, ignored: int) -> Turn:

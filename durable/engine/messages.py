@@ -15,9 +15,12 @@ _FORMAT: Final = 1
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`start`: create the target with this ExecutionStarted. `fact`: put this event into the target's inbox."""
+    """`start`: create the target with this ExecutionStarted. `fact`: put this event into the target's inbox.
 
-    kind: Literal["start", "fact"]
+    `rewind`: the parent of the target was rewound; rewind the target too if it has failed (`rewind.answer`).
+    """
+
+    kind: Literal["start", "fact", "rewind"]
     target: str
     event: Event
     format: int = _FORMAT

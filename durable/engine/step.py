@@ -28,7 +28,7 @@ from ..replay.guard import TurnTooLong
 from ..replay.mismatch import Mismatch, line_of_error
 from .codeless import ended_summary, only_drop, park, terminate
 from .effects import Effects, wake_row
-from .instance import Arrival, Env, Instance, Turn, row_behind, timer_key, wake_key
+from .instance import Arrival, Env, Instance, Turn, outcome_key, row_behind, timer_key, wake_key
 from .messages import child_outcome
 
 
@@ -158,7 +158,7 @@ def _commit(
         run.drop.extend(_timers_left(execution))
         summary = ended_summary(summary, last, custom, now)
         if started.parent is not None:
-            run.send(child_outcome(started.parent, last), f"{summary.execution_id}/outcome")
+            run.send(child_outcome(started.parent, last), outcome_key(summary.execution_id, instance.length))
         live = None
     else:
         summary = Summary(

@@ -35,7 +35,19 @@ from .callee import ActivityRef, OrchestratorRef
 from .guard import TurnTooLong, Watch, running
 from .journal import Journal
 from .mismatch import Mismatch, frame_of, line_of, line_of_error, line_of_frame
-from .tasks import AllTask, AnyTask, CallTask, Leaf, Task, TimerTask, WaitTask, are_tasks, is_task, leaves_of, open_leaves
+from .tasks import (
+    AllTask,
+    AnyTask,
+    CallTask,
+    Leaf,
+    Task,
+    TimerTask,
+    WaitTask,
+    are_tasks,
+    is_task,
+    leaves_of,
+    open_leaves,
+)
 
 RESUME: Final = "resume"
 

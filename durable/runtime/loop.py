@@ -371,6 +371,8 @@ class Loop:
                     self.arrived[instance_id] = arrivals
                 self.hinted[instance_id] = None
                 return None
+            if any(a.event.type == h.EXECUTION_REWOUND for a in facts):
+                self.agenda.sweep_soon()  # rows that a client has put are due, and no turn of ours has told of them
             known = {a.row_key for a in arrivals}
             arrivals[:0] = [a for a in facts if a.row_key not in known]
         code, missing = self._code(instance)
