@@ -125,7 +125,9 @@ class Reader:
         if execution_id is not None and (not events or events[0].instance_id != instance_id):
             raise InstanceNotFoundError(f"history: {instance_id!r} has no execution {execution_id!r}")
         if pending and execution == record.summary.execution_id:
-            events += [event_view(decode_event(row.body), None) for row in record.inbox if row.body]
+            facts = (decode_event(row.body) for row in record.inbox if row.body)
+            # The rewind itself is in the history; its row only makes a worker look.
+            events += [event_view(fact, None) for fact in facts if fact.type != h.EXECUTION_REWOUND]
         if as_cloudevents:
             return cloud_events(events, record.summary, execution, self._workspace)
         return events

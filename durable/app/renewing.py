@@ -9,9 +9,9 @@ Laws.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import msgspec
@@ -20,7 +20,7 @@ from ..engine.codeless import RECURSIVE
 from ..engine.fork import fork, last_to_share
 from ..engine.instance import task_key
 from ..engine.ledger import Ledger
-from ..engine.step import create
+from ..engine.step import create, in_place_of
 from ..model import history as h
 from ..model.errors import (
     InstanceExistsError,
@@ -48,15 +48,12 @@ from ..ports import (
     Transport,
     Want,
 )
-from ..runtime import requests as ask
-from ..runtime.rewinding import Part, answer_requests, end_rows, requests_of, rewind_instance
+from ..runtime.rewinding import Part, answer_requests, drive, end_rows, requests_of, rewind_instance
 from .clock import utc_now
 from .handle import OrchestrationHandle
 from .reader import statuses, timestamp
 from .steering import Steerer
 from .waiting import Waits
-
-T = TypeVar("T")
 
 ENDING_SECONDS: Final = 30.0  # for sub-orchestrations that end with their parent
 _PAGE: Final = 200  # instances purged together
@@ -104,31 +101,12 @@ class Renewer(Steerer):
                 raise InvalidStateError(
                     f"rewind: orchestration {instance_id!r} is {record.summary.status}; only a FAILED one is rewound"
                 )
-            commit = self._drive(rewind_instance(record, payload, part))
-        rewound = self._drive(answer_requests(requests_of(commit), part))
-        self._drive(end_rows(rewound.answered))
+            commit = drive(rewind_instance(record, payload, part), self._store)
+        rewound = drive(answer_requests(requests_of(commit), part), self._store)
+        drive(end_rows(rewound.answered), self._store)
         touched = [instance_id, *rewound.touched]
         self._signals.notify(FACTS, touched)
         self._signals.notify(STATUS, touched)
-
-    def _drive(self, asking: Generator[ask.Request, Any, T]) -> T:
-        """Answer these requests from the store."""
-        store = self._store
-        answers: dict[type, Callable[[Any], Any]] = {
-            ask.Load: lambda r: store.load(r.wants),
-            ask.Write: lambda r: store.commit(r.commits),
-            ask.Deliver: lambda r: store.deliver(r.facts),
-            ask.Read: lambda r: store.rows(r.keys),
-            ask.Claim: lambda r: store.lease(r.leases),
-        }
-        answer: Any = None
-        while True:
-            try:
-                request = asking.send(answer)
-            except StopIteration as ended:
-                result: T = ended.value
-                return result
-            answer = answers[type(request)](request)
 
     # ---- restarting, forking
 
@@ -236,9 +214,7 @@ class Renewer(Steerer):
             elif not record.summary.status.finished:
                 return False
             else:
-                inbox = tuple(row.key for row in record.inbox)
-                before = record.summary.execution_id
-                commit = msgspec.structs.replace(creation, expect=record.version, drop=inbox, replaces=before)
+                commit = in_place_of(record, creation)
             [outcome] = self._store.commit([commit])
         self._signals.notify(FACTS, [creation.instance_id])
         return True

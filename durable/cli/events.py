@@ -21,6 +21,7 @@ _STYLES: Final = {
     h.TASK_FAILED: "red",
     h.CHILD_FAILED: "red",
     h.EVENT_RAISED: "cyan",
+    h.EXECUTION_REWOUND: "magenta",
     h.EXECUTION_TERMINATED: "magenta",
 }
 _MOST_DETAIL: Final = 400
@@ -80,7 +81,10 @@ def detail(event: HistoryEvent, names: dict[int, str]) -> str:
     words = [name]
     if event.attempt is not None and event.attempt > 1:
         words.append(f"attempt {event.attempt}")
-    if event.instance_id is not None and event.type != h.EXECUTION_STARTED:
+    if event.type == h.EXECUTION_REWOUND:
+        without = f", without {event.voids}" if event.voids else ""
+        words.append(f"to before {event.rewinds_to}{without}")
+    elif event.instance_id is not None and event.type != h.EXECUTION_STARTED:
         words.append(f"as {safe(event.instance_id)}")
     if event.fire_at is not None:
         words.append(f"{'until' if event.type == h.EVENT_AWAITED else 'due'} {moment(event.fire_at)}")

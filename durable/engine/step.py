@@ -21,7 +21,7 @@ from ..model.history import Event, Raw, UnreadableHistory, encode_events
 from ..model.limits import Limits
 from ..model.names import partition_of
 from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
-from ..ports import Append, Commit, Row
+from ..ports import Append, Commit, Record, Row
 from ..replay.context import OrchestrationContext
 from ..replay.execution import Code, Execution
 from ..replay.guard import TurnTooLong
@@ -52,6 +52,13 @@ def create(instance_id: str, started: Event, partitions: int, commit_id: str) ->
     wake = wake_row(summary, partition, at.timestamp(), "")
     append = Append(started.execution_id, 0, encode_events([started]))
     return Commit(commit_id, instance_id, partition, 0, summary, (append,), (wake,))
+
+
+def in_place_of(record: Record, creation: Commit) -> Commit:
+    """The same start, as another life in place of one that has finished."""
+    inbox = tuple(row.key for row in record.inbox)
+    before = record.summary.execution_id
+    return msgspec.structs.replace(creation, expect=record.version, drop=inbox, replaces=before)
 
 
 def step(

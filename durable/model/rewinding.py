@@ -34,7 +34,8 @@ def standing(events: Iterable[E]) -> list[tuple[int, E]]:
     kept: list[tuple[int, E]] = []
     for number, event in enumerate(events):
         if event.type == EXECUTION_REWOUND:
-            kept = [(n, e) for n, e in kept if n < (event.rewinds_to or 0) and n != event.voids]
+            back, void = event.rewinds_to or 0, event.voids or None  # event 0 is never void
+            kept = [(n, e) for n, e in kept if n < back and n != void]
         kept.append((number, event))
     return kept
 

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ..engine.messages import Message, decode_message
 from ..engine.rewind import Rewinding, answer, look_back, outcome_as_fact, rewind
 from ..model.history import Event, Raw
-from ..ports import Commit, Lease, Outcome, Record, Row, RowKey, Want
+from ..ports import Commit, Lease, Outcome, Record, Row, RowKey, Store, Want
 from .requests import Claim, Deliver, Load, Read, Request, Write
 
+T = TypeVar("T")
 Asking = Generator[Request, Any, Any]
 
 
@@ -24,6 +25,25 @@ class Part(NamedTuple):
     clock: Callable[[], datetime]
     mint: Callable[[], str]
     partitions: int
+
+
+def drive(asking: Generator[Request, Any, T], store: Store) -> T:
+    """Answer these requests from a store, for whoever has no loop. Raises StoreError."""
+    answers: dict[type, Callable[[Any], Any]] = {
+        Load: lambda r: store.load(r.wants),
+        Write: lambda r: store.commit(r.commits),
+        Deliver: lambda r: store.deliver(r.facts),
+        Read: lambda r: store.rows(r.keys),
+        Claim: lambda r: store.lease(r.leases),
+    }
+    answer: Any = None
+    while True:
+        try:
+            request = asking.send(answer)
+        except StopIteration as ended:
+            result: T = ended.value
+            return result
+        answer = answers[type(request)](request)
 
 
 class Rewound(NamedTuple):

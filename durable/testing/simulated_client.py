@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 
 from ..engine.codeless import terminate_request
-from ..engine.step import create
+from ..engine.step import create, in_place_of
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import Event, Raw, encode_event
 from ..model.names import partition_of
-from ..ports import Delivered, Fact, Outcome, Want
+from ..model.status import RuntimeStatus
+from ..ports import Commit, Delivered, ExecutionKey, Fact, Outcome, Record, Store, Want
+from ..runtime.rewinding import Part, answer_requests, drive, end_rows, requests_of, rewind_instance
 from .programs import Script
+
+MOST_REWINDS = 2  # the activities that are to fail always do so nine times
+LATE_SECONDS = 0.6
 
 if TYPE_CHECKING:
     from .simulated_world import World
@@ -42,7 +47,14 @@ class Client:
                 acts.append(deliver)
         if terminate:
             acts.insert(random.randint(1, len(acts)), self._terminate)
+        if random.random() < 0.3:
+            acts += [self._rewind] * random.choice((1, 2))
+        if not script.events and random.random() < 0.1:
+            acts.append(self._restart)
+        if random.random() < 0.15:
+            acts.append(self._purge)
         self.acts = acts
+        self._started_at = 0.0
         self.busy = True
         self.terminated = False
         self._fact = f"terminate/{self.instance_id}"
@@ -65,6 +77,16 @@ class Client:
 
     def _start(self) -> bool:
         world = self.world
+        self._started_at = world.now
+        outcome = world.store.commit([self._creation()])[0]
+        if outcome is Outcome.UNKNOWN:
+            return world.store.load([Want(self.instance_id)])[0] is not None
+        world.note(self.instance_id, f"start: {outcome.value}")
+        world.notify([self.instance_id])
+        return True
+
+    def _creation(self) -> Commit:
+        world = self.world
         started = Event(
             h.EXECUTION_STARTED,
             self._now(),
@@ -73,12 +95,59 @@ class Client:
             execution_id=world.mint(),
             seed=world.mint(),
         )
-        outcome = world.store.commit([create(self.instance_id, started, world.plan.partitions, world.mint())])[0]
-        if outcome is Outcome.UNKNOWN:
-            return world.store.load([Want(self.instance_id)])[0] is not None
-        world.note(self.instance_id, f"start: {outcome.value}")
-        world.notify([self.instance_id])
+        return create(self.instance_id, started, world.plan.partitions, world.mint())
+
+    def _rewind(self) -> bool:
+        """As `durable.app.renewing` does it; an error in the middle leaves the rest to the workers."""
+        world = self.world
+        record = self._finished()
+        if record is None:
+            return False
+        rewound = sum(row.count(b'"ExecutionRewound"') for row in record.history or ())
+        if record.summary.status is not RuntimeStatus.FAILED or rewound >= MOST_REWINDS:
+            return True
+        world.count("rewound")
+        store = cast("Store", world.store)
+        part = Part(self._now, world.mint, world.plan.partitions)
+        commit = drive(rewind_instance(record, Raw(b"null"), part), store)
+        if commit is None:
+            return False
+        touched = [self.instance_id]
+        if world.random.random() < 0.5:
+            answered = drive(answer_requests(requests_of(commit), part), store)
+            drive(end_rows(answered.answered), store)
+            touched += answered.touched
+        world.notify(touched)
         return True
+
+    def _restart(self) -> bool:
+        record = self._finished()
+        if record is None:
+            return False
+        outcome = self.world.store.commit([in_place_of(record, self._creation())])[0]
+        self.world.count("restarted")
+        self.world.notify([self.instance_id])
+        return outcome is Outcome.COMMITTED
+
+    def _purge(self) -> bool:
+        """Children first; what has not ended is left."""
+        store = self.world.store
+        record = self._finished()
+        if record is None:
+            return False
+        below = [i for i in sorted(store.inner._instances) if i.startswith(f"{self.instance_id}:")]
+        ended = [s for s in store.inner.summaries(below) if s is not None and s.status.finished]
+        family = [*reversed(ended), record.summary]
+        self.world.count("purged")
+        for summary in family:
+            store.purge([ExecutionKey(summary.instance_id, summary.execution_id)])
+        return True
+
+    def _finished(self) -> Record | None:
+        """The instance, once it has ended and no start of it can still be under way."""
+        record = self.world.store.load([Want(self.instance_id)])[0]
+        late = self.world.now < self._started_at + LATE_SECONDS
+        return None if late or record is None or not record.summary.status.finished else record
 
     def _raise(self, name: str, data: str, number: int) -> bool:
         event = Event(h.EVENT_RAISED, self._now(), name=name, input=Raw(msgspec.json.encode(data)))

@@ -77,14 +77,14 @@ def _check_the_end(world: World) -> None:
         raise Wrong(f"stuck {world.now - world.plan.heal:.0f} s after the last fault: {stuck}")
     terminated: set[str] = set()
     for client in world.clients:
-        summary = _summary(world, client.instance_id)
         if client.terminated:
             terminated.add(client.instance_id)
+        if client.instance_id in judge.gone:
+            continue
+        summary = _summary(world, client.instance_id)
         _check_result(summary, client.script.program, client.terminated)
     _check_children(world, terminated)
-    left = [
-        row for row in store._rows.values() if not (row.kind == "timer" and _was_terminated(world, row.instance_id))
-    ]
+    left = [row for row in store._rows.values() if not (row.kind == "timer" and _was_stopped(world, row.instance_id))]
     if left:
         raise Wrong(f"rows left behind: {', '.join(f'{row.kind} {row.key} of {row.instance_id}' for row in left)}")
     held = [tag for tags in world.broker.unsettled.values() for tag in tags]
@@ -110,7 +110,9 @@ def _standing(world: World, instance_id: str) -> str:
     return f"{summary.status} {summary.blocked_reason} rows {rows}"
 
 
-def _was_terminated(world: World, instance_id: str) -> bool:
+def _was_stopped(world: World, instance_id: str) -> bool:
+    if instance_id in world.store.judge.gone:
+        return True  # a row of it ends when its time has come
     # Which of several waits of one name an event went to, a history does not say: a timer may outlive a termination.
     return _summary(world, instance_id).status is RuntimeStatus.TERMINATED
 
