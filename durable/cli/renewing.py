@@ -122,4 +122,7 @@ def _agreed(session: Session, given: dict[str, object]) -> bool:
     if session.as_json or not sys.stdin.isatty():
         raise CommandError(Exit.USAGE, "nobody can be asked here: give --yes to purge all that fit")
     shown = ", ".join(f"{key} {json_text(value)}" for key, value in given.items())
-    return typer.confirm(f"Purge all finished orchestrations with {shown} from {session.store}?", err=True)
+    # Not typer.confirm: it leaves a space on stdout.
+    sys.stderr.write(f"Purge all finished orchestrations with {safe(shown)} from {session.store}? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().casefold() in ("y", "yes")

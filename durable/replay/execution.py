@@ -84,6 +84,7 @@ class Execution:
         self._resumed_by = 0  # the number of the fact that resumed the code last
         self._unseen: set[int] = set()  # failed calls that the code has not been told of
         self._seen: dict[int, int] = {}  # failed calls, and the number of the event before which the code was told
+        self._stale_timers: list[int] = []  # waits that have their event, and whose timers a rewind has set again
         self._begin: Callable[[], Any] | None = None
         self._driver: Any = None
         self._task_ids = 0
@@ -110,10 +111,9 @@ class Execution:
         """
         journal = self.journal
         new = journal.turn()
-        self.taken, self.unused_timers = 0, []
-        first_turn = self._driver is None and not self.finished
+        self.taken, self.unused_timers, self._stale_timers = 0, self._stale_timers, []
         opening = Event(h.ORCHESTRATOR_STARTED, now)
-        if first_turn:
+        if (self._driver is None and not self.finished) or self._is_due:
             new.append(opening)
             self._apply(opening)
         for fact in facts:
@@ -257,6 +257,8 @@ class Execution:
             self.clock, self.journal.commands = event.timestamp, 0
             if self._driver is None and self._begin is not None:
                 self._start()
+            elif self._is_due:
+                self._resume()
         elif kind == h.EVENT_RAISED:
             self._event_raised(event)
         elif kind == h.TIMER_FIRED:
@@ -272,6 +274,7 @@ class Execution:
     def _rewound(self, event: Event) -> None:
         """What it voids has not been replayed. Go on from there with what it has scheduled again."""
         self._task_ids = max(self._task_ids, self.journal.task_ids_used())
+        self._stale_timers = list(self.unused_timers)
         ended_by = self.tasks.get(event.task_id)
         if isinstance(ended_by, CallTask):
             ended_by.anew(ended_by.attempt, event.timestamp)
@@ -354,10 +357,25 @@ class Execution:
         if self.trigger is None or self.finished:
             return
         firing = fire(self.trigger, task.id)
-        if firing is not None:
-            self.trigger = None
-            self._resumed_by = self.journal.number - 1
-            self._drive(firing.context)
+        if firing is not None and not self._is_held(firing.context):
+            self._resume()
+
+    def _resume(self) -> None:
+        """Go on with the outcome of what the code waits for."""
+        assert self.trigger is not None
+        awaited, self.trigger = self.trigger.context, None
+        self._resumed_by = self.journal.number - 1
+        self._drive(awaited)
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether what the code waits for was settled by what stands of a rewound past: the next turn resumes it."""
+        trigger = self.trigger
+        return trigger is not None and trigger.context.order != 0 and not self._is_held(trigger.context)
+
+    def _is_held(self, awaited: Task[Any]) -> bool:
+        held = self.journal.held
+        return bool(held) and not held.isdisjoint(leaves_of(awaited))
 
     def _suspend(self, awaited: Task[Any]) -> bool:
         """Register the trigger, and hand buffered events to the waits it listens with. False: it is done already."""
@@ -461,6 +479,9 @@ class Execution:
                     awaited, value, error = None, None, TypeError("the yielded task belongs to another orchestration")
                     continue
                 if not awaited.order and self._suspend(awaited):
+                    return
+                if self._is_held(awaited):
+                    self.trigger = Trigger((), _is_settled, RESUME, awaited)
                     return
         finally:
             self._leave()

@@ -15,7 +15,7 @@ from typing import Any
 from ..model import history as h
 from ..model.errors import LimitError
 from ..model.history import Event
-from ..model.rewinding import last_task_id, standing
+from ..model.rewinding import Span, last_task_id, standing, void_outcomes
 from .callee import ActivityRef, OrchestratorRef
 from .mismatch import Mismatch, current_line, differs
 
@@ -33,6 +33,7 @@ class Journal:
         self._stored: Sequence[Event] = ()  # with what is void
         self._recorded: Sequence[Event] = ()
         self._numbers: Sequence[int] = ()
+        self._void: Sequence[Span] = ()
         self._length = 1  # before `new`: ExecutionStarted is there
         self._cursor = 0
         self._mismatch: Mismatch | None = None
@@ -44,6 +45,7 @@ class Journal:
         stands = standing(recorded)
         self._stored, self._length = recorded, len(recorded)
         self._recorded, self._numbers = [event for _, event in stands], [number for number, _ in stands]
+        self._void = void_outcomes(recorded, stands)
         self._cursor, self.replaying = 0, True
 
     def turn(self) -> list[Event]:
@@ -63,7 +65,7 @@ class Journal:
         """The next recorded fact; None at the end. A command that stands there was not asked for: Mismatch."""
         event = self._next()
         if event is None:
-            self._recorded, self._stored, self.replaying = (), (), False
+            self._recorded, self._stored, self._void, self.replaying = (), (), (), False
             return None
         if event.type in h.COMMANDS:
             raise differs(self.number, event, None, line())
@@ -122,6 +124,12 @@ class Journal:
     def task_ids_used(self) -> int:
         """The highest task id before the fact just taken, also of what is void."""
         return last_task_id(self._stored, self._numbers[self._cursor - 1])
+
+    @property
+    def held(self) -> set[int]:
+        """The calls for which the code was waiting here, in a past that has been rewound: outcomes that are void."""
+        here = self.number - 1
+        return {task_id for first, end, task_id in self._void if first < here < end} if self._void else set()
 
     def check(self) -> None:
         """Raises the first difference again: a bare `except:` in user code may have swallowed it."""

@@ -60,11 +60,10 @@ def test_rewind_says_what_it_did_and_the_timeline_reads_well(command: Command) -
     with command.worker(registry(set())) as client:
         assert client.handle("o").result(SOON) == ["charge", "pack", "ship"]
     rows = [line for line in command.says("show", "o").splitlines() if ' step "' in line]
-    assert [row.split()[-1] for row in rows] == ["done", "×2", "done"]
-    history = command.says("history", "o")
-    assert 'ExecutionRewound        2  step to before 8, without 7 "mended"' in " ".join(history.split("  ")).replace(
-        "  ", " "
-    ) or ("to before" in history and '"mended"' in history)
+    assert [" done" in row for row in rows] == [True] * 3
+    assert rows[1].endswith("2")  # attempts
+    history = " ".join(command.says("history", "o").split())
+    assert 'ExecutionRewound 2 step to before 8, without 7 "mended"' in history
     again = command("rewind", "o")
     assert (again.returncode, again.stdout) == (1, "")
     assert "only a FAILED one is rewound" in again.stderr
