@@ -27,6 +27,7 @@ from .instance import Env, Instance, task_key, timer_key, wake_key
 from .ledger import Ledger
 from .messages import Message
 
+CLOCKS: Final = 30.0  # seconds by which a worker's clock may be behind: to it too, what is to run again is due
 PATIENCE: Final = 1.0  # seconds in which whoever asked sees to the children; afterwards a worker does
 
 _OUTCOMES: Final = frozenset({h.TASK_COMPLETED, h.TASK_FAILED, h.CHILD_COMPLETED, h.CHILD_FAILED})
@@ -68,7 +69,7 @@ def reopen(
     stands = standing([*history, rewound])[:-1]
     void = [(n, e) for n, e in standing(history) if n >= back.number]
     ledger = Ledger(event for _, event in stands)
-    env = Env("", 0.0, mint, partitions, Limits(), Watch())
+    env = Env("", -CLOCKS, mint, partitions, Limits(), Watch())
     run = Effects(Instance(summary, 0, history[0], number), env, now.timestamp())
     run.drop += _rows_of(summary.execution_id, [event for _, event in void])
     answered = _again(run, ledger, [(n, e) for n, e in void if n != back.voids])
@@ -96,7 +97,7 @@ def reopen(
                 execution_id=summary.execution_id,
                 depth=number,
             )
-            run.now = now.timestamp() + PATIENCE
+            run.now = now.timestamp() + CLOCKS + PATIENCE
             run.send(Message("rewind", child.instance_id, ask), f"{_key(summary, child)}/rewind/{number}")
             run.now = now.timestamp()
     run.of(events[1:])
