@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -117,7 +118,7 @@ def _purge(
     session.screen.answer({"purged": count}, f"{count} {'orchestration' if count == 1 else 'orchestrations'} purged")
 
 
-def _agreed(session: Session, given: dict[str, object]) -> bool:
+def _agreed(session: Session, given: Mapping[str, object]) -> bool:
     """Ask whoever sits there. Nobody to ask is no consent."""
     if session.as_json or not sys.stdin.isatty():
         raise CommandError(Exit.USAGE, "nobody can be asked here: give --yes to purge all that fit")

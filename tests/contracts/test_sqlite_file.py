@@ -505,6 +505,35 @@ def test_a_file_of_schema_2_is_brought_up_to_date_and_its_executions_are_known(t
         assert left == (2,)  # of the other two
 
 
+def test_a_failure_recorded_before_there_were_rewinds_is_rewound(tmp_path: Path) -> None:
+    golden = Path(__file__).parent / "golden" / "sqlite-schema-2.sql"
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+        connection.executescript(golden.read_text())
+    app = durable.Registry()
+    ran: list[str] = []
+
+    @app.activity
+    def double(n: int) -> int:
+        ran.append("double")
+        return 2 * n
+
+    @app.activity
+    def broken(n: int) -> int:
+        ran.append("broken")
+        return n
+
+    @app.orchestrator(name="golden-failed")
+    def flow(ctx: durable.OrchestrationContext, n: int) -> Generator[Any, Any, str]:
+        yield ctx.call_activity(double, n)
+        yield ctx.call_activity(broken, n)
+        return "mended"
+
+    with durable.connect(f"sqlite:///{tmp_path}/old.db") as client, durable.Worker(client, registry=app):
+        client.rewind("golden-failed")
+        assert client.handle("golden-failed").result(20) == "mended"
+    assert ran == ["broken"]
+
+
 def test_one_worker_serves_and_the_others_stand_by(backend: SqliteBackend, url: str, others: ExitStack) -> None:
     first, second = Beat("first", pid=1), Beat("second", pid=2)
     other_client = open_here(url)
