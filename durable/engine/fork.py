@@ -67,7 +67,7 @@ def fork(
     def anew(child: Event) -> str:
         return child_id(instance_id, begun.execution_id, child.task_id, child.attempt + 1)
 
-    opened = reopen(summary, shared, Moment(back), rewound, mint, partitions, anew)
+    opened = reopen(summary, shared, Moment(back), rewound, mint, partitions, anew, rewinds=False)
     if back == len(shared) and len(opened.events) == 1:
         appended = shared  # nothing is void, and nothing had to be scheduled by an event
     else:

@@ -2,7 +2,8 @@
 
 Laws.
 1. What stands is what is `standing` once an ExecutionRewound has been added. No code is needed to tell it.
-2. An activity that was open is run again: as the same attempt while that has no outcome, else as the next one.
+2. An activity that was open is run again, in the same execution as its next attempt: the outcome of the one before may
+   have come when nobody waited for it, and an outcome is delivered once.
 3. What happened after the moment to go back to, and answers something that was open there, happens again: outcomes,
    timers and events go back into the inbox. So nothing that was done is done twice.
 4. An open sub-orchestration is looked after by a message to it (rewound, or asked for its outcome), or created anew.
@@ -57,11 +58,13 @@ def reopen(
     mint: Callable[[], str],
     partitions: int,
     anew: Callable[[Event], str],
+    *,
+    rewinds: bool,
 ) -> Reopened:
     """Let the execution of `summary`, with this history, go on from `back`.
 
-    rewound: the event to append, without its numbers. anew: the id under which this open child is to be created
-    once more; '' for those that are sent `rewound` as a request.
+    rewound: the event to append, without its numbers. anew: the id under which this open child is to be created once
+    more; '' for those that are sent `rewound` as a request. rewinds: it is that very execution, not a copy of it.
     """
     now = rewound.timestamp
     number = len(history)
@@ -75,10 +78,13 @@ def reopen(
     answered = _again(run, ledger, [(n, e) for n, e in void if n != back.voids])
     events = [rewound]
     for task in ledger.tasks.values():
+        if task.task_id in answered:
+            continue
         last = _last_attempt(history, task)
-        if last is not None and task.task_id not in answered:
-            events.append(msgspec.structs.replace(task, timestamp=now, attempt=last + 1))
-        elif task.task_id not in answered:
+        if rewinds or last is not None:
+            events.append(msgspec.structs.replace(task, timestamp=now, attempt=(last or task.attempt) + 1))
+            run.drop.append(_key(summary, task))
+        else:
             run.task_scheduled(task)
     given_up = {e.task_id for _, e in stands if e.type == h.TASK_CANCELED}
     for child in ledger.children.values():

@@ -103,7 +103,7 @@ def rewind(
         by_code = created.instance_id != child_id(*mine, created.attempt)
         return created.instance_id if by_code else child_id(*mine, created.attempt + 1)
 
-    opened = reopen(summary, instance.history, back, rewound, mint, partitions, anew)
+    opened = reopen(summary, instance.history, back, rewound, mint, partitions, anew, rewinds=True)
     append = Append(summary.execution_id, instance.length, encode_events(opened.events))
     partition = partition_of(summary.instance_id, partitions)
     return Commit(

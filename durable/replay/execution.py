@@ -111,7 +111,7 @@ class Execution:
         """
         journal = self.journal
         new = journal.turn()
-        self.taken, self.unused_timers, self._stale_timers = 0, self._stale_timers, []
+        self.taken, self.unused_timers = 0, list(self._stale_timers)
         opening = Event(h.ORCHESTRATOR_STARTED, now)
         if (self._driver is None and not self.finished) or self._is_due:
             new.append(opening)
@@ -125,6 +125,8 @@ class Execution:
             self.taken += 1
             new.append(fact)
             self._apply(fact)
+        if new:
+            self._stale_timers = []
         return new
 
     @property

@@ -273,7 +273,7 @@ class Loop:
         leases: list[Lease] = []
         now = self.clock()
         foreign: dict[str, list[Arrival]] = {}
-        gone: list[RowKey] = []
+        gone: dict[str, list[Arrival]] = {}
         for instance_id in batch:
             arrivals = self.arrived.pop(instance_id, None) or []
             if not self._is_ours(instance_id, loaded):
@@ -288,11 +288,28 @@ class Loop:
         except StoreError:
             for turn, arrivals in turns:
                 self._give_back(turn.instance.summary.instance_id, arrivals)
-            for instance_id, arrivals in foreign.items():
+            for instance_id, arrivals in (*foreign.items(), *gone.items()):
                 self.arrived.setdefault(instance_id, [])[:0] = arrivals
             raise
         if gone:
-            yield from self.work.end(gone)
+            yield from self._forget(gone)
+
+    def _forget(self, gone: dict[str, list[Arrival]]) -> Asking:
+        """These instances are not there: they were purged. Let go of the rows behind what has come for them."""
+        partitions = self.env.partitions
+        rows = [
+            RowKey(partition_of(instance_id, partitions), arrival.row_key or row_behind(arrival))
+            for instance_id, arrivals in gone.items()
+            for arrival in arrivals
+        ]
+        try:
+            if rows:
+                yield from self.work.end(rows)
+        except StoreError:
+            for instance_id, arrivals in gone.items():
+                self.arrived.setdefault(instance_id, [])[:0] = arrivals
+            raise
+        self.courier.done += [a.tag for arrivals in gone.values() for a in arrivals if a.tag is not None]
 
     def _is_ours(self, instance_id: str, loaded: dict[str, Record | None]) -> bool:
         known = self.warm.get(instance_id)
@@ -341,7 +358,7 @@ class Loop:
         arrivals: list[Arrival],
         loaded: dict[str, Record | None],
         leases: list[Lease],
-        gone: list[RowKey],
+        gone: dict[str, list[Arrival]],
         now: datetime,
     ) -> Turn | None:
         instance = self.warm.pop(instance_id, None)
@@ -349,9 +366,7 @@ class Loop:
         if instance_id in loaded:
             record = loaded[instance_id]
             if record is None:
-                partition = partition_of(instance_id, self.env.partitions)
-                gone += [RowKey(partition, a.row_key or row_behind(a)) for a in arrivals]
-                self.courier.done += [a.tag for a in arrivals if a.tag is not None]
+                gone[instance_id] = arrivals
                 return None
             inbox = record.inbox
             if instance is None or record.history is not None:

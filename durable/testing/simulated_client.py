@@ -55,6 +55,7 @@ class Client:
             acts.append(self._purge)
         self.acts = acts
         self._started_at = 0.0
+        self._refused: list[Callable[[], bool]] = []
         self.busy = True
         self.terminated = False
         self._fact = f"terminate/{self.instance_id}"
@@ -151,17 +152,26 @@ class Client:
 
     def _raise(self, name: str, data: str, number: int) -> bool:
         event = Event(h.EVENT_RAISED, self._now(), name=name, input=Raw(msgspec.json.encode(data)))
-        return self._deliver(f"event/{self.instance_id}-{number}", event)
+        answer = self._deliver(f"event/{self.instance_id}-{number}", event)
+        if answer is Delivered.FINISHED and self._rewind in self.acts:
+            # Rewound, it may wait for what it has refused, in order.
+            place = self.acts.index(self._rewind) + 1
+            while self.acts[place : place + 1] and self.acts[place] in self._refused:
+                place += 1
+            self._refused.append(again := lambda: self._raise(name, data, number))
+            self.acts.insert(place, again)
+        return answer is not Delivered.ABSENT
 
     def _terminate(self) -> bool:
         self.terminated = True
-        return self._deliver(self._fact, terminate_request(Raw(b'"stop"'), self._now(), recursive=True))
+        request = terminate_request(Raw(b'"stop"'), self._now(), recursive=True)
+        return self._deliver(self._fact, request) is not Delivered.ABSENT
 
-    def _deliver(self, fact_id: str, event: Event) -> bool:
+    def _deliver(self, fact_id: str, event: Event) -> Delivered:
         world = self.world
         partition = partition_of(self.instance_id, world.plan.partitions)
         fact = Fact(self.instance_id, partition, fact_id, encode_event(event), event.timestamp.timestamp())
         answer = world.store.deliver([fact])[0]
         world.note(self.instance_id, f"{fact_id}: {answer.value}")
         world.notify([self.instance_id])
-        return answer is not Delivered.ABSENT
+        return answer
