@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
@@ -19,8 +19,9 @@ from ..ports import Commit, Delivered, ExecutionKey, Fact, Outcome, Record, Stor
 from ..runtime.rewinding import Part, answer_requests, drive, end_rows, requests_of, rewind_instance
 from .programs import Script
 
-MOST_REWINDS = 2  # the activities that are to fail always do so nine times
-LATE_SECONDS = 0.6
+INTERVENTIONS: Final = ("rewound", "restarted", "purged")
+MOST_REWINDS: Final = 2  # the activities that are to fail always do so nine times
+LATE_SECONDS: Final = 0.6  # after which no start of which nobody knows can still happen
 
 if TYPE_CHECKING:
     from .simulated_world import World
