@@ -24,7 +24,8 @@ NAMES = """
     OrchestrationStatus RuntimeStatus HistoryEvent FailureDetails Page CloudEvent
 """.split()
 ERRORS = """
-    DurableError InstanceNotFoundError InstanceExistsError InstanceFinishedError OrchestrationFailedError
+    DurableError InstanceNotFoundError InstanceExistsError InstanceFinishedError InstanceNotFinishedError
+    InvalidStateError OrchestrationFailedError
     OrchestrationTerminatedError OrchestrationBlockedError TaskFailedError TaskCancelledError NonRetryableError
     TimeoutError PayloadError LimitError DuplicateNameError StoreError TransportError
 """.split()
