@@ -31,6 +31,8 @@ Workspace = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, errors as JSON on stderr.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colour. So does NO_COLOR, and a pipe.")]
 
+Id = Annotated[str, typer.Argument(metavar="ID", help="The orchestration's instance id.")]
+
 
 class Everywhere(NamedTuple):
     """The options of every command; they may stand before it too."""

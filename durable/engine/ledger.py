@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from ..model import history as h
 from ..model.history import Event, decode_events
+from ..model.rewinding import standing
 
 
 class Ledger:
@@ -18,13 +19,12 @@ class Ledger:
     def __init__(self, events: Iterable[Event]) -> None:
         self.started: Event | None = None
         self.ended: Event | None = None
-        self.length = 0
         self.tasks: dict[int, Event] = {}
         self.children: dict[int, Event] = {}
         self.timers: dict[int, Event] = {}
         self.waits: dict[int, Event] = {}
         self.turn_at = 0.0
-        for event in events:
+        for _, event in standing(events):
             self._read(event)
 
     @classmethod
@@ -32,7 +32,6 @@ class Ledger:
         return cls(event for row in rows for event in decode_events(row))
 
     def _read(self, event: Event) -> None:
-        self.length += 1
         kind, task_id = event.type, event.task_id
         if kind == h.TASK_SCHEDULED:
             self.tasks[task_id] = event
@@ -62,6 +61,8 @@ class Ledger:
             self.turn_at = event.timestamp.timestamp()
         elif kind in (h.EXECUTION_COMPLETED, h.CONTINUE_AS_NEW):
             self.ended = event
+        elif kind == h.EXECUTION_REWOUND:
+            self.ended = None
 
     def _event_taken(self, event: Event) -> None:
         """Without the code, which wait took an event can only be guessed: the first of that name."""

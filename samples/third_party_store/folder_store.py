@@ -26,6 +26,7 @@ from durable.backends.local_signals import LocalSignals  # news within one proce
 from durable.backends.memory import OneWorker  # one worker in one process
 from durable.model.status import Summary
 from durable.ports import (
+    PARKED,
     Append,
     Backend,
     Commit,
@@ -35,6 +36,7 @@ from durable.ports import (
     Lease,
     Membership,
     Outcome,
+    Purged,
     Query,
     Record,
     Row,
@@ -56,12 +58,17 @@ class Instance(msgspec.Struct, frozen=True):
 
 
 class Contents(msgspec.Struct):
-    """What is in the file. seen: the ids of the facts that each instance was given."""
+    """What is in the file. seen: the ids of the facts that each instance was given.
+
+    former: executions before the current one. purged: executions of purged instances, which never come back.
+    """
 
     instances: dict[str, Instance] = {}
     histories: dict[str, list[Append]] = {}
     rows: dict[str, Row] = {}
     seen: dict[str, list[str]] = {}
+    former: dict[str, list[str]] = {}
+    purged: list[str] = []
     delivered: int = 0
 
 
@@ -151,6 +158,18 @@ class FolderStore:
         page = fits[: query.limit]
         return Slice([summary for _, _, summary in page], json.dumps(page[-1][:2]) if len(fits) > len(page) else None)
 
+    def former(self, instance_ids: Sequence[str]) -> list[list[str]]:
+        with self._lock:
+            return [list(self._contents.former.get(instance_id, ())) for instance_id in instance_ids]
+
+    def purge(self, executions: Sequence[ExecutionKey]) -> list[Purged]:
+        with self._changing() as contents:
+            return [_purge(contents, *execution) for execution in executions]
+
+    def clear(self, partition: int, limit: int) -> int:
+        """Nothing: `purge` leaves nothing behind here."""
+        return 0
+
     # ---- facts and work
 
     def deliver(self, facts: Sequence[Fact]) -> list[Delivered]:
@@ -181,12 +200,19 @@ def _commit(contents: Contents, commit: Commit) -> Outcome:
     found = contents.instances.get(commit.instance_id)
     if (found.version if found else 0) != commit.expect:
         return Outcome.CONFLICT
+    current = found.summary.execution_id if found else ""
+    if current != commit.continues if found else commit.summary.execution_id in contents.purged:
+        return Outcome.CONFLICT
     for append in commit.appends:
         history = contents.histories.setdefault(append.execution_id, [])
         if history and history[-1].start >= append.start:
             raise StoreError(f"the history of {append.execution_id} already goes beyond event {append.start}")
         history.append(append)
-    created_at = found.created_at if found else commit.summary.created_at.timestamp()
+    if found and current != commit.summary.execution_id:
+        contents.former.setdefault(commit.instance_id, []).append(current)
+    if commit.replaces:
+        contents.seen.pop(commit.instance_id, None)
+    created_at = found.created_at if found and not commit.replaces else commit.summary.created_at.timestamp()
     contents.instances[commit.instance_id] = Instance(commit.expect + 1, commit.id, commit.summary, created_at)
     for key in commit.drop:
         contents.rows.pop(key, None)
@@ -194,20 +220,35 @@ def _commit(contents: Contents, commit: Commit) -> Outcome:
     return Outcome.COMMITTED
 
 
+def _purge(contents: Contents, instance_id: str, execution_id: str) -> Purged:
+    found = contents.instances.get(instance_id)
+    if found is None:
+        return Purged.ABSENT
+    if found.summary.execution_id != execution_id or not found.summary.status.finished:
+        return Purged.KEPT
+    del contents.instances[instance_id]
+    contents.seen.pop(instance_id, None)
+    for key in [row.key for row in contents.rows.values() if row.kind == "inbox" and row.instance_id == instance_id]:
+        del contents.rows[key]
+    for execution in (*contents.former.pop(instance_id, ()), execution_id):
+        contents.histories.pop(execution, None)
+        contents.purged.append(execution)
+    return Purged.GONE
+
+
 def _deliver(contents: Contents, fact: Fact) -> Delivered:
     if fact.id in contents.seen.get(fact.instance_id, ()):
         return Delivered.DUPLICATE
     found = contents.instances.get(fact.instance_id)
-    if found is None:
-        return Delivered.ABSENT
-    if found.summary.status.finished:
-        return Delivered.FINISHED
+    alive = found is not None and not found.summary.status.finished
+    if not alive and not fact.park:
+        return Delivered.ABSENT if found is None else Delivered.FINISHED
     contents.seen.setdefault(fact.instance_id, []).append(fact.id)
     contents.delivered += 1
-    key, group = f"in/{contents.delivered:016}", found.summary.group
+    key, group = f"in/{contents.delivered:016}", found.summary.group if found is not None and alive else PARKED
     row = Row(key, "inbox", fact.instance_id, fact.partition, fact.due_at, body=fact.body, group=group)
     contents.rows[key] = row
-    return Delivered.NEW
+    return Delivered.NEW if alive else Delivered.PARKED
 
 
 def _lease(contents: Contents, lease: Lease) -> bool:

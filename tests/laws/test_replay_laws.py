@@ -321,7 +321,13 @@ AGAIN = (h.EVENT_RAISED, h.EXECUTION_CANCELED)  # the same once more is another 
 
 
 def without_turns(history: Sequence[Event]) -> list[Event]:
-    return [event for event in history if event.type != h.ORCHESTRATOR_STARTED]
+    """Without the events that begin a turn, and without counting them where an event is named by its number."""
+    kept = [event for event in history if event.type != h.ORCHESTRATOR_STARTED]
+    return [msgspec.structs.replace(e, rewinds_to=_place_of(history, e.rewinds_to)) for e in kept]
+
+
+def _place_of(history: Sequence[Event], number: int) -> int:
+    return sum(event.type != h.ORCHESTRATOR_STARTED for event in history[: number - 1])
 
 
 @many

@@ -52,7 +52,7 @@ def test_help_fits_one_screen_in_its_groups(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["run", "worker", "list", "show", "history", "raise", "terminate", "suspend", "resume", "cancel"]
+    "name", ["run", "worker", "list", "show", "history", "raise", "terminate", "suspend", "resume", "cancel", "purge"]
 )
 def test_each_command_explains_itself_on_one_screen(command: Command, name: str) -> None:
     lines = command.says(name, "--help").splitlines()
@@ -701,7 +701,15 @@ def test_raise_notes_that_it_waits_for_something_else(command: Command) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["list"], ["show", "x"], ["history", "x"], ["history", "x", "-f"], ["raise", "x", "e"], ["terminate", "x"]],
+    [
+        ["list"],
+        ["show", "x"],
+        ["history", "x"],
+        ["history", "x", "-f"],
+        ["raise", "x", "e"],
+        ["terminate", "x"],
+        ["rewind", "x"],
+    ],
 )
 def test_looking_and_steering_make_no_store(command: Command, arguments: list[str]) -> None:
     for url, path in (

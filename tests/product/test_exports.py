@@ -26,8 +26,9 @@ NAMES = """
     Codec register_type
 """.split()
 ERRORS = """
-    DurableError InstanceNotFoundError InstanceExistsError InstanceFinishedError OrchestrationFailedError
-    OrchestrationTerminatedError OrchestrationCancelledError OrchestrationBlockedError TaskFailedError TaskCancelledError NonRetryableError
+    DurableError InstanceNotFoundError InstanceExistsError InstanceFinishedError InstanceNotFinishedError
+    InvalidStateError OrchestrationFailedError OrchestrationTerminatedError OrchestrationCancelledError
+    OrchestrationBlockedError TaskFailedError TaskCancelledError NonRetryableError
     TimeoutError PayloadError LimitError DuplicateNameError StoreError TransportError
 """.split()
 
