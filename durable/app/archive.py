@@ -157,7 +157,8 @@ class _Walk:
             raise self._wrong(number, f"is {kind}, after {self._ended}")
         if kind == h.EXECUTION_REWOUND:
             self._ended = ""
-        if kind in h.COMMANDS and self._turn_at is None:
+        never_ran = kind == h.EXECUTION_COMPLETED and event.status == RuntimeStatus.CANCELED.value
+        if kind in h.COMMANDS and self._turn_at is None and not never_ran:
             raise self._wrong(number, f"is {kind}, before the first {h.ORCHESTRATOR_STARTED}")
         if kind in _OPENS:
             self._opened.add((kind, event.task_id, event.attempt))
