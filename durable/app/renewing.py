@@ -157,7 +157,8 @@ class Renewer(Steerer):
 
         after: the number of an event of the current execution (`event_id` of its history). What is open there is
         scheduled again under the new id (default: a fresh one); where the commands of a fact are cut off, that fact is
-        taken again. Raises InstanceNotFoundError, InstanceExistsError, and ValueError for a number out of range.
+        taken again. Code that put `ctx.instance_id` or `ctx.execution_id` into what it asked for before is BLOCKED.
+        Raises InstanceNotFoundError, InstanceExistsError, and ValueError for a number out of range.
         """
         self._refuse_inside("fork", "an activity that calls the client")
         check_name(instance_id, "instance_id")

@@ -16,7 +16,10 @@ from ..model.rewinding import standing
 class Ledger:
     """The open ends of one execution: scheduled tasks, children, timers and waits without an outcome, by task id."""
 
-    def __init__(self, events: Iterable[Event]) -> None:
+    def __init__(self, history: Iterable[Event]) -> None:
+        self._of([event for _, event in standing(history)])
+
+    def _of(self, stands: Iterable[Event]) -> None:
         self.started: Event | None = None
         self.ended: Event | None = None
         self.tasks: dict[int, Event] = {}
@@ -24,8 +27,15 @@ class Ledger:
         self.timers: dict[int, Event] = {}
         self.waits: dict[int, Event] = {}
         self.turn_at = 0.0
-        for _, event in standing(events):
+        for event in stands:
             self._read(event)
+
+    @classmethod
+    def of_standing(cls, stands: Iterable[Event]) -> Ledger:
+        """Of events that all stand: their numbers are lost, so what a rewind among them made void is not looked for."""
+        ledger = cls.__new__(cls)
+        ledger._of(stands)
+        return ledger
 
     @classmethod
     def of_rows(cls, rows: Sequence[bytes]) -> Ledger:

@@ -71,7 +71,7 @@ def reopen(
     rewound = msgspec.structs.replace(rewound, task_id=back.task_id, rewinds_to=back.number, voids=back.voids)
     stands = standing([*history, rewound])[:-1]
     void = [(n, e) for n, e in standing(history) if n >= back.number]
-    ledger = Ledger(event for _, event in stands)
+    ledger = Ledger.of_standing(event for _, event in stands)
     env = Env("", -CLOCKS, mint, partitions, Limits(), Watch())
     run = Effects(Instance(summary, 0, history[0], number), env, now.timestamp())
     run.drop += _rows_of(summary.execution_id, [event for _, event in void])

@@ -702,3 +702,134 @@ def test_steering_is_refused_inside_an_orchestrator(bench: Bench, shop: Shop, me
     bench.serve(shop.registry)
     failure = bench.fails("meddles")
     assert f"client.{method}" in failure.message
+
+
+# ---- beside what else there is
+
+
+def test_a_handle_forgets_the_end_of_a_life_that_was_replaced(bench: Bench, shop: Shop) -> None:
+    """What this process ran to its end is kept on the handle, and must not be told when that life is gone."""
+    bench.serve(shop.registry)
+
+    @shop.registry.activity(name="count")
+    def count() -> int:
+        shop.lines += 1
+        return shop.lines
+
+    @shop.registry.orchestrator(name="counts")
+    def counts(ctx: Context) -> Flow:
+        return (yield ctx.call_activity(count))
+
+    first = done(bench, "counts")
+    again = first.restart(new_instance_id=first.instance_id)
+    assert first.result(SOON) == again.result(SOON) == 2
+    third = bench.start("counts", instance_id=first.instance_id, if_exists="replace")
+    assert third.result(SOON) == first.result(SOON) == 3
+    assert first.purge() == 1
+    for handle in (first, again, third):
+        with pytest.raises(durable.InstanceNotFoundError):
+            handle.result(SOON)
+    assert bench.client.purge_where(name="counts") == 0
+    other = done(bench, "counts")
+    assert bench.client.purge_where(name="counts") == 1
+    with pytest.raises(durable.InstanceNotFoundError):
+        other.result(SOON)
+
+
+def test_a_cancellation_whose_handling_failed_is_told_again(bench: Bench, shop: Shop) -> None:
+    @shop.registry.orchestrator(name="compensates")
+    def compensates(ctx: Context) -> Flow:
+        try:
+            yield ctx.wait_for_external_event("never")
+        except durable.OrchestrationCancelledError:
+            if "compensation" in shop.broken:
+                raise ValueError("broken") from None
+            yield ctx.call_activity(shop.step, "undo")
+            raise
+
+    bench.serve(shop.registry)
+    shop.broken = {"compensation"}
+    handle = bench.start("compensates")
+    bench.until_recorded(handle, "EventAwaited")
+    handle.cancel("enough")
+    with pytest.raises(durable.OrchestrationFailedError, match="broken"):
+        handle.result(SOON)
+    shop.broken.clear()
+    handle.rewind()
+    with pytest.raises(durable.OrchestrationCancelledError, match="enough"):
+        handle.result(SOON)
+    assert shop.ran == ["undo"]
+
+
+def test_another_life_finds_the_events_that_wait_for_it(bench: Bench, shop: Shop) -> None:
+    @shop.registry.orchestrator(name="tells")
+    def tells(ctx: Context, to: str, data: str) -> Flow:
+        ctx.send_event(to, "go", data)
+        return (yield ctx.call_activity(shop.step, "told"))
+
+    bench.serve(shop.registry)
+    handle = bench.start("waits")
+    handle.raise_event("go", "first")
+    assert handle.result(SOON) == "first"
+    for data, renew in (
+        ("second", lambda: handle.restart(new_instance_id=handle.instance_id)),
+        ("third", lambda: bench.start("waits", instance_id=handle.instance_id, if_exists="replace")),
+    ):
+        done(bench, "tells", handle.instance_id, data)
+        renew()
+        assert handle.result(SOON) == data
+
+
+def test_a_fork_of_what_was_suspended_there_is_suspended(bench: Bench, shop: Shop) -> None:
+    bench.serve(shop.registry)
+    handle = bench.start("waits")
+    bench.until_recorded(handle, "EventAwaited")
+    handle.suspend()
+    bench.until_recorded(handle, "ExecutionSuspended")
+    suspended = [e.event_id for e in bench.client.history(handle.instance_id) if e.type == "ExecutionSuspended"]
+    forked = handle.fork(after=suspended[0] or 0)
+    assert forked.status().runtime_status is Status.SUSPENDED
+    forked.raise_event("go", "fork")
+    forked.resume()
+    assert forked.result(SOON) == "fork"
+    handle.resume()
+    handle.raise_event("go", "first")
+    assert handle.result(SOON) == "first"
+
+
+def test_a_fork_or_restart_of_what_started_late_starts_at_once(bench: Bench, shop: Shop) -> None:
+    bench.serve(shop.registry)
+    handle = bench.start("waits", start_at=3600)
+    assert handle.status().runtime_status is Status.PENDING
+    forked = handle.fork(after=0)
+    forked.raise_event("go", 1)
+    assert forked.result(SOON) == 1
+    handle.cancel()
+    with pytest.raises(durable.OrchestrationCancelledError):
+        handle.result(SOON)
+    again = handle.restart()
+    again.raise_event("go", 2)
+    assert again.result(SOON) == 2
+
+
+def test_a_rewound_map_keeps_what_it_has(bench: Bench, shop: Shop) -> None:
+    @shop.registry.orchestrator(name="maps")
+    def maps(ctx: Context, names: list[str]) -> Flow:
+        results = yield ctx.map(shop.step, names, max_concurrency=2, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return results
+
+    bench.serve(shop.registry)
+    shop.broken = {"b", "e"}
+    names = list("abcdef")
+    handle = failed(bench, "maps", names)
+    shop.broken = {"e"}
+    handle.rewind()
+    with pytest.raises(durable.OrchestrationFailedError, match="e is broken"):
+        handle.result(SOON)
+    shop.broken.clear()
+    handle.rewind()
+    assert handle.result(SOON) == names
+    assert sorted(shop.ran) == sorted([*names, "b", "e"])
