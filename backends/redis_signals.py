@@ -43,7 +43,9 @@ class RedisSignals(LocalSignals):
             topic: [base + b"%s@%d" % (topic.encode(), connections.target.db) for base in bases]
             for topic in (FACTS, STATUS)
         }
-        self._topics = {channel: topic for topic, channels in self._channels.items() for channel in channels}
+        self._topics: dict[bytes, Topic] = {
+            channel: topic for topic, channels in self._channels.items() for channel in channels
+        }
         self._me = uuid4().hex
         self._subscriber = Subscriber(connections, self._hear, self.wake_all)
         self._saying = threading.Lock()

@@ -8,8 +8,9 @@ Laws of a store (the contract suite in `durable.testing` holds every backend to 
    nothing happens, `holder` who may act before.
 4. Verbs are synchronous, batched, safe to call from several threads, and durable when they return.
 5. What is purged is gone at once for everybody who asks, and does not come back: for a day at least, a start that was
-   made before (the same execution id) is a CONFLICT. What it had stored goes in pages (`clear`), whoever asks. Rows
-   for others (messages) stay until they have arrived; other work rows end when somebody meets them.
+   made before (the same execution id) is a CONFLICT. What was parked for it goes too. What it had
+   stored goes in pages (`clear`), whoever asks. Rows for others (messages) stay until they have arrived; other work
+   rows end when somebody meets them.
 
 Laws of a transport (`durable.testing.transport_contract`).
 1. A message is a hint: whatever is lost here is found again in the store. So nothing is ever published that is not

@@ -596,6 +596,17 @@ class StoreContract:
             pass
         assert keys(store) == ["m", "t", "w"]
 
+    def test_what_is_parked_goes_with_a_purge_and_waits_for_another_life_otherwise(self, store: Store) -> None:
+        store.commit([ended("a", 0, events("a", 0)), ended("b", 0, events("b", 0))])
+        store.deliver([fact(name, "f")._replace(park=True) for name in "ab"])
+        store.purge([_key("a")])
+        while store.clear(0, 100):
+            pass
+        [kept] = store.due(0, PARKED, 1e9, 10).items
+        assert kept.instance_id == "b"
+        store.commit([turn("b", 1, Append("y", 0, b"[9]"), execution="y", replaces="x/b")])
+        assert [row.key for row in loaded(store, "b").inbox] == [kept.key]
+
     def test_a_start_from_before_the_purge_does_not_bring_it_back(self, store: Store) -> None:
         start = ended("a", 0, events("a", 0))
         store.commit([start])
