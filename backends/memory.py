@@ -31,6 +31,7 @@ from durable.ports import (
     Lease,
     Membership,
     Outcome,
+    Purged,
     Query,
     Record,
     Row,
@@ -66,6 +67,8 @@ class MemoryStore:
         self._due: dict[tuple[int, str], list[tuple[float, str]]] = {}
         self._inbox: dict[str, set[str]] = {}
         self._seen: dict[str, set[str]] = {}
+        self._former: dict[str, list[str]] = {}
+        self._purged: set[str] = set()
         self._delivered = 0
 
     def load(self, wants: Sequence[Want]) -> list[Record | None]:
@@ -108,9 +111,17 @@ class MemoryStore:
         found = self._instances.get(commit.instance_id)
         if (found.version if found else 0) != commit.expect:
             return Outcome.CONFLICT
+        if found is None and commit.summary.execution_id in self._purged:
+            return Outcome.CONFLICT
+        if found is not None and found.summary.execution_id != commit.continues:
+            return Outcome.CONFLICT
+        if found is not None and found.summary.execution_id != commit.summary.execution_id:
+            self._former.setdefault(commit.instance_id, []).append(found.summary.execution_id)
+        if commit.replaces:
+            self._seen.pop(commit.instance_id, None)
         for append in commit.appends:
             self._append(append)
-        created_at = found.created_at if found else commit.summary.created_at.timestamp()
+        created_at = found.created_at if found and not commit.replaces else commit.summary.created_at.timestamp()
         self._instances[commit.instance_id] = _Instance(commit.expect + 1, commit.id, commit.summary, created_at)
         for key in commit.drop:
             self._drop(key)
@@ -208,6 +219,33 @@ class MemoryStore:
         with self._lock:
             found = [self._instances.get(instance_id) for instance_id in instance_ids]
         return [item.summary if item else None for item in found]
+
+    def former(self, instance_ids: Sequence[str]) -> list[list[str]]:
+        with self._lock:
+            return [list(self._former.get(instance_id, ())) for instance_id in instance_ids]
+
+    def purge(self, executions: Sequence[ExecutionKey]) -> list[Purged]:
+        with self._lock:
+            return [self._purge(*execution) for execution in executions]
+
+    def _purge(self, instance_id: str, execution_id: str) -> Purged:
+        found = self._instances.get(instance_id)
+        if found is None:
+            return Purged.ABSENT
+        if found.summary.execution_id != execution_id or not found.summary.status.finished:
+            return Purged.KEPT
+        del self._instances[instance_id]
+        for key in list(self._inbox.get(instance_id, ())):
+            self._drop(key)
+        self._seen.pop(instance_id, None)
+        for execution in (*self._former.pop(instance_id, ()), execution_id):
+            self._history.pop(execution, None)
+            self._purged.add(execution)
+        return Purged.GONE
+
+    def clear(self, partition: int, limit: int) -> int:
+        """Nothing: `purge` leaves nothing behind here."""
+        return 0
 
     def close(self) -> None:
         """Nothing to give back: the data stay, so that the same name can be opened again."""

@@ -1,27 +1,38 @@
 -- One turn of one instance. Returns 1 committed, 0 conflict.
 --
--- ARGV: head <d I4 I4 I4> (created_at, expect, number of appends, number of drops), instance id, commit id, record;
--- then for each append: execution id, item; for each drop: key; for each put: key, row.
+-- ARGV: head <d I4 I4 I4> (created_at, expect, number of appends, number of drops), instance id, commit id, record,
+-- the execution that must be the current one, '1' when another life begins in its place; then for each append: execution id, item; for each drop: key; for each put: key, row.
 
 local created_at, expect, appends, drops = unpack_from('<dI4I4I4', ARGV[1])
 local id, commit_id = ARGV[2], ARGV[3]
 
 local old = call('HGET', instances, id)
+local execution, replaces = execution_of(ARGV[4]), ARGV[6] == '1'
+local before = old and execution_of(old)
 if old then
   local version, _, size = unpack_from(RECORD, old)
   if version ~= expect then
     -- The same commit, sent again because its answer was lost.
     return commit_id == sub(old, RECORD_HEAD + 1, RECORD_HEAD + size) and 1 or 0
   end
-elseif expect ~= 0 then
+  if before ~= ARGV[5] then
+    return 0
+  end
+elseif expect ~= 0 or call('ZSCORE', base .. 'purged', execution) then
   return 0
 end
 
 call('HSET', instances, id, ARGV[4])
-if not old then
+if not old or replaces then
   call('ZADD', base .. 'listing', created_at, id)
 end
-local at = 5
+if old and before ~= execution then
+  call('RPUSH', base .. 'former:' .. id, before)
+end
+if replaces then
+  call('UNLINK', base .. 'seen:' .. id)
+end
+local at = 7
 for _ = 1, appends do
   call('RPUSH', base .. 'h:' .. ARGV[at], ARGV[at + 1])
   at = at + 2
@@ -32,9 +43,9 @@ for _ = 1, drops do
 end
 for n = at, #ARGV, 2 do
   local key = ARGV[n]
-  local before = call('HGET', rows, key)
-  if before then
-    forget_row(key, before)
+  local there = call('HGET', rows, key)
+  if there then
+    forget_row(key, there)
   end
   add_row(key, ARGV[n + 1])
 end

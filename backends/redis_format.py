@@ -75,7 +75,7 @@ def unpack_row(key: bytes, stored: bytes | None, partition: int) -> Row:
 def pack_commit(commit: Commit) -> list[str | bytes | int]:
     """The arguments of `redis_commit.lua`."""
     summary = commit.summary
-    created_at = 0.0 if commit.expect else summary.created_at.timestamp()
+    created_at = 0.0 if commit.expect and not commit.replaces else summary.created_at.timestamp()
     commit_id, execution_id, group = commit.id.encode(), summary.execution_id.encode(), summary.group.encode()
     sizes = _RECORD.pack(commit.expect + 1, summary.status.finished, len(commit_id), len(execution_id), len(group))
     found: list[str | bytes | int] = [
@@ -83,6 +83,8 @@ def pack_commit(commit: Commit) -> list[str | bytes | int]:
         commit.instance_id,
         commit_id,
         sizes + commit_id + execution_id + group + _encode(summary),
+        commit.continues,
+        "1" if commit.replaces else "",
     ]
     for append in commit.appends:
         found += (append.execution_id, _START.pack(append.start) + append.events)

@@ -11,7 +11,10 @@
 --   in:<instance>  zset    keys of its inbox rows, in delivery order; what the engine put there itself comes first
 --   seen:<instance> zset   digests of the ids of facts delivered to it, by the time of delivery
 --   deliveries     string  counts the facts delivered
---   listing        zset    instance id by time of creation; set once, never changed
+--   listing        zset    instance id by time of creation; set once a life, never changed
+--   former:<instance> list  its executions before the current one
+--   purged         zset    executions of purged instances, by when; remembered for a day
+--   purging        list    keys that purged instances have left (former:, in:), renamed to `left:<execution>:<kind>`
 --
 --   record   <I4 B H H H>  version, finished, sizes of the next three; commit id, execution id, group; summary
 --   row      <d I4 H c H H>  due_at, attempt, size of holder, kind, sizes of group and instance id;
@@ -28,6 +31,12 @@ local ROW, ROW_HEAD = '<dI4Hc1HH', 19
 local RECORD, RECORD_HEAD = '<I4BHHH', 11
 local INBOX = 'i'
 local CHUNK = 500 -- values on Lua's stack at once; it fails at about 8,000
+
+local function execution_of(record)
+  local _, _, commit_id, execution = unpack_from(RECORD, record)
+  local first = RECORD_HEAD + commit_id
+  return sub(record, first + 1, first + execution)
+end
 
 -- Whose row it is: group, instance id, kind.
 local function owner_of(row)

@@ -20,6 +20,7 @@ from durable.ports import (
     Fact,
     Lease,
     Outcome,
+    Purged,
     Query,
     Record,
     Row,
@@ -51,6 +52,8 @@ _LOAD: Final = read_script("load")
 _DUE: Final = read_script("due")
 _FIND: Final = read_script("find")
 _HISTORY: Final = read_script("history")
+_PURGE: Final = read_script("purge")
+_CLEAR: Final = read_script("clear")
 
 _OUTCOMES: Final = (Outcome.CONFLICT, Outcome.COMMITTED)
 _DELIVERED: Final = (
@@ -60,6 +63,7 @@ _DELIVERED: Final = (
     Delivered.FINISHED,
     Delivered.PARKED,
 )
+_PURGED: Final = (Purged.GONE, Purged.KEPT, Purged.ABSENT)
 
 log = logging.getLogger("durable.redis")
 
@@ -181,6 +185,28 @@ class RedisStore:
             instance_ids, lambda instance_id: partition_of(instance_id, self.partitions), call, self._connections.ask
         )
         return [None if stored is None else unpack_record(stored).summary for stored in found]
+
+    def former(self, instance_ids: Sequence[str]) -> list[list[str]]:
+        asked = [pack("LRANGE", self._base_of(i) + b"former:" + i.encode(), "0", "-1") for i in instance_ids]
+        return [[item.decode() for item in found] for found in self._connections.ask(asked)]
+
+    def purge(self, executions: Sequence[ExecutionKey]) -> list[Purged]:
+        def call(partition: int, some: list[ExecutionKey]) -> tuple[Arg, ...]:
+            return (self._bases[partition], *(arg for execution in some for arg in execution))
+
+        return [
+            _PURGED[answer]
+            for answer in self._by_partition(
+                executions,
+                lambda execution: partition_of(execution.instance_id, self.partitions),
+                call,
+                lambda calls: self._connections.run(_PURGE, calls),
+            )
+        ]
+
+    def clear(self, partition: int, limit: int) -> int:
+        [removed] = self._connections.run(_CLEAR, [(self._bases[partition], str(min(limit, CHUNK)))])
+        return int(removed)
 
     def close(self) -> None:
         """The backend that opened the store closes it."""

@@ -34,6 +34,7 @@ from durable.ports import (
     Lease,
     Membership,
     Outcome,
+    Purged,
     Query,
     Record,
     Row,
@@ -44,6 +45,7 @@ from durable.ports import (
     Want,
 )
 
+from . import sqlite_purge as purging
 from . import sqlite_reads as reads
 from . import sqlite_statements as statements
 from .listing import due_place, encode_due, encode_place, place_of
@@ -155,6 +157,31 @@ class SqliteStore:
                 for some in chunks(instance_ids):
                     found.update(reads.summaries(connection, some))
         return [found.get(instance_id) for instance_id in instance_ids]
+
+    def former(self, instance_ids: Sequence[str]) -> list[list[str]]:
+        found: dict[str, list[str]] = {}
+        with self._core.reading() as connection:
+            for some in chunks(instance_ids):
+                sql = (
+                    f"SELECT instance_id, execution_id FROM former WHERE instance_id IN ({marks(len(some))}) "
+                    "ORDER BY rowid"
+                )
+                for instance_id, execution_id in connection.execute(sql, some).fetchall():
+                    found.setdefault(instance_id, []).append(execution_id)
+        return [list(found.get(instance_id, ())) for instance_id in instance_ids]
+
+    def purge(self, executions: Sequence[ExecutionKey]) -> list[Purged]:
+        return self._core.write(self._purge, executions)
+
+    def _purge(self, connection: sqlite3.Connection, executions: Sequence[ExecutionKey]) -> list[Purged]:
+        return purging.purge(connection, executions, self._now())
+
+    def clear(self, partition: int, limit: int) -> int:
+        [removed] = self._core.write(self._clear, [limit])
+        return int(removed)
+
+    def _clear(self, connection: sqlite3.Connection, limits: Sequence[int]) -> list[int]:
+        return [purging.clear(connection, limit, self._now()) for limit in limits]
 
     def close(self) -> None:
         """The backend that opened the store closes it."""

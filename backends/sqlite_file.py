@@ -22,13 +22,23 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from durable.model.errors import StoreError
 
 APPLICATION_ID: Final = 0x44555242  # "DURB"
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 BUSY_SECONDS: Final = 30.0
 CACHE_KIB: Final = 8_192  # a connection, of which there are a few: more would be most of a process that parks many
 
 # Where a commit's pages lie decides how fast it is, not how many rows it has: history and rows are appended in order
 # of arrival (rowid tables) and only small index entries go to random places. Rows of large random keys, e.g. history
 # WITHOUT ROWID by execution, are half as fast. An instance is updated in place; its indexes hold what never changes.
+_LIVES: Final = (
+    # Executions before the current one, of instances that continued as new; and those of purged instances, whose
+    # histories go in pages, while their ids are remembered for a day.
+    "CREATE TABLE former (instance_id TEXT NOT NULL, execution_id TEXT NOT NULL)",
+    "CREATE INDEX former_of ON former (instance_id)",
+    """CREATE TABLE purged (
+        execution_id TEXT NOT NULL PRIMARY KEY, at REAL NOT NULL, cleared INTEGER NOT NULL DEFAULT 0)""",
+    "CREATE INDEX purged_left ON purged (at) WHERE cleared = 0",
+    "CREATE INDEX purged_at ON purged (at) WHERE cleared = 1",
+)
 SCHEMA: Final = (
     """CREATE TABLE instances (
         instance_id TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, commit_id TEXT NOT NULL,
@@ -48,6 +58,7 @@ SCHEMA: Final = (
         UNIQUE (instance_id, fact_id))""",
     "CREATE TABLE deliveries (number INTEGER NOT NULL)",
     "INSERT INTO deliveries VALUES (0)",
+    *_LIVES,
 )
 # What turns a file of the version before into one of this version.
 MIGRATIONS: Final = {
@@ -57,8 +68,18 @@ MIGRATIONS: Final = {
         "DROP INDEX rows_due",
         "CREATE INDEX rows_due ON rows (partition, group_name, due_at, key)",
     ),
+    2: (
+        *_LIVES,
+        # A continued execution was known by nothing but the first event of its history.
+        """INSERT INTO former SELECT owner, execution_id FROM (
+            SELECT execution_id, CASE WHEN json_valid(CAST(events AS TEXT))
+                THEN json_extract(CAST(events AS TEXT), '$[1][0].instance_id') END AS owner
+            FROM history WHERE start = 0 AND execution_id NOT IN (SELECT execution_id FROM instances) ORDER BY rowid)
+        WHERE owner IN (SELECT instance_id FROM instances)""",
+    ),
 }
 TABLES: Final = frozenset({"instances", "history", "rows", "seen", "deliveries"})
+TABLES_SINCE_3: Final = frozenset({"former", "purged"})
 
 _REMEDIES: Final = (
     ("not a database", "it is not a SQLite file; give another path"),
@@ -207,6 +228,6 @@ def _check_ours(path: str, application_id: int, version: int, names: set[tuple[s
             f"{SCHEMA_VERSION}); upgrade durable-orchestrations"
         )
     # Nobody but us makes tables here; a trigger or a view would run somebody else's SQL within our commits.
-    expected = {("table", name) for name in TABLES}
+    expected = {("table", name) for name in (TABLES if version < 3 else TABLES | TABLES_SINCE_3)}
     if version < min(MIGRATIONS) or not expected <= names or any(kind != "table" for kind, _ in names):
         raise StoreError(f"SQLite store {path}: its tables are not those of a store; restore it from a backup")

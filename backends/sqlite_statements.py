@@ -1,4 +1,4 @@
-"""The three writes of a SQLite store, each on a transaction that somebody else begins and ends.
+"""The writes of a SQLite store, each on a transaction that somebody else begins and ends.
 
 Laws.
 1. However many items, a constant number of statements: one read that decides, then at most one write a table (in
@@ -28,8 +28,9 @@ REMEMBER_FACTS: Final = 1_000
 _FORGET_EVERY: Final = 512
 _FINISHED: Final = frozenset(status.value for status in RuntimeStatus if status.finished)
 _encoder = msgspec.json.Encoder()
-_versions = msgspec.json.Decoder(dict[str, int])
+_versions = msgspec.json.Decoder(dict[str, tuple[int, str]])
 _standing = msgspec.json.Decoder(dict[str, tuple[str, str]])
+_names = msgspec.json.Decoder(list[str])
 _pairs = msgspec.json.Decoder(list[tuple[str, str]])
 _held = msgspec.json.Decoder(list[tuple[str, str, int]])
 
@@ -52,22 +53,34 @@ def marks(rows: int, width: int = 0) -> str:
 
 def commit(connection: sqlite3.Connection, commits: Sequence[Commit]) -> list[Outcome]:
     """Apply the commits whose version fits."""
-    versions: dict[str, int] = {}
+    versions: dict[str, tuple[int, str]] = {}
     for some in chunks([item.instance_id for item in commits]):
-        sql = f"SELECT json_group_object(instance_id, version) FROM instances WHERE instance_id IN ({marks(len(some))})"
+        sql = (
+            "SELECT json_group_object(instance_id, json_array(version, execution_id)) FROM instances "
+            f"WHERE instance_id IN ({marks(len(some))})"
+        )
         versions.update(_versions.decode(connection.execute(sql, some).fetchone()[0]))
+    late = purged(connection, [item.summary.execution_id for item in commits if not item.expect])
     outcomes: list[Outcome] = []
     instances: dict[str, tuple[Any, ...]] = {}
     history: list[tuple[Any, ...]] = []
     put: dict[str, Row] = {}
     drop: dict[str, None] = {}
+    former: list[tuple[str, str]] = []
+    replaced: list[str] = []
     for item in commits:
         instance_id, summary = item.instance_id, item.summary
-        if versions.get(instance_id, 0) != item.expect:
+        version, current = versions.get(instance_id, (0, ""))
+        if version != item.expect or (current != item.continues if version else summary.execution_id in late):
             outcomes.append(Outcome.CONFLICT)
             continue
-        versions[instance_id] = version = item.expect + 1
+        version += 1
+        versions[instance_id] = (version, summary.execution_id)
         outcomes.append(Outcome.COMMITTED)
+        if current and current != summary.execution_id:
+            former.append((instance_id, current))
+        if item.replaces:
+            replaced.append(instance_id)
         instances[instance_id] = (
             instance_id,
             version,
@@ -86,6 +99,10 @@ def commit(connection: sqlite3.Connection, commits: Sequence[Commit]) -> list[Ou
             drop[key] = None
         for row in item.put:
             put[row.key] = row
+    _insert(connection, "INSERT INTO former VALUES", former)
+    for some in chunks(replaced):
+        for table in ("instances", "seen"):  # a new life has its own place in listings
+            connection.execute(f"DELETE FROM {table} WHERE instance_id IN ({marks(len(some))})", some)
     _insert(
         connection,
         "INSERT INTO instances VALUES",
@@ -99,6 +116,15 @@ def commit(connection: sqlite3.Connection, commits: Sequence[Commit]) -> list[Ou
     _drop_rows(connection, list(drop))
     _put_rows(connection, list(put.values()))
     return outcomes
+
+
+def purged(connection: sqlite3.Connection, execution_ids: Sequence[str]) -> set[str]:
+    """Those of these executions that were purged: what comes late must not bring them back."""
+    found: set[str] = set()
+    for some in chunks(execution_ids):
+        sql = f"SELECT json_group_array(execution_id) FROM purged WHERE execution_id IN ({marks(len(some))})"
+        found.update(_names.decode(connection.execute(sql, some).fetchone()[0]))
+    return found
 
 
 def deliver(connection: sqlite3.Connection, facts: Sequence[Fact], now: float) -> list[Delivered]:

@@ -7,6 +7,10 @@ Laws of a store (the contract suite in `durable.testing` holds every backend to 
 3. A row lives until its outcome is recorded. There are no row states: `due_at` says when somebody must look again if
    nothing happens, `holder` who may act before.
 4. Verbs are synchronous, batched, safe to call from several threads, and durable when they return.
+5. What is purged is gone at once for everybody who asks, and does not come back: for a day at least, a start that was
+   made before (the same execution id) is a CONFLICT. What was parked for it goes too. What it had
+   stored goes in pages (`clear`), whoever asks. Rows for others (messages) stay until they have arrived; other work
+   rows end when somebody meets them.
 
 Laws of a transport (`durable.testing.transport_contract`).
 1. A message is a hint: whatever is lost here is found again in the store. So nothing is ever published that is not
@@ -62,7 +66,9 @@ class Append(NamedTuple):
 class Commit(msgspec.Struct, frozen=True, gc=False):
     """One turn of one instance, all or nothing. `expect`: the version it was computed from; 0 creates the instance.
 
-    Rows put and dropped are of this instance's partition, as everything else here is.
+    Rows put and dropped are of this instance's partition, as everything else here is. `replaces`: the execution of a
+    finished life in whose place another one begins: its time of creation is that of `summary`, and ids of facts that
+    the old life has seen count as new.
     """
 
     id: str
@@ -73,6 +79,14 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     appends: tuple[Append, ...] = ()
     put: tuple[Row, ...] = ()
     drop: tuple[str, ...] = ()
+    replaces: str = ""
+
+    @property
+    def continues(self) -> str:
+        """The execution that must be the current one: versions begin again when an id is used again after a purge."""
+        if self.replaces or not self.appends:
+            return self.replaces or self.summary.execution_id
+        return self.appends[0].execution_id
 
 
 class Outcome(Enum):
@@ -153,6 +167,14 @@ class ExecutionKey(NamedTuple):
     execution_id: str
 
 
+class Purged(Enum):
+    """GONE: it was here, and now nobody finds it. KEPT: it has not finished, or has another execution by now."""
+
+    GONE = "gone"
+    KEPT = "kept"
+    ABSENT = "absent"
+
+
 class Query(msgspec.Struct, frozen=True):
     """Filters of a listing, all of which must hold; times are POSIX seconds, `created_before` is exclusive."""
 
@@ -222,6 +244,18 @@ class Store(Protocol):
 
     def input_of(self, executions: Sequence[ExecutionKey]) -> list[bytes | None]:
         """The first stored row of each execution: event 0 carries its input."""
+        ...
+
+    def former(self, instance_ids: Sequence[str]) -> list[list[str]]:
+        """The executions that each instance had before its current one, oldest first."""
+        ...
+
+    def purge(self, executions: Sequence[ExecutionKey]) -> list[Purged]:
+        """Take finished instances away, each with all its executions, if this execution is its current one."""
+        ...
+
+    def clear(self, partition: int, limit: int) -> int:
+        """Give back room that purged instances took: about `limit` pieces. How many there were; 0 for none left."""
         ...
 
     def close(self) -> None: ...

@@ -79,7 +79,6 @@ def _events(store: Store, instance_id: str, execution_id: str) -> list[Event]:
 
 _OPENS: Final = frozenset({h.TASK_SCHEDULED, h.CHILD_CREATED, h.TIMER_CREATED, h.EVENT_AWAITED})
 _ENDS: Final = frozenset({h.EXECUTION_COMPLETED, h.CONTINUE_AS_NEW})
-_REWOUND: Final = "ExecutionRewound"  # the one event that may follow an end
 
 # Which command must stand before an outcome of its task.
 _ANSWERS: Final[dict[str, frozenset[str]]] = {
@@ -144,7 +143,6 @@ class _Walk:
         self._wrong = wrong
         self._opened: set[tuple[str, int, int]] = set()
         self._turn_at: datetime | None = None
-        self._cancelled = False
         self._ended = ""
 
     def step(self, number: int, event: Event) -> None:
@@ -155,13 +153,12 @@ class _Walk:
             raise self._wrong(number, "starts the execution once more")
         if not _aware(event):
             raise self._wrong(number, "has a time without a time zone")
-        if self._ended and kind not in (h.ORCHESTRATOR_STARTED, _REWOUND):
+        if self._ended and kind not in (h.ORCHESTRATOR_STARTED, h.EXECUTION_REWOUND):
             raise self._wrong(number, f"is {kind}, after {self._ended}")
-        if kind == _REWOUND:
+        if kind == h.EXECUTION_REWOUND:
             self._ended = ""
-        self._cancelled |= kind == h.EXECUTION_CANCELED
-        # What is cancelled before it has begun ends without a turn of its code.
-        if kind in h.COMMANDS and self._turn_at is None and not (kind == h.EXECUTION_COMPLETED and self._cancelled):
+        never_ran = kind == h.EXECUTION_COMPLETED and event.status == RuntimeStatus.CANCELED.value
+        if kind in h.COMMANDS and self._turn_at is None and not never_ran:
             raise self._wrong(number, f"is {kind}, before the first {h.ORCHESTRATOR_STARTED}")
         if kind in _OPENS:
             self._opened.add((kind, event.task_id, event.attempt))

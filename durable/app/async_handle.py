@@ -54,6 +54,18 @@ class AsyncOrchestrationHandle(Generic[R]):
     suspend = threaded(OrchestrationHandle[Any].suspend)
     resume = threaded(OrchestrationHandle[Any].resume)
     cancel = threaded(OrchestrationHandle[Any].cancel)
+    rewind = threaded(OrchestrationHandle[Any].rewind)
+    purge = threaded(OrchestrationHandle[Any].purge)
+
+    async def restart(self, *, new_instance_id: str | None = None) -> AsyncOrchestrationHandle[R]:
+        """See `Client.restart`."""
+        started = await self._in_a_thread(OrchestrationHandle[Any].restart, new_instance_id=new_instance_id)
+        return AsyncOrchestrationHandle(self._client, started.instance_id, self.returns)
+
+    async def fork(self, *, after: int, new_instance_id: str | None = None) -> AsyncOrchestrationHandle[R]:
+        """See `Client.fork`."""
+        forked = await self._in_a_thread(OrchestrationHandle[Any].fork, after=after, new_instance_id=new_instance_id)
+        return AsyncOrchestrationHandle(self._client, forked.instance_id, self.returns)
 
     async def _in_a_thread(
         self, method: Callable[Concatenate[OrchestrationHandle[Any], P], T], *args: P.args, **kwargs: P.kwargs

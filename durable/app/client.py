@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
@@ -16,14 +16,7 @@ from ..model.limits import Limits
 from ..model.names import check_name
 from ..model.status import OrchestrationStatus, Summary
 from ..payload.codec import Codec, StoredLimits
-from ..ports import (
-    FACTS,
-    Backend,
-    Commit,
-    Outcome,
-    Transport,
-    Want,
-)
+from ..ports import Backend, Commit, Transport
 from ..replay.callee import OrchestratorRef, as_orchestrator, checked_tags
 from .handle import OrchestrationHandle
 from .identity import random_ids
@@ -36,9 +29,9 @@ from .plugins import (
     url_or_default,
     workspace_or_default,
 )
+from .renewing import Renewer
 from .sealing import SealedBackend, SealedTransport
-from .starting import IfExists, ManyOptions, start_time, starts_orchestration
-from .steering import Steerer
+from .starting import HandOver, IfExists, ManyOptions, nobody_takes, start_time, starts_orchestration
 from .waiting import Waits, check_until
 
 if TYPE_CHECKING:
@@ -47,9 +40,6 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 _COMMITTED_TOGETHER: Final = 500
-
-# Takes instances that have just been created, and returns the ids of those that are not for it.
-HandOver = Callable[[Sequence[Commit]], list[str]]
 
 
 def connect(
@@ -85,7 +75,7 @@ def connect(
         raise
 
 
-class Client(Steerer):
+class Client(Renewer):
     """Made by `durable.connect`. Safe to use from several threads; a context manager that closes it."""
 
     def __init__(
@@ -102,13 +92,10 @@ class Client(Steerer):
             backend, limits = SealedBackend(backend, codec), StoredLimits(limits, codec)
         transport = self._opened_transport(workspace)
         super().__init__(backend, transport, workspace, limits)
-        self._waits = Waits(backend)
-        self._reply_to = ""
         if self._transport is not None:
             self._reply_to = self._transport.replies(self._waits.wake)
             self._waits.told_at(self._reply_to)
         self._closed = False
-        self._hand_over: HandOver = _nobody_takes
 
     @property
     def backend(self) -> Backend:
@@ -178,7 +165,7 @@ class Client(Steerer):
     def worker_stopped(self, hand_over: HandOver, error: BaseException | None = None) -> None:
         """Told by that worker: it takes no more; its engine ended by `error`."""
         if self._hand_over == hand_over:
-            self._hand_over = _nobody_takes
+            self._hand_over = nobody_takes
         if error is not None:
             self._waits.worker_died(error)
 
@@ -200,7 +187,8 @@ class Client(Steerer):
 
         instance_id: default is a fresh `uuid4().hex`. start_at: when its first turn comes, an aware datetime, or a
         timedelta or seconds from now; until then it is PENDING. if_exists: "raise" refuses a taken id in any state with
-        InstanceExistsError, "return" gives a handle on the one that is there. Raises TypeError for wrong arguments,
+        InstanceExistsError, "return" gives a handle on the one that is there, "replace" starts in place of a finished
+        one and refuses any other. Raises TypeError for wrong arguments,
         ValueError for an id outside the rules or a naive datetime, PayloadError for arguments that can't travel.
         """
         self._refuse_inside("start_orchestration", "ctx.call_sub_orchestrator or ctx.start_orchestration")
@@ -209,11 +197,11 @@ class Client(Steerer):
         payload = ref.encode_input(args, self._limits)
         instance = uuid4().hex if instance_id is None else check_name(instance_id, "instance_id=")
         now = self._now()
-        at = start_time(start_at, now)
-        existing = self._start([self._creation(ref, payload, instance, now, at)], unheard_of=instance_id is None)
-        if existing and if_exists == "raise":
-            raise InstanceExistsError(_exists(instance), existing)
-        return self._waits.remember(OrchestrationHandle(self, instance, ref.returns))
+        creation = self._creation(ref, payload, instance, now, start_time(start_at, now))
+        existing = self._start_or_replace([creation], if_exists, unheard_of=instance_id is None)
+        if existing and if_exists != "return":
+            raise InstanceExistsError(_exists(existing, if_exists), existing)
+        return self._waits.remember(OrchestrationHandle(self, instance, ref.returns), now)
 
     @overload
     def start_many(
@@ -247,8 +235,8 @@ class Client(Steerer):
         """Start one orchestration for each input; all durable when this returns, but not atomic together.
 
         An input that is a list is spread over an orchestrator of several parameters. start_at: when their first turns
-        come, see `start_orchestration`. With if_exists="raise", ids that
-        were taken come in one InstanceExistsError (.existing, .started) after the others have started.
+        come, see `start_orchestration`. With if_exists="raise", ids that were taken (with "replace": by what has not
+        finished) come in one InstanceExistsError (.existing, .started) after the others have started.
         """
         self._refuse_inside("start_many", "ctx.call_sub_orchestrator or ctx.start_orchestration")
         ref = _reference(orchestrator, version, tags)
@@ -264,13 +252,21 @@ class Client(Steerer):
             # Made when they are committed: 100,000 at once would be some 80 megabytes.
             some = slice(first, first + _COMMITTED_TOGETHER)
             pairs = zip(payloads[some], ids[some], strict=True)
-            commits = [self._creation(ref, payload, i, now, at) for payload, i in pairs]
-            existing += self._start(commits, unheard_of=instance_ids is None)
-        if existing and if_exists == "raise":
+            creations = [self._creation(ref, payload, i, now, at) for payload, i in pairs]
+            existing += self._start_or_replace(creations, if_exists, unheard_of=instance_ids is None)
+        if existing and if_exists != "return":
             taken = set(existing)
             started = [i for i in ids if i not in taken]
-            raise InstanceExistsError(_exists(*existing), existing, started)
-        return [self._waits.remember(OrchestrationHandle(self, i, ref.returns)) for i in ids]
+            raise InstanceExistsError(_exists(existing, if_exists), existing, started)
+        return [self._waits.remember(OrchestrationHandle(self, i, ref.returns), now) for i in ids]
+
+    def _start_or_replace(self, creations: list[Commit], if_exists: IfExists, *, unheard_of: bool) -> list[str]:
+        """The ids that are taken, and were not replaced. unheard_of: see `_start`."""
+        existing = self._start(creations, unheard_of=unheard_of)
+        if if_exists != "replace" or not existing:
+            return existing
+        by_id = {creation.instance_id: creation for creation in creations}
+        return [instance_id for instance_id in existing if not self._replace(by_id[instance_id])]
 
     def handle(self, instance_id: str) -> OrchestrationHandle[Any]:
         """A handle on an instance, whether or not it exists; results come as plain JSON."""
@@ -294,29 +290,6 @@ class Client(Steerer):
             reply_to=self._reply_to,
         )
         return create(instance_id, started, self._store.partitions, self._ids())
-
-    def _start(self, commits: list[Commit], *, unheard_of: bool) -> list[str]:
-        """Commit the starts; the ids that were taken before.
-
-        unheard_of: the ids were made here, so nobody can have sent anything to them yet, and their inboxes are empty.
-        """
-        outcomes = self._store.commit(commits)
-        started = [c for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.COMMITTED]
-        hinted = self._hand_over(started) if unheard_of else [c.instance_id for c in started]
-        unclear = [c for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.UNKNOWN]
-        existing = [c.instance_id for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.CONFLICT]
-        while unclear:
-            # Reading tells: an execution id is minted here and never repeats. What is absent did not happen.
-            records = self._store.load([Want(c.instance_id) for c in unclear])
-            missing: list[Commit] = [c for c, record in zip(unclear, records, strict=True) if record is None]
-            for commit, record in zip(unclear, records, strict=True):
-                if record is not None and record.summary.execution_id != commit.summary.execution_id:
-                    existing.append(commit.instance_id)
-            hinted += [c.instance_id for c in unclear]
-            outcomes = self._store.commit(missing) if missing else []
-            unclear = [c for c, outcome in zip(missing, outcomes, strict=True) if outcome is not Outcome.COMMITTED]
-        self._signals.notify(FACTS, hinted)
-        return existing
 
     # ---- waiting
 
@@ -364,14 +337,15 @@ def _checked_ids(instance_ids: Sequence[str]) -> list[str]:
 
 
 def _check_if_exists(if_exists: object) -> None:
-    if if_exists not in ("raise", "return"):
-        raise ValueError(f"if_exists={if_exists!r}: give 'raise' or 'return'")
+    if if_exists not in ("raise", "return", "replace"):
+        raise ValueError(f"if_exists={if_exists!r}: give 'raise', 'return' or 'replace'")
 
 
-def _exists(*ids: str) -> str:
+def _exists(ids: Sequence[str], if_exists: IfExists) -> str:
     shown = ", ".join(repr(i) for i in ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
-    return f"taken already: {shown}; choose another instance_id, or if_exists='return' for a handle on what is there"
-
-
-def _nobody_takes(created: Sequence[Commit]) -> list[str]:
-    return [commit.instance_id for commit in created]
+    if if_exists == "replace":
+        return f"not finished, and so not replaced: {shown}; wait for the end, terminate it, or choose another id"
+    return (
+        f"taken already: {shown}; choose another instance_id, if_exists='return' for a handle on what is there, or "
+        "'replace' to start anew in place of what has finished"
+    )

@@ -28,7 +28,8 @@ def first_difference(archive: Archive, find: Find, limits: Limits | None = None)
     """
     name = archive.summary.name
     for execution in archive.executions:
-        begun = execution.events[:2]  # the first turn fixes a version that the start left open
+        # The first turn fixes a version that the start left open.
+        begun = [event for event in execution.events if event.type in (h.EXECUTION_STARTED, h.ORCHESTRATOR_STARTED)]
         version = next((event.version for event in begun if event.version), "")
         code = find(name, version, len(begun) == 1)
         if code is None:

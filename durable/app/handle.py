@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from ..model.errors import (
@@ -44,6 +44,14 @@ class Steering(Protocol):
 
     def cancel(self, instance_id: str, reason: Any = None) -> None: ...
 
+    def rewind(self, instance_id: str, reason: Any = None) -> None: ...
+
+    def restart(self, instance_id: str, *, new_instance_id: str | None = None) -> OrchestrationHandle[Any]: ...
+
+    def fork(self, instance_id: str, *, after: int, new_instance_id: str | None = None) -> OrchestrationHandle[Any]: ...
+
+    def purge(self, instance_id: str, *, recursive: bool = True) -> int: ...
+
 
 class OrchestrationHandle(Generic[R]):
     """One orchestration. It follows continue-as-new: the id stays, executions change."""
@@ -52,6 +60,7 @@ class OrchestrationHandle(Generic[R]):
         self._client = client
         self.instance_id = instance_id
         self.ended: Summary | None = None  # how it completed, once this process was told
+        self.since: datetime | None = None  # when this process started it
         self.returns = returns
 
     def result(self, timeout: timedelta | float | None = None, *, on_blocked: Literal["wait", "raise"] = "wait") -> R:
@@ -91,6 +100,26 @@ class OrchestrationHandle(Generic[R]):
     def cancel(self, reason: Any = None) -> None:
         """See `Client.cancel`."""
         self._client.cancel(self.instance_id, reason)
+
+    def rewind(self, reason: Any = None) -> None:
+        """See `Client.rewind`."""
+        self._client.rewind(self.instance_id, reason)
+
+    def restart(self, *, new_instance_id: str | None = None) -> OrchestrationHandle[R]:
+        """See `Client.restart`."""
+        started = self._client.restart(self.instance_id, new_instance_id=new_instance_id)
+        started.returns = self.returns
+        return started
+
+    def fork(self, *, after: int, new_instance_id: str | None = None) -> OrchestrationHandle[R]:
+        """See `Client.fork`."""
+        started = self._client.fork(self.instance_id, after=after, new_instance_id=new_instance_id)
+        started.returns = self.returns
+        return started
+
+    def purge(self, *, recursive: bool = True) -> int:
+        """See `Client.purge`."""
+        return self._client.purge(self.instance_id, recursive=recursive)
 
     def __repr__(self) -> str:
         return f"<OrchestrationHandle {self.instance_id!r}>"

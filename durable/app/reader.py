@@ -72,12 +72,12 @@ class Reader:
         self._refuse_inside("list_orchestrations", "an activity that calls the client")
         _check_limit(limit)
         query = Query(
-            status=_statuses(status),
+            status=statuses(status),
             name=name,
             prefix=prefix,
             tags=checked_tags(tags) or None,
-            created_after=None if created_after is None else to_utc(created_after, "created_after=").timestamp(),
-            created_before=None if created_before is None else to_utc(created_before, "created_before=").timestamp(),
+            created_after=timestamp(created_after, "created_after="),
+            created_before=timestamp(created_before, "created_before="),
             limit=limit,
             cursor=cursor,
         )
@@ -126,7 +126,9 @@ class Reader:
         if execution_id is not None and (not events or events[0].instance_id != instance_id):
             raise InstanceNotFoundError(f"history: {instance_id!r} has no execution {execution_id!r}")
         if pending and execution == record.summary.execution_id:
-            events += [event_view(decode_event(row.body), None) for row in record.inbox if row.body]
+            facts = (decode_event(row.body) for row in record.inbox if row.body)
+            # The rewind itself is in the history; its row only makes a worker look.
+            events += [event_view(fact, None) for fact in facts if fact.type != h.EXECUTION_REWOUND]
         if as_cloudevents:
             return cloud_events(events, record.summary, execution, self._workspace)
         return events
@@ -169,7 +171,13 @@ def _check_limit(limit: object) -> None:
         raise ValueError(f"limit={limit!r}: give a whole number from 1 to {_LARGEST_PAGE}")
 
 
-def _statuses(status: RuntimeStatus | str | Iterable[RuntimeStatus | str] | None) -> frozenset[RuntimeStatus] | None:
+def timestamp(moment: datetime | None, where: str) -> float | None:
+    """POSIX seconds of an aware datetime. Raises ValueError for a naive one."""
+    return None if moment is None else to_utc(moment, where).timestamp()
+
+
+def statuses(status: RuntimeStatus | str | Iterable[RuntimeStatus | str] | None) -> frozenset[RuntimeStatus] | None:
+    """One or several states, as enum or text. Raises ValueError for one that there is not."""
     if status is None:
         return None
     several = [status] if isinstance(status, str) else list(status)

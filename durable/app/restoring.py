@@ -28,6 +28,7 @@ from ..model.errors import InstanceExistsError
 from ..model.history import Event, Parent, decode_events, encode_event, encode_events
 from ..model.limits import Limits
 from ..model.names import check_name
+from ..model.rewinding import standing
 from ..model.status import RuntimeStatus
 from ..ports import FACTS, Append, Backend, Commit, ExecutionKey, Outcome, Row, Store, Want
 from ..replay.guard import Watch
@@ -64,7 +65,7 @@ def restore(
         else:
             outcome = Outcome.COMMITTED if record.commit_id == commit.id else Outcome.CONFLICT
     if outcome is Outcome.CONFLICT:
-        raise _taken(summary.instance_id)
+        raise _taken(summary.instance_id) if store.summaries([summary.instance_id])[0] else _purged(summary.instance_id)
     backend.signals.notify(FACTS, [summary.instance_id])
     return summary.instance_id
 
@@ -83,6 +84,13 @@ def _refuse_taken(store: Store, archive: Archive) -> None:
 def _taken(instance_id: str) -> InstanceExistsError:
     return InstanceExistsError(
         f"the id {instance_id!r} is taken in this store; import it under another id (--as)", [instance_id]
+    )
+
+
+def _purged(instance_id: str) -> InstanceExistsError:
+    return InstanceExistsError(
+        f"{instance_id!r} was purged from this store a short time ago, and does not come back for a day; import it "
+        "under another id (--as)"
     )
 
 
@@ -138,7 +146,7 @@ def _creation(store: Store, archive: Archive, now: float) -> Commit:
         pending += outcomes
         children = [event for task_id, event in ledger.children.items() if task_id not in present]
         effects.of([*ledger.tasks.values(), *ledger.timers.values(), *ledger.waits.values(), *children])
-        begun = any(event.type == h.ORCHESTRATOR_STARTED for event in current)
+        begun = any(event.type == h.ORCHESTRATOR_STARTED for _, event in standing(current))
         if not begun or summary.status is RuntimeStatus.BLOCKED:
             effects.put.append(wake_row(summary, effects.partition, now, ""))
         effects.put += [_inbox_row(effects, number, fact, now) for number, fact in enumerate(pending)]

@@ -27,6 +27,7 @@ from ..ports import (
     Message,
     Outcome,
     Published,
+    Purged,
     Query,
     Record,
     Row,
@@ -100,6 +101,15 @@ class SealedStore:
 
     def input_of(self, executions: Sequence[ExecutionKey]) -> list[bytes | None]:
         return [None if row is None else coding.row(row, self._open) for row in self._inner.input_of(executions)]
+
+    def former(self, instance_ids: Sequence[str]) -> list[list[str]]:
+        return self._inner.former(instance_ids)
+
+    def purge(self, executions: Sequence[ExecutionKey]) -> list[Purged]:
+        return self._inner.purge(executions)
+
+    def clear(self, partition: int, limit: int) -> int:
+        return self._inner.clear(partition, limit)
 
     def close(self) -> None:
         self._inner.close()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, cast, overload
 
 from ..model.moments import to_timedelta, to_utc
+from ..ports import Commit
 from ..replay.arity import A, B, C, D, E, F, R, Takes0, Takes1, Takes2, Takes3, Takes4, Takes5, Takes6
 from ..replay.callee import OrchestratorRef
 from .handle import OrchestrationHandle
@@ -16,7 +17,15 @@ if TYPE_CHECKING:
 
     from ..replay.arity import SevenOrMore
 
-IfExists = Literal["raise", "return"]
+IfExists = Literal["raise", "return", "replace"]
+
+# Takes instances that have just been created, and returns the ids of those that are not for it.
+HandOver = Callable[[Sequence[Commit]], list[str]]
+
+
+def nobody_takes(created: Sequence[Commit]) -> list[str]:
+    """The `HandOver` of a client without a worker."""
+    return [commit.instance_id for commit in created]
 
 
 class ManyOptions(TypedDict, total=False):

@@ -73,6 +73,8 @@ def event_view(event: Event, number: int | None) -> HistoryEvent:
         queue=event.queue or None,
         group=event.group or None,
         suggest_continue_as_new=event.suggest_continue_as_new or None,
+        rewinds_to=event.rewinds_to or None,
+        voids=event.voids or None,
     )
 
 

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
@@ -53,16 +53,28 @@ class Waits:
         for call in self._watching:
             call(instance_ids)
 
-    def remember(self, handle: OrchestrationHandle[R]) -> OrchestrationHandle[R]:
-        """Tell this handle when `ended` says that what it has started is complete: its result need not be read then."""
+    def remember(self, handle: OrchestrationHandle[R], since: datetime) -> OrchestrationHandle[R]:
+        """Tell this handle when `ended` says that what it has started is complete: its result need not be read then.
+
+        since: when it was started. What was there before, under the same id, is none of its business.
+        """
+        handle.since = since
         self._handles[handle.instance_id] = handle
         return handle
+
+    def forget(self, instance_id: str) -> None:
+        """It was purged or replaced: what a handle knows of its end is true no more."""
+        handle = self._handles.pop(instance_id, None)
+        if handle is not None:
+            handle.ended = None
 
     def ended(self, summaries: Sequence[Summary]) -> None:
         """These were committed by a worker on this client. A failure is read each time: it may be mended meanwhile."""
         for summary in summaries:
             handle = self._handles.get(summary.instance_id)
-            if handle is not None and summary.status is RuntimeStatus.COMPLETED:
+            if handle is None or summary.status is not RuntimeStatus.COMPLETED:
+                continue
+            if handle.since is not None and summary.created_at >= handle.since:
                 handle.ended = summary
 
     def told_at(self, address: str) -> None:

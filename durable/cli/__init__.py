@@ -4,6 +4,7 @@ typer and rich are loaded when the command runs, never by `import durable`.
 
     commands   what can be asked: names, options, help       session    one invocation: its store, its options
     run        an orchestration, embedded                    serve      a worker in the foreground
+    renewing   `rewind`, `restart`, `fork`, `purge`
     listing    `list`        show    `show`                  events     `history`, and progress while running
     tasks      what a history says about each task (pure)    timeline   those tasks, drawn
     terminal   text that is safe to print                    exits      what each exit status means

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from typing import Annotated, Any, Final
 
 import typer
@@ -20,11 +19,12 @@ from .doctor import examine
 from .events import EventRows
 from .exits import CommandError, Exit
 from .following import Following
-from .listing import print_list
+from .listing import print_list, time_argument
 from .processes import serve_many
+from .renewing import add_commands as add_renewing
 from .run import json_argument, run
 from .serve import Part, serve
-from .session import EventsUrl, Everywhere, Json, NoColor, PlainGroup, Session, Url, Workspace, command
+from .session import EventsUrl, Everywhere, Id, Json, NoColor, PlainGroup, Session, Url, Workspace, command
 from .show import show
 from .start import Asked, start
 from .steer import not_found, steer
@@ -48,8 +48,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Id = Annotated[str, typer.Argument(metavar="ID", help="The orchestration's instance id.")]
 
 
 def run_command_line(arguments: Sequence[str]) -> int:
@@ -199,8 +197,8 @@ def _list(
         name=name,
         prefix=prefix,
         tags=_tags(tag or []),
-        created_after=_time(created_after, "--created-after"),
-        created_before=_time(created_before, "--created-before"),
+        created_after=time_argument(created_after, "--created-after"),
+        created_before=time_argument(created_before, "--created-before"),
         limit=limit,
         cursor=cursor,
     )
@@ -416,6 +414,9 @@ def _import(
     archives.import_(session, file, new_id, go_on)
 
 
+add_renewing(app, STEER)
+
+
 # ---- what the command line says in its own words
 
 
@@ -439,14 +440,3 @@ def _tags(given: list[str]) -> dict[str, str] | None:
             raise CommandError(Exit.USAGE, f"--tag {one!a}: write KEY=VALUE")
         tags[key] = value
     return tags or None
-
-
-def _time(text: str | None, option: str) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        # Python 3.10 does not read the Z that everybody else writes.
-        at = datetime.fromisoformat(text[:-1] + "+00:00" if text[-1:] in ("Z", "z") else text)
-    except ValueError:
-        raise CommandError(Exit.USAGE, f"{option} {text!a}: write it like 2026-11-24 or 2026-11-24T08:30:00Z") from None
-    return at if at.tzinfo is not None else at.replace(tzinfo=timezone.utc)

@@ -23,6 +23,7 @@ _STYLES: Final = {
     h.EVENT_RAISED: "cyan",
     h.EXECUTION_SUSPENDED: "yellow",
     h.EXECUTION_CANCELED: "magenta",
+    h.EXECUTION_REWOUND: "magenta",
     h.EXECUTION_TERMINATED: "magenta",
 }
 # What a time means, where it is not when a timer is due.
@@ -88,7 +89,10 @@ def detail(event: HistoryEvent, names: dict[int, str]) -> str:
         words.append(f"version {safe(event.version)}")
     if event.suggest_continue_as_new:
         words.append("suggests to continue as new")
-    if event.instance_id is not None and event.type != h.EXECUTION_STARTED:
+    if event.type == h.EXECUTION_REWOUND:
+        without = f", without {event.voids}" if event.voids else ""
+        words.append(f"to before {event.rewinds_to}{without}")
+    elif event.instance_id is not None and event.type != h.EXECUTION_STARTED:
         words.append(f"{'to' if event.type == h.EVENT_SENT else 'as'} {safe(event.instance_id)}")
     if event.status == h.DETACHED:
         words.append("detached")

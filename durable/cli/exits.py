@@ -3,7 +3,7 @@
     0 done  1 the orchestration failed  2 usage  3 not found  4 store or broker can't be used  5 timed out  6 blocked
     7 a replayed history differs
 
-1 also where it has ended before, so that nothing more can be asked of it.
+1 also where it is in no state for it: it has ended, or has not ended, or has not failed.
 70 is a bug of ours (EX_SOFTWARE), 130 is Ctrl-C and 141 a closed pipe, as everywhere.
 """
 
@@ -47,6 +47,9 @@ _EXITS: tuple[tuple[type[Exception], Exit], ...] = (
     (errors.InstanceNotFoundError, Exit.NOT_FOUND),
     (errors.InstanceExistsError, Exit.USAGE),
     (errors.InstanceFinishedError, Exit.FAILED),
+    (errors.InstanceNotFinishedError, Exit.FAILED),
+    (errors.InvalidStateError, Exit.FAILED),
+    (errors.InstanceExistsError, Exit.USAGE),
     (errors.OrchestrationBlockedError, Exit.BLOCKED),
     (errors.OrchestrationFailedError, Exit.FAILED),
     (errors.OrchestrationTerminatedError, Exit.FAILED),

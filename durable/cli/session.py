@@ -28,6 +28,8 @@ Workspace = Annotated[str | None, typer.Option("--workspace", metavar="NAME", he
 Json = Annotated[bool, typer.Option("--json", help="For programs; docs/json.md says what is in it.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colour. So does NO_COLOR, and a pipe.")]
 
+Id = Annotated[str, typer.Argument(metavar="ID", help="The orchestration's instance id.")]
+
 
 class Everywhere(NamedTuple):
     """The options of every command; they may stand before it too."""

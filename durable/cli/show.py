@@ -267,7 +267,10 @@ class _Page:
         instance = _quoted(self.status.instance_id)
         status = self.status.runtime_status
         if status is RuntimeStatus.FAILED:
-            return ["Repair the cause, then start it again under a new id.", f"Every step: durable history {instance}"]
+            return [
+                f"Repair the cause, then let it go on from there: durable rewind {instance}",
+                f"Every step: durable history {instance}",
+            ]
         if status.finished:
             return []
         if status is RuntimeStatus.BLOCKED:

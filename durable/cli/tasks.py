@@ -5,7 +5,8 @@ Laws.
 2. Which wait took an event is not recorded. The first open wait of that name is a guess, and nearly always right.
 3. What is open when the execution ends is left: nobody waits for its outcome any more.
 4. Whether somebody works on an activity is not recorded either: without an outcome it is open, not running.
-5. A detached child is started, and that is all that is heard of it here.
+5. A rewind opens again what it makes void and was asked for before; what was asked for after that moment is void.
+6. A detached child is started, and that is all that is heard of it here.
 6. A fact that no turn has taken yet counts as taken, and says so.
 """
 
@@ -44,6 +45,7 @@ class State(Enum):
     TIMED_OUT = "timed out"
     CANCELLED = "cancelled"
     LEFT = "left"
+    VOID = "void"
 
 
 UNFINISHED = frozenset({State.OPEN, State.RETRYING, State.WAITING})
@@ -63,7 +65,8 @@ class Task:
     """One task of an execution.
 
     input: of an event, what came. due: when its timer, its timeout or its next attempt is due.
-    taken: whether a turn has taken its outcome. queue: of an activity, where it is not the default one.
+    taken: whether a turn has taken its outcome. queue: of an activity, where it is not the default one. begun_by,
+    ended_by: the numbers of those events.
     """
 
     id: int
@@ -79,6 +82,8 @@ class Task:
     failure: FailureDetails | None = None
     attempts: list[Attempt] = field(default_factory=list)
     taken: bool = True
+    begun_by: int = 0
+    ended_by: int = 0
 
     @property
     def open(self) -> bool:
@@ -190,10 +195,24 @@ class _Reading:
             if task.open:
                 self._end(task, State.LEFT, event)
 
+    def rewound(self, event: HistoryEvent) -> None:
+        back = event.rewinds_to or 0
+        for task in self.tasks.values():
+            if task.begun_by >= back:
+                task.state = State.VOID
+            elif not task.open and (task.ended_by >= back or task.ended_by == event.voids):
+                waits = State.WAITING if task.kind in (Kind.TIMER, Kind.EVENT) else State.OPEN
+                task.state = State.RETRYING if waits is State.OPEN and task.due is not None else waits
+                task.ended, task.failure, task.taken = None, None, True
+        for name, kept in self.unclaimed.items():  # they come again
+            self.unclaimed[name] = [raised for raised in kept if (raised.event_id or 0) < back]
+
     def _task(self, event: HistoryEvent, kind: Kind, state: State) -> Task:
         number = event.task_id or 0
         if number not in self.tasks:
-            self.tasks[number] = Task(number, kind, event.name or "", event.timestamp, state, event.input)
+            task = Task(number, kind, event.name or "", event.timestamp, state, event.input)
+            task.begun_by = event.event_id or 0
+            self.tasks[number] = task
         return self.tasks[number]
 
     def _known(self, event: HistoryEvent) -> Task | None:
@@ -201,6 +220,7 @@ class _Reading:
 
     def _end(self, task: Task, state: State, event: HistoryEvent) -> None:
         task.state, task.ended, task.taken = state, event.timestamp, event.event_id is not None
+        task.ended_by = event.event_id or 0
 
 
 def _misfit(failure: FailureDetails | None) -> tuple[int, FailureDetails] | None:
@@ -227,5 +247,6 @@ _READ: dict[str, Callable[[_Reading, HistoryEvent], None]] = {
     h.TASK_CANCELED: _Reading.cancelled,
     h.TIMER_CANCELED: _Reading.cancelled,
     h.EXECUTION_COMPLETED: _Reading.finished,
+    h.EXECUTION_REWOUND: _Reading.rewound,
     h.CONTINUE_AS_NEW: _Reading.finished,
 }

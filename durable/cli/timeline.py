@@ -27,6 +27,7 @@ _STYLES: Final = {
     State.WAITING: "cyan",
     State.CANCELLED: "dim",
     State.LEFT: "dim",
+    State.VOID: "dim",
 }
 
 

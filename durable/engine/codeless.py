@@ -14,7 +14,7 @@ from ..model.names import partition_of
 from ..model.status import RuntimeStatus, Summary
 from ..ports import Append, Commit, Fact
 from .effects import Effects, wake_row
-from .instance import Arrival, Env, Instance, Turn, row_behind, task_key, timer_key, wake_key
+from .instance import Arrival, Env, Instance, Turn, outcome_key, row_behind, task_key, timer_key, wake_key
 from .ledger import Ledger
 from .messages import Message, child_outcome
 
@@ -58,7 +58,8 @@ def _end(instance: Instance, events: list[Event], arrivals: Sequence[Arrival], n
             message = terminate_request(request.input, now, recursive=True, parent=parent)
             run.send(Message("fact", child.instance_id, message), key)
     if instance.started.parent is not None:
-        run.send(child_outcome(instance.started.parent, ended, summary.instance_id), f"{summary.execution_id}/outcome")
+        outcome = child_outcome(instance.started.parent, ended, summary.instance_id)
+        run.send(outcome, outcome_key(summary.execution_id, instance.length))
     summary = ended_summary(summary, ended, summary.custom_status, now)
     append = Append(summary.execution_id, instance.length, encode_events(events))
     commit = Commit(
@@ -78,6 +79,13 @@ def _end(instance: Instance, events: list[Event], arrivals: Sequence[Arrival], n
 def terminate_request(reason: Raw, at: datetime, *, recursive: bool, parent: Parent | None = None) -> Event:
     """The fact that asks an instance to end. parent: it is for that one's child only, whoever has the id."""
     return Event(h.EXECUTION_TERMINATED, at, input=reason, status=RECURSIVE if recursive else "", parent=parent)
+
+
+def outcome_of(summary: Summary) -> Event:
+    """The last event of an instance that has ended, of which its parent is told (`child_outcome`)."""
+    at = summary.completed_at or summary.updated_at
+    status = summary.status.value
+    return Event(h.EXECUTION_COMPLETED, at, result=summary.output, failure=summary.failure, status=status)
 
 
 def only_drop(instance: Instance, arrivals: Sequence[Arrival], env: Env, ignored: int) -> Turn:

@@ -133,6 +133,11 @@ def wake_key(execution_id: str) -> str:
     return f"wake/{execution_id}"
 
 
+def outcome_key(execution_id: str, length: int) -> str:
+    """The key of the message to a parent. It has the length of the history: rewound, a child has several outcomes."""
+    return f"{execution_id}/outcome/{length}"
+
+
 def row_behind(arrival: Arrival) -> str:
     """The work row of an outcome that came straight from an activity; '' for any other arrival."""
     event = arrival.event

@@ -10,29 +10,38 @@ from collections.abc import Iterable, Sequence
 
 from ..model import history as h
 from ..model.history import Event, decode_events
+from ..model.rewinding import standing
 
 
 class Ledger:
     """The open ends of one execution: scheduled tasks, children, timers and waits without an outcome, by task id."""
 
-    def __init__(self, events: Iterable[Event]) -> None:
+    def __init__(self, history: Iterable[Event]) -> None:
+        self._of([event for _, event in standing(history)])
+
+    def _of(self, stands: Iterable[Event]) -> None:
         self.started: Event | None = None
         self.ended: Event | None = None
-        self.length = 0
         self.tasks: dict[int, Event] = {}
         self.children: dict[int, Event] = {}
         self.timers: dict[int, Event] = {}
         self.waits: dict[int, Event] = {}
         self.turn_at = 0.0
-        for event in events:
+        for event in stands:
             self._read(event)
+
+    @classmethod
+    def of_standing(cls, stands: Iterable[Event]) -> Ledger:
+        """Of events that all stand: their numbers are lost, so what a rewind among them made void is not looked for."""
+        ledger = cls.__new__(cls)
+        ledger._of(stands)
+        return ledger
 
     @classmethod
     def of_rows(cls, rows: Sequence[bytes]) -> Ledger:
         return cls(event for row in rows for event in decode_events(row))
 
     def _read(self, event: Event) -> None:
-        self.length += 1
         kind, task_id = event.type, event.task_id
         if kind == h.TASK_SCHEDULED:
             self.tasks[task_id] = event
@@ -62,6 +71,8 @@ class Ledger:
             self.turn_at = event.timestamp.timestamp()
         elif kind in (h.EXECUTION_COMPLETED, h.CONTINUE_AS_NEW):
             self.ended = event
+        elif kind == h.EXECUTION_REWOUND:
+            self.ended = None
 
     def _event_taken(self, event: Event) -> None:
         """Without the code, which wait took an event can only be guessed: the first of that name."""

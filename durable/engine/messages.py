@@ -24,9 +24,10 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """`start`: create the target with this ExecutionStarted. `fact`: put this event into the target's inbox.
 
     `event`: the same, and if there is no such target, keep it until there is.
+    `rewind`: the parent of the target was rewound; rewind the target too if it has failed (`rewind.answer`).
     """
 
-    kind: Literal["start", "fact", "event"]
+    kind: Literal["start", "fact", "event", "rewind"]
     target: str
     event: Event
     format: int = _FORMAT

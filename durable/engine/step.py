@@ -22,14 +22,14 @@ from ..model.history import Event, Raw, UnreadableHistory, encode_events
 from ..model.limits import Limits
 from ..model.names import partition_of
 from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
-from ..ports import Append, Commit, Record, Row
+from ..ports import PARKED, Append, Commit, Record, Row
 from ..replay.context import OrchestrationContext
 from ..replay.execution import Code, Execution
 from ..replay.guard import TurnTooLong
 from ..replay.mismatch import Mismatch, line_of_error, refuse_sealed
 from .codeless import cancel_before_start, ended_summary, only_drop, park, rows_of_start, terminate
 from .effects import Effects, start_row, wake_row
-from .instance import Arrival, Env, Instance, Turn, row_behind, timer_key
+from .instance import Arrival, Env, Instance, Turn, outcome_key, row_behind, timer_key
 from .messages import child_outcome
 from .suspension import before_the_start, first_suspend, keep, rest, suspend
 
@@ -63,6 +63,13 @@ def created(commit: Commit) -> Record:
     """What a store loads of an instance that this commit has created."""
     inbox = tuple(row for row in commit.put if row.kind == "inbox")
     return Record(1, commit.id, commit.summary, tuple(append.events for append in commit.appends), inbox)
+
+
+def in_place_of(record: Record, creation: Commit) -> Commit:
+    """The same start, as another life in place of one that has finished. What waits for another one it finds."""
+    inbox = tuple(row.key for row in record.inbox if row.group != PARKED)
+    before = record.summary.execution_id
+    return msgspec.structs.replace(creation, expect=record.version, drop=inbox, replaces=before)
 
 
 def step(
@@ -214,7 +221,7 @@ def _commit(
         summary = ended_summary(summary, last, custom, now)
         if started.parent is not None:
             outcome = child_outcome(started.parent, last, summary.instance_id)
-            run.send(outcome, f"{summary.execution_id}/outcome")
+            run.send(outcome, outcome_key(summary.execution_id, instance.length))
         live = None
     else:
         summary = Summary(

@@ -4,6 +4,8 @@
     ├── InstanceNotFoundError          no orchestration has this id
     ├── InstanceExistsError            the id is taken (.existing, .started)
     ├── InstanceFinishedError          it has ended, so it takes no more events
+    ├── InstanceNotFinishedError       it has not ended, so it can't be purged, restarted or replaced
+    ├── InvalidStateError              it has not failed, so there is nothing to rewind
     ├── OrchestrationFailedError       the orchestration ended FAILED (.failure)
     ├── OrchestrationTerminatedError   somebody terminated it (.reason)
     ├── OrchestrationCancelledError    somebody cancelled it (.reason)
@@ -55,6 +57,14 @@ class InstanceFinishedError(DurableError):
     """The orchestration has ended and takes no more events."""
 
 
+class InstanceNotFinishedError(DurableError):
+    """The orchestration has not ended, and only what has ended is purged or restarted. Wait for it, or terminate it."""
+
+
+class InvalidStateError(DurableError):
+    """The orchestration is in a state in which this can't be done; the message says which, and what can."""
+
+
 class OrchestrationFailedError(DurableError):
     """The orchestration ended FAILED; `.failure` tells why, with the chain of causes."""
 
@@ -92,7 +102,12 @@ class OrchestrationBlockedError(DurableError):
 
 
 class TaskFailedError(DurableError):
-    """An activity or a sub-orchestration failed; `.failure` is what it raised, causes nested."""
+    """An activity or a sub-orchestration failed; `.failure` is what it raised, causes nested.
+
+    task_id: the task of this orchestration that failed.
+    """
+
+    task_id: int | None = None
 
     def __init__(self, message: str, failure: FailureDetails) -> None:
         super().__init__(message)

@@ -7,6 +7,7 @@ Laws.
    fact, so replay can compare them one by one, and how facts were batched into turns never shows.
 3. Names are those of Durable Functions. A type this version does not know is kept and blocks the instance.
 4. Payloads stay encoded (`Raw`) until somebody who knows the types decodes them.
+5. Nothing is ever taken out of a history. A rewind is an event that says which ones count no more (`rewinding.py`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ EXECUTION_SUSPENDED: Final = "ExecutionSuspended"
 EXECUTION_RESUMED: Final = "ExecutionResumed"
 EXECUTION_CANCELED: Final = "ExecutionCanceled"
 EXECUTION_TERMINATED: Final = "ExecutionTerminated"
+EXECUTION_REWOUND: Final = "ExecutionRewound"
 CONTINUE_AS_NEW: Final = "ContinueAsNew"
 EXECUTION_COMPLETED: Final = "ExecutionCompleted"
 
@@ -59,6 +61,7 @@ FACTS: Final = frozenset(
         EXECUTION_RESUMED,
         EXECUTION_CANCELED,
         EXECUTION_TERMINATED,
+        EXECUTION_REWOUND,
     }
 )
 COMMANDS: Final = frozenset(
@@ -116,6 +119,8 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     reply_to: str = ""
     suggest_continue_as_new: bool = False
     previous: str = ""  # of a start by continue-as-new: the execution before it
+    rewinds_to: int = 0
+    voids: int = 0
 
 
 class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -132,6 +137,8 @@ class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     timeout, heartbeat_timeout: seconds given to one attempt of an activity.
     queue: where workers take it from, group: which workers run it, where they are not the default ones.
     suggest_continue_as_new: what `ctx.suggest_continue_as_new` says in the turn that starts here, where it is True.
+    rewinds_to: of a rewind, the number of the first event that counts no more up to it; of an orchestrator's failure,
+    the one to which a rewind would go back. voids: the number of one more event that a rewind makes void.
     """
 
     event_id: int | None = None
@@ -156,6 +163,8 @@ class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     queue: str | None = None
     group: str | None = None
     suggest_continue_as_new: bool | None = None
+    rewinds_to: int | None = None
+    voids: int | None = None
 
 
 # One stored row holds the events of one turn: {"v": 1, "events": [...]}, written as a two-item array to stay small.

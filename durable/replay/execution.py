@@ -8,7 +8,9 @@ Laws.
    one; past the recorded history, commands are recorded. A difference raises `Mismatch` and records nothing.
 4. What the history decided stands: a recorded child id, retry delay or timer wins over today's code and policy.
 5. An event goes to a wait only while the code waits for it: oldest event first, to such waits in order of creation.
-6. Suspended code that is thrown away (evicted, blocked, given back) runs its `finally:` once more, with GeneratorExit.
+6. A rewind schedules again what has to be: that is recorded, and the code is not asked. Its budgets begin anew, and
+   the numbers of void tasks are not used again.
+7. Suspended code that is thrown away (evicted, blocked, given back) runs its `finally:` once more, with GeneratorExit.
    It is asleep then: it logs nothing, and what it asks for raises GeneratorExit again, so it ends without a trace.
 """
 
@@ -23,7 +25,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from ..model import history as h
-from ..model.errors import LimitError, PayloadError
+from ..model.errors import LimitError, PayloadError, TaskFailedError
 from ..model.failure import FailureDetails
 from ..model.history import Event, Raw
 from ..model.limits import Limits
@@ -38,7 +40,20 @@ from .fan_out import MapTask
 from .guard import TurnTooLong, Watch, running
 from .journal import Journal, Ref
 from .mismatch import Mismatch, frame_of, line_of, line_of_error, line_of_frame, refuse_sealed
-from .tasks import AllTask, AnyTask, CallTask, Leaf, Task, TimerTask, WaitTask, are_tasks, is_task, no_task, open_leaves
+from .tasks import (
+    AllTask,
+    AnyTask,
+    CallTask,
+    Leaf,
+    Task,
+    TimerTask,
+    WaitTask,
+    are_tasks,
+    is_task,
+    leaves_of,
+    no_task,
+    open_leaves,
+)
 
 RESUME: Final = "resume"
 
@@ -80,6 +95,11 @@ class Execution:
         self.awake = False
         self.taken = 0  # facts of this turn that counted
         self.unused_timers: list[int] = []
+        self._resumed_by = 0  # the number of the fact that resumed the code last
+        self._unseen: set[int] = set()  # failed calls that the code has not been told of
+        self._seen: dict[int, int] = {}  # failed calls, and the number of the event before which the code was told
+        self._halted: list[MapTask[Any]] = []  # maps that a failure kept from going on, which has been rewound
+        self._stale_timers: list[int] = []  # waits that have their event, and whose timers a rewind has set again
         self._begin: Callable[[], Any] | None = None
         self._driver: Any = None
         self._task_ids = 0
@@ -96,7 +116,10 @@ class Execution:
         """Run the code over recorded events. Raises Mismatch at the first difference."""
         self.journal.open(events)
         while (fact := self.journal.next_fact(lambda: line_of(self._driver))) is not None:
-            self._apply(fact)
+            if self.journal.is_void:
+                self._pass_over(fact)
+            else:
+                self._apply(fact)
 
     def take(self, facts: Sequence[Event], now: datetime, is_long: bool = False) -> list[Event]:
         """One turn: apply new facts, and return them with the commands they caused, to be appended to the history.
@@ -106,13 +129,13 @@ class Execution:
         that does, the turn is empty.
         """
         journal = self.journal
-        journal.new = new = []
-        self.taken, self.unused_timers = 0, []
+        new = journal.turn()
+        self.taken, self.unused_timers = 0, list(self._stale_timers)
         first_turn = self._driver is None and not self.finished
         opening = Event(h.ORCHESTRATOR_STARTED, now, suggest_continue_as_new=is_long)
-        if first_turn:
-            if self.version != self.started.version:
-                opening = msgspec.structs.replace(opening, version=self.version)
+        if first_turn and self.version != self.started.version:
+            opening = msgspec.structs.replace(opening, version=self.version)
+        if first_turn or self._is_due or self._may_go_on():
             new.append(opening)
             self._apply(opening)
         for fact in facts:
@@ -124,6 +147,8 @@ class Execution:
             self.taken += 1
             new.append(fact)
             self._apply(fact)
+        if new:
+            self._stale_timers = []
         return new
 
     @property
@@ -167,7 +192,7 @@ class Execution:
             # Not `_next_id`: all but the first start between two lines of the code, as retries do.
             self._task_ids += 1
             if after is not None:
-                self._listen_instead(after.id, self._task_ids)
+                self._listen_instead(after, self._task_ids)
             return self._call(self._task_ids, ref, payload)
 
         return MapTask(self, inputs, start, at_once, gather)
@@ -258,12 +283,20 @@ class Execution:
             self.is_long = event.suggest_continue_as_new
             if self._driver is None and self._begin is not None:
                 self._start()
+                return
+            for halted in self._may_go_on():
+                self._halted.remove(halted)
+                halted.go_on()
+            if self._is_due:
+                self._resume()
         elif kind == h.EVENT_RAISED:
             self._event_raised(event)
         elif kind == h.TIMER_FIRED:
             self._timer_fired(event)
         elif kind == h.EXECUTION_CANCELED:
             self._cancel(event)
+        elif kind == h.EXECUTION_REWOUND:
+            self._rewound(event)
         elif kind in _OUTCOMES:
             task = self.tasks.get(event.task_id)
             if isinstance(task, CallTask) and task.attempt == event.attempt and not task.retry_timer:
@@ -279,7 +312,37 @@ class Execution:
             self._fail(error)
         else:
             self.trigger = None
+            self._resumed_by = self.journal.number - 1
             self._drive(None, error)
+
+    def _pass_over(self, failure: Event) -> None:
+        """A failure that was rewound. A map went on, or did not, as if there had been one."""
+        task = self.tasks.get(failure.task_id)
+        if not isinstance(task, CallTask):
+            return
+        for parent in task._parents:
+            if isinstance(parent, MapTask) and parent.pass_over(task):
+                self._halted.append(parent)
+
+    def _may_go_on(self) -> list[MapTask[Any]]:
+        """The maps that have been halted by a failure which no longer stands."""
+        if not self._halted:
+            return []
+        held = self.journal.held
+        return [halted for halted in self._halted if held.isdisjoint(halted.halted_by)]
+
+    def _rewound(self, event: Event) -> None:
+        """What it voids has not been replayed. Go on from there with what it has scheduled again."""
+        self._task_ids = max(self._task_ids, self.journal.task_ids_used())
+        self._stale_timers = list(self.unused_timers)
+        ended_by = self.tasks.get(event.task_id)
+        if isinstance(ended_by, CallTask):
+            ended_by.anew(ended_by.attempt, event.timestamp)
+        while (scheduled := self.journal.scheduled_again()) is not None:
+            task = self.tasks.get(scheduled.task_id)
+            if isinstance(task, CallTask):
+                task.anew(scheduled.attempt, event.timestamp)
+                task.child_id = scheduled.instance_id
 
     def _outcome(self, task: CallTask[Any], event: Event) -> None:
         if event.failure is not None or len(event.result) > SEALED_AT_LEAST:
@@ -290,6 +353,7 @@ class Execution:
             self._wake(task)
         elif not self._retries(task, event.failure):
             del self.tasks[task.id]
+            self._unseen.add(task.id)
             task.fail(event.failure)
             self._wake(task)
 
@@ -304,7 +368,7 @@ class Execution:
             if policy is None:
                 return False
             random = Random(f"{self.started.seed}/{task.id}/{attempt}")
-            at = policy.next_attempt_at(failure, task.attempt, task.first_at, self.clock, random)
+            at = policy.next_attempt_at(failure, task.attempt - task.spent, task.first_at, self.clock, random)
             if at is None:
                 return False
             timer = Event(h.TIMER_CREATED, self.clock, task_id=task.id, attempt=attempt, fire_at=at)
@@ -356,9 +420,25 @@ class Execution:
         if self.trigger is None or self.finished:
             return
         firing = fire(self.trigger, task.id)
-        if firing is not None:
-            self.trigger = None
-            self._drive(firing.context)
+        if firing is not None and not self._is_held(firing.context):
+            self._resume()
+
+    def _resume(self) -> None:
+        """Go on with the outcome of what the code waits for."""
+        assert self.trigger is not None
+        awaited, self.trigger = self.trigger.context, None
+        self._resumed_by = self.journal.number - 1
+        self._drive(awaited)
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether what the code waits for was settled by what stands of a rewound past: the next turn resumes it."""
+        trigger = self.trigger
+        return trigger is not None and trigger.context.order != 0 and not self._is_held(trigger.context)
+
+    def _is_held(self, awaited: Task[Any]) -> bool:
+        held = self.journal.held
+        return bool(held) and not held.isdisjoint(leaves_of(awaited))
 
     def _suspend(self, awaited: Task[Any]) -> bool:
         """Register the trigger, and hand buffered events to the waits it listens with. False: it is done already."""
@@ -375,11 +455,12 @@ class Execution:
         self.trigger = Trigger({leaf.id for leaf in leaves}, _is_settled, RESUME, awaited)
         return True
 
-    def _listen_instead(self, settled: int, number: int) -> None:
+    def _listen_instead(self, before: CallTask[Any], number: int) -> None:
         """What follows in a map is waited for as what it follows was. In place: a new set would cost each item all."""
         on = None if self.trigger is None else self.trigger.on
-        if isinstance(on, set) and settled in on:
-            on.remove(settled)
+        if isinstance(on, set) and before.id in on:
+            if before.order:  # else its failure was rewound, and it is still waited for
+                on.remove(before.id)
             on.add(number)
 
     def _take_buffered(self, awaited: Task[Any]) -> None:
@@ -404,6 +485,7 @@ class Execution:
     def _start(self) -> None:
         assert self._begin is not None
         begin, self._begin = self._begin, None
+        self._resumed_by = self.journal.number - 1
         self._enter()
         try:
             made = begin()
@@ -433,6 +515,8 @@ class Execution:
             value: Any = None
             while True:
                 if awaited is not None:
+                    if self._unseen:
+                        self._tell(awaited)
                     try:
                         value, error = awaited.result(), None
                     except BaseException as failed:  # the outcome of the task, whatever it is, belongs to the code
@@ -467,8 +551,17 @@ class Execution:
                     continue
                 if not awaited.order and self._suspend(awaited):
                     return
+                if self._is_held(awaited):
+                    self.trigger = Trigger((), _is_settled, RESUME, awaited)
+                    return
         finally:
             self._leave()
+
+    def _tell(self, awaited: Task[Any]) -> None:
+        """The code learns of these failures now, so a rewind of one goes back to this moment."""
+        told = self._unseen & leaves_of(awaited)
+        self._unseen -= told
+        self._seen.update(dict.fromkeys(told, self.journal.number))
 
     def _enter(self) -> None:
         self.awake = True
@@ -499,7 +592,12 @@ class Execution:
         self._end(Event(h.EXECUTION_COMPLETED, self.clock, result=output, status=RuntimeStatus.COMPLETED.value), line)
 
     def _fail(self, error: BaseException) -> None:
-        self._end(ended_by(error, self.cancelled, self.clock), line_of_error(error))
+        end = ended_by(error, self.cancelled, self.clock)
+        if end.failure is not None:
+            task_id = (error.task_id or 0) if isinstance(error, TaskFailedError) else 0
+            back = self._seen.get(task_id, self._resumed_by)
+            end = msgspec.structs.replace(end, task_id=task_id, rewinds_to=back)
+        self._end(end, line_of_error(error))
 
     def _end(self, event: Event, line: str) -> None:
         self.journal.issue(event, asked=False, line=line)

@@ -5,12 +5,14 @@ Laws.
    stands in the same place.
 2. Each settled item costs one step, however many there are: only the open ones are children.
 3. After a failure that is not gathered, no further item starts; those that are open go on.
+4. A failure that was rewound is passed over: its item is open again, and what followed it then follows it again. The
+   next item had its place where failures are gathered; else none starts before the rewind.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -27,15 +29,21 @@ class Start(Protocol):
 
 
 class MapTask(Composite[R]):
-    """The results for all items, in order. `calls`: what has been started, in the order of the items."""
+    """The results for all items, in order. `calls`: what has been started, in the order of the items.
 
-    __slots__ = ("_open", "_start", "_waiting", "calls", "gather", "size")
+    halted_by: items whose failures, rewound since, keep further ones from starting.
+    """
+
+    __slots__ = ("_followed", "_open", "_room", "_start", "_waiting", "calls", "gather", "halted_by", "size")
     made_by = "map"
 
     def __init__(
         self, owner: Canceller, inputs: Iterable[msgspec.Raw], start: Start, at_once: int | None, gather: bool
     ) -> None:
         self._open: dict[int, CallTask[Any]] = {}
+        self.halted_by: set[int] = set()
+        self._room: list[CallTask[Any]] = []
+        self._followed: set[int] = set()
         super().__init__(owner, self._open.values())
         self._waiting = deque(inputs)
         self._start = start
@@ -55,10 +63,36 @@ class MapTask(Composite[R]):
         if child._error is not None and not self.gather:
             self._settle(None, child._error)
             self._leave()
-        elif self._waiting:
+        elif self.halted_by:
+            self._room.append(child)
+        elif self._waiting and child.id not in self._followed:
             self._start_next(child)
         elif not self._open:
             self._settle(None, None)
+
+    def pass_over(self, failed: CallTask[Any]) -> bool:
+        """An item has failed, and this was rewound: law 4. Whether nothing starts now until `go_on`."""
+        if self.order:
+            return False
+        if not self.gather:
+            self.halted_by.add(failed.id)
+            return len(self.halted_by) == 1
+        if self._waiting and failed.id not in self._followed:
+            self._followed.add(failed.id)
+            self._start_next(failed)
+        return False
+
+    def go_on(self) -> None:
+        """None of those failures stands any more."""
+        self.halted_by.clear()
+        room, self._room = self._room, []
+        for child in room:
+            if self._waiting and not self.order:
+                self._start_next(child)
+
+    @property
+    def parts(self) -> Collection[Task[Any]]:
+        return self.calls
 
     def _start_next(self, after: CallTask[Any] | None) -> None:
         call = self._start(self._waiting.popleft(), after)

@@ -7,17 +7,19 @@ Laws.
 3. A turn's commands are counted the same way in both; one too many is refused again on replay, as it was then.
 4. A patch is no command to compare: recorded once, it answers True wherever it is asked for, and is passed over where
    it is not. What replay had to answer with False stays so, or the same code would take two roads in one execution.
+   One that a rewind has made void was asked for after that moment only, and is decided anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
 
 from ..model import history as h
 from ..model.errors import LimitError
 from ..model.history import Event
+from ..model.rewinding import Span, last_task_id, passed_over, standing, void_outcomes
 from .callee import ActivityRef, OrchestratorRef, same_payload
 from .mismatch import Mismatch, current_line, differs
 
@@ -32,7 +34,12 @@ class Journal:
         self.replaying = False
         self.new: list[Event] = []
         self.commands = 0
+        self._stored: Sequence[Event] = ()  # with what is void
         self._recorded: Sequence[Event] = ()
+        self._numbers: Sequence[int] = ()
+        self._void: Sequence[Span] = ()
+        self._passed_over: Collection[int] = ()
+        self._length = 1  # before `new`: ExecutionStarted is there
         self._cursor = 0
         self._mismatch: Mismatch | None = None
         self._patches: dict[str, bool] = {}
@@ -40,20 +47,46 @@ class Journal:
     # ---- facts
 
     def open(self, recorded: Sequence[Event]) -> None:
-        """Replay these from now on."""
-        self._recorded, self._cursor, self.replaying = recorded, 0, True
-        self._patches = {event.name: True for event in recorded if event.type == h.PATCH_RECORDED}
+        """Replay these from now on, all that an execution has."""
+        stands = standing(recorded)
+        self._void = void_outcomes(recorded, stands)
+        self._passed_over = passed_over(recorded) if self._void else frozenset()
+        self._stored, self._length = recorded, len(recorded)
+        if self._passed_over:
+            stands = sorted([*stands, *((number, recorded[number]) for number in self._passed_over)], key=_number)
+        self._recorded, self._numbers = [event for _, event in stands], [number for number, _ in stands]
+        self._patches = {event.name: True for event in self._recorded if event.type == h.PATCH_RECORDED}
+        self._cursor, self.replaying = 0, True
+
+    def turn(self) -> list[Event]:
+        """A new turn begins; where its events will be."""
+        self._length += len(self.new)
+        self.new = []
+        return self.new
+
+    @property
+    def number(self) -> int:
+        """The number in the execution of the event that comes next."""
+        if self._cursor < len(self._recorded):
+            return self._numbers[self._cursor]
+        return self._length + len(self.new)
+
+    @property
+    def is_void(self) -> bool:
+        """Whether the fact just taken is an outcome that a rewind has made void. Nobody is told of it, but it stood
+        when what follows it was recorded."""
+        return bool(self._passed_over) and self._numbers[self._cursor - 1] in self._passed_over
 
     def next_fact(self, line: Callable[[], str]) -> Event | None:
         """The next recorded fact; None at the end. A command that stands there was not asked for: Mismatch."""
         event = self._next()
         if event is None:
-            self._recorded, self.replaying = (), False
+            self._recorded, self._stored, self._void, self._passed_over, self.replaying = (), (), (), (), False
             return None
         if event.type in h.COMMANDS:
-            raise differs(self._cursor, event, None, line())
+            raise differs(self.number, event, None, line())
         if event.type not in h.FACTS:
-            raise Mismatch(f"event {self._cursor} has the type {event.type!r}, which this version does not know")
+            raise Mismatch(f"event {self.number} has the type {event.type!r}, which this version does not know")
         self._cursor += 1
         return event
 
@@ -78,7 +111,7 @@ class Journal:
         if recorded is None or not _same(recorded, done, ref, named):
             self._refuse_too_many(asked)
             shown = recorded if recorded is not None and recorded.type in h.COMMANDS else None
-            self._mismatch = differs(self._cursor, shown, done, line or current_line())
+            self._mismatch = differs(self.number, shown, done, line or current_line())
             raise self._mismatch
         self._cursor += 1
         return recorded
@@ -114,6 +147,24 @@ class Journal:
                 f"{count} at once; give it max_concurrency=, or raise the limit"
             )
 
+    def scheduled_again(self) -> Event | None:
+        """The next call that the rewind just taken has scheduled again; the code did not ask for it."""
+        recorded = self._next()
+        if recorded is None or recorded.type not in (h.TASK_SCHEDULED, h.CHILD_CREATED):
+            return None
+        self._cursor += 1
+        return recorded
+
+    def task_ids_used(self) -> int:
+        """The highest task id before the fact just taken, also of what is void."""
+        return last_task_id(self._stored, self._numbers[self._cursor - 1])
+
+    @property
+    def held(self) -> set[int]:
+        """The calls for which the code was waiting here, in a past that has been rewound: outcomes that are void."""
+        here = self.number - 1
+        return {task_id for first, end, task_id in self._void if first < here < end} if self._void else set()
+
     def check(self) -> None:
         """Raises the first difference again: a bare `except:` in user code may have swallowed it."""
         if self._mismatch is not None:
@@ -135,12 +186,16 @@ class Journal:
             )
 
 
+def _number(item: tuple[int, Event]) -> int:
+    return item[0]
+
+
 def _same(recorded: Event, done: Event, ref: Ref | None, named: bool) -> bool:
-    if recorded.type != done.type or recorded.task_id != done.task_id or recorded.attempt != done.attempt:
-        return False
     kind = done.type
     if kind == h.EXECUTION_COMPLETED or kind == h.CONTINUE_AS_NEW:
-        return recorded.status == done.status
+        return recorded.type == kind and recorded.status == done.status
+    if recorded.type != kind or recorded.task_id != done.task_id or recorded.attempt != done.attempt:
+        return False
     if kind == h.EVENT_AWAITED:
         return recorded.name.casefold() == done.name.casefold() and recorded.fire_at == done.fire_at
     if kind == h.EVENT_SENT:

@@ -12,6 +12,7 @@ Laws.
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, TypeGuard, TypeVar, cast
 
 import msgspec
@@ -153,9 +154,12 @@ class Leaf(Task[R]):
 
 
 class CallTask(Leaf[R]):
-    """An activity or a sub-orchestration. `attempt`: the open one; `retry_timer`: it waits to be tried again."""
+    """An activity or a sub-orchestration. `attempt`: the open one; `retry_timer`: it waits to be tried again.
 
-    __slots__ = ("attempt", "child_id", "explicit_id", "first_at", "input", "ref", "retry_timer")
+    spent: attempts before the last rewind, which its retry policy does not count.
+    """
+
+    __slots__ = ("attempt", "child_id", "explicit_id", "first_at", "input", "ref", "retry_timer", "spent")
 
     def __init__(
         self,
@@ -170,6 +174,7 @@ class CallTask(Leaf[R]):
         self.ref = ref
         self.input = payload
         self.attempt = 1
+        self.spent = 0
         self.first_at = first_at
         self.retry_timer = False
         self.explicit_id = explicit_id
@@ -183,7 +188,13 @@ class CallTask(Leaf[R]):
     def fail(self, failure: FailureDetails) -> None:
         self.input = msgspec.Raw()
         message = f"{self.ref.kind} {self.ref.name!r} (task {self.id}) failed: {failure.summary}"
-        self._settle(None, TaskFailedError(message, failure))
+        error = TaskFailedError(message, failure)
+        error.task_id = self.id
+        self._settle(None, error)
+
+    def anew(self, attempt: int, at: datetime) -> None:
+        """Rewound at this time: its open attempt counts as the first one."""
+        self.attempt, self.spent, self.first_at, self.retry_timer = attempt, attempt - 1, at, False
 
     def _read(self) -> Any:
         if isinstance(self._value, msgspec.Raw):
@@ -248,6 +259,11 @@ class Composite(Task[R]):
         for child in children:
             if not child.order:
                 child._parents.append(self)
+
+    @property
+    def parts(self) -> Collection[Task[Any]]:
+        """Those it is made of so far, finished or not."""
+        return self.children
 
     def cancel(self) -> bool:
         if self.order:
@@ -364,3 +380,18 @@ def open_leaves(root: Task[Any]) -> list[Leaf[Any]]:
             seen.add(id(task))
             stack.extend(task.children)
     return [found[number] for number in sorted(found)]
+
+
+def leaves_of(root: Task[Any]) -> set[int]:
+    """The numbers of all leaves below `root`, finished or not."""
+    found: set[int] = set()
+    seen: set[int] = set()
+    stack: list[Task[Any]] = [root]
+    while stack:
+        task = stack.pop()
+        if isinstance(task, Leaf):
+            found.add(task.id)
+        elif isinstance(task, Composite) and id(task) not in seen:
+            seen.add(id(task))
+            stack.extend(task.parts)
+    return found

@@ -20,8 +20,9 @@ from ..engine.step import create
 from ..model.errors import StoreError
 from ..model.history import Event, encode_event
 from ..model.names import partition_of
-from ..ports import Commit, Delivered, Fact, Lease, Outcome, Record, Row, Want
-from .requests import Begin, Claim, Deliver, Finish, Load, Request
+from ..ports import Commit, Delivered, Fact, Lease, Outcome, Record, Row, RowKey, Want
+from .requests import Begin, Claim, Deliver, Finish, Load, Read, Request
+from .rewinding import Part, Rewound, answer_requests
 
 log = logging.getLogger("durable.worker")
 
@@ -46,6 +47,7 @@ class Outbox:
         rows, self.rows = self.rows, []
         starts: list[tuple[Row, Message]] = []
         facts: list[tuple[Row, Fact]] = []
+        rewinds: list[Row] = []
         for row in rows:
             try:
                 message = decode_message(row.body)
@@ -54,18 +56,24 @@ class Outbox:
                 continue
             if message.kind == "start":
                 starts.append((row, message))
+            elif message.kind == "rewind":
+                rewinds.append(row)
             else:
                 facts.append((row, self._fact(message, row.key)))
         try:
             ended = yield from self._send_starts(starts, facts)
             ended += yield from self._send_facts(facts)
+            rewound: Rewound = yield from answer_requests(rewinds, Part(self.clock, self.env.mint, self.env.partitions))
         except StoreError:
             self.rows = rows
             raise
+        self.rows += rewound.left
+        ended += rewound.answered
         again = bool(self.rows)
         if ended:
             yield Claim([Lease(row.partition, row.key, row.holder, row.attempt, None) for row in ended])
-        return Sent([*(m.target for _, m in starts), *(fact.instance_id for _, fact in facts)], again)
+        targets = [*(m.target for _, m in starts), *(fact.instance_id for _, fact in facts), *rewound.touched]
+        return Sent(targets, again)
 
     def _fact(self, message: Message, fact_id: str) -> Fact:
         partition = partition_of(message.target, self.env.partitions)
@@ -86,15 +94,19 @@ class Outbox:
             outcomes.update({c.id: answer for c, answer in zip(batch, answers, strict=True)})
         ended: list[Row] = []
         unclear: list[tuple[Row, Message]] = []
+        refused: dict[str, Outcome] = {}
         for start, commit in zip(starts, commits, strict=True):
             if outcomes[commit.id] is Outcome.COMMITTED:
                 ended.append(start[0])
             else:
                 unclear.append(start)
+                refused[start[0].key] = outcomes[commit.id]
         if unclear:
             records: list[Record | None] = yield Load([Want(m.target) for _, m in unclear])
             for (row, message), record in zip(unclear, records, strict=True):
-                if record is None:
+                if record is None and refused[row.key] is Outcome.CONFLICT:
+                    ended.append(row)  # it was there, and has been purged
+                elif record is None:
                     self.rows.append(row)  # it did not happen after all
                 elif _is_started_by(record, message.event):
                     ended.append(row)
@@ -112,12 +124,19 @@ class Outbox:
     def _send_facts(self, facts: list[tuple[Row, Fact]]) -> Generator[Request, Any, list[Row]]:
         if not facts:
             return []
-        answers: list[Delivered] = yield Deliver([fact for _, fact in facts])
         # A terminate may overtake the start of its child; its row stays until the child is there.
+        starts = [
+            RowKey(row.partition, row.key.removesuffix("/terminate") + "/start")
+            for row, _ in facts
+            if row.key.endswith("/terminate")
+        ]
+        found: list[Row | None] = (yield Read(starts)) if starts else []
+        early = {row.key for row in found if row is not None}
+        answers: list[Delivered] = yield Deliver([fact for _, fact in facts])
         return [
             row
             for (row, _), answer in zip(facts, answers, strict=True)
-            if answer is not Delivered.ABSENT or not row.key.endswith("/terminate")
+            if answer is not Delivered.ABSENT or row.key.removesuffix("/terminate") + "/start" not in early
         ]
 
 

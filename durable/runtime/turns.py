@@ -53,13 +53,13 @@ class Stepped(NamedTuple):
     """A part of a batch, ready for its commit.
 
     turns: with what arrived for each. leases: rows of parked instances. foreign: what came for somebody else's
-    instances. gone: rows of instances that are not there (any more).
+    instances. gone: what came for instances that are not there (any more).
     """
 
     turns: list[tuple[Turn, list[Arrival]]]
     leases: list[Lease]
     foreign: dict[str, list[Arrival]]
-    gone: list[RowKey]
+    gone: dict[str, list[Arrival]]
 
 
 class Turns:
@@ -209,7 +209,7 @@ class Turns:
         if wants:
             records: list[Record | None] = yield Load(wants)
             loaded.update((want.instance_id, record) for want, record in zip(wants, records, strict=True))
-        found = Stepped([], [], {}, [])
+        found = Stepped([], [], {}, {})
         now = self.clock()
         for instance_id in batch:
             arrivals = taken[instance_id] = self.arrived.pop(instance_id, [])
@@ -259,7 +259,18 @@ class Turns:
             yield Claim(stepped.leases)
         yield from self._hand_over(stepped.foreign)
         if stepped.gone:
-            yield from self.work.end(stepped.gone)
+            yield from self._forget(stepped.gone)
+
+    def _forget(self, gone: dict[str, list[Arrival]]) -> Asking:
+        """These instances are not there: they were purged. Let go of the rows behind what has come for them."""
+        rows = [
+            RowKey(partition_of(instance_id, self.env.partitions), arrival.row_key or row_behind(arrival))
+            for instance_id, arrivals in gone.items()
+            for arrival in arrivals
+        ]
+        if rows:
+            yield from self.work.end(rows)
+        self.courier.done += [a.tag for arrivals in gone.values() for a in arrivals if a.tag is not None]
 
     def _is_ours(self, instance_id: str, loaded: dict[str, Record | None]) -> bool:
         known = self.warm.get(instance_id)
@@ -281,9 +292,7 @@ class Turns:
         if instance_id in loaded:
             record = loaded[instance_id]
             if record is None:
-                partition = partition_of(instance_id, self.env.partitions)
-                found.gone.extend([RowKey(partition, a.row_key or row_behind(a)) for a in arrivals])
-                self.courier.done += [a.tag for a in arrivals if a.tag is not None]
+                found.gone[instance_id] = arrivals
                 return None
             inbox = record.inbox
             if record.summary.status.finished:
@@ -305,6 +314,8 @@ class Turns:
                     self.arrived[instance_id] = arrivals
                 self.hinted[instance_id] = None
                 return None
+            if any(a.event.type == h.EXECUTION_REWOUND for a in facts):
+                self.agenda.sweep_soon()  # rows that a client has put are due, and no turn of ours has told of them
             known = {a.row_key for a in arrivals}
             arrivals[:0] = [a for a in facts if a.row_key not in known]
         code, missing = self._code(instance)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
 from ..engine.codeless import terminate_request
-from ..engine.step import create, created
+from ..engine.step import create, created, in_place_of
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import Event, Raw, encode_event
 from ..model.names import partition_of
-from ..ports import Delivered, Fact, Outcome, Want
+from ..model.status import RuntimeStatus
+from ..ports import Commit, Delivered, ExecutionKey, Fact, Outcome, Record, Store, Want
+from ..runtime.rewinding import Part, answer_requests, drive, end_rows, requests_of, rewind_instance
 from .allowed_results import CANCEL
 from .programs import Script
+
+INTERVENTIONS: Final = ("rewound", "restarted", "purged")
+MOST_REWINDS: Final = 2  # the activities that are to fail always do so nine times
+LATE_SECONDS: Final = 0.6  # after which no start of which nobody knows can still happen
 
 if TYPE_CHECKING:
     from .simulated_world import World
@@ -55,7 +61,15 @@ class Client:
             for _ in range(random.choice((1, 1, 2))):
                 acts.insert(random.randint(1, len(acts)), self._cancel)
         self.delay = random.uniform(0.1, 4.0) if random.random() < 0.15 else None
+        if random.random() < 0.3:
+            acts += [self._rewind] * random.choice((1, 2))
+        if not script.events and random.random() < 0.1:
+            acts.append(self._restart)
+        if random.random() < 0.15:
+            acts.append(self._purge)
         self.acts = acts
+        self._started_at = 0.0
+        self._refused: list[Callable[[], bool]] = []
         self.busy = True
         self.terminated = False
         self._fact = f"terminate/{self.instance_id}"
@@ -78,16 +92,8 @@ class Client:
 
     def _start(self) -> bool:
         world = self.world
-        started = Event(
-            h.EXECUTION_STARTED,
-            self._now(),
-            name=self.script.kind,
-            input=Raw(msgspec.json.encode(self.script.program)),
-            execution_id=world.mint(),
-            seed=world.mint(),
-            fire_at=None if self.delay is None else self._now() + timedelta(seconds=self.delay),
-        )
-        commit = create(self.instance_id, started, world.plan.partitions, world.mint())
+        self._started_at = world.now
+        commit = self._creation()
         outcome = world.store.commit([commit])[0]
         if outcome is Outcome.UNKNOWN:
             return world.store.load([Want(self.instance_id)])[0] is not None
@@ -98,13 +104,87 @@ class Client:
             world.notify([self.instance_id])
         return True
 
+    def _creation(self) -> Commit:
+        world = self.world
+        started = Event(
+            h.EXECUTION_STARTED,
+            self._now(),
+            name=self.script.kind,
+            input=Raw(msgspec.json.encode(self.script.program)),
+            execution_id=world.mint(),
+            seed=world.mint(),
+            fire_at=None if self.delay is None else self._now() + timedelta(seconds=self.delay),
+        )
+        return create(self.instance_id, started, world.plan.partitions, world.mint())
+
+    def _rewind(self) -> bool:
+        """As `durable.app.renewing` does it; an error in the middle leaves the rest to the workers."""
+        world = self.world
+        record = self._finished()
+        if record is None:
+            return False
+        rewound = sum(row.count(b'"ExecutionRewound"') for row in record.history or ())
+        if record.summary.status is not RuntimeStatus.FAILED or rewound >= MOST_REWINDS:
+            return True
+        world.count("rewound")
+        store = cast("Store", world.store)
+        part = Part(self._now, world.mint, world.plan.partitions)
+        commit = drive(rewind_instance(record, Raw(b"null"), part), store)
+        if commit is None:
+            return False
+        touched = [self.instance_id]
+        if world.random.random() < 0.5:
+            answered = drive(answer_requests(requests_of(commit), part), store)
+            drive(end_rows(answered.answered), store)
+            touched += answered.touched
+        world.notify(touched)
+        return True
+
+    def _restart(self) -> bool:
+        record = self._finished()
+        if record is None:
+            return False
+        outcome = self.world.store.commit([in_place_of(record, self._creation())])[0]
+        self.world.count("restarted")
+        self.world.notify([self.instance_id])
+        return outcome is Outcome.COMMITTED
+
+    def _purge(self) -> bool:
+        """Children first; what has not ended is left."""
+        store = self.world.store
+        record = self._finished()
+        if record is None:
+            return False
+        below = [i for i in sorted(store.inner._instances) if i.startswith(f"{self.instance_id}:")]
+        ended = [s for s in store.inner.summaries(below) if s is not None and s.status.finished]
+        family = [*reversed(ended), record.summary]
+        self.world.count("purged")
+        for summary in family:
+            store.purge([ExecutionKey(summary.instance_id, summary.execution_id)])
+        return True
+
+    def _finished(self) -> Record | None:
+        """The instance, once it has ended and no start of it can still be under way."""
+        record = self.world.store.load([Want(self.instance_id)])[0]
+        late = self.world.now < self._started_at + LATE_SECONDS
+        return None if late or record is None or not record.summary.status.finished else record
+
     def _raise(self, name: str, data: str, number: int) -> bool:
         event = Event(h.EVENT_RAISED, self._now(), name=name, input=Raw(msgspec.json.encode(data)))
-        return self._deliver(f"event/{self.instance_id}-{number}", event)
+        answer = self._deliver(f"event/{self.instance_id}-{number}", event)
+        if answer is Delivered.FINISHED and self._rewind in self.acts:
+            # Rewound, it may wait for what it has refused, in order.
+            place = self.acts.index(self._rewind) + 1
+            while self.acts[place : place + 1] and self.acts[place] in self._refused:
+                place += 1
+            self._refused.append(again := lambda: self._raise(name, data, number))
+            self.acts.insert(place, again)
+        return answer is not Delivered.ABSENT
 
     def _terminate(self) -> bool:
         self.terminated = True
-        return self._deliver(self._fact, terminate_request(Raw(b'"stop"'), self._now(), recursive=True))
+        request = terminate_request(Raw(b'"stop"'), self._now(), recursive=True)
+        return self._deliver(self._fact, request) is not Delivered.ABSENT
 
     def _suspend(self) -> bool:
         self.suspends += self._steer("suspend", h.EXECUTION_SUSPENDED, self.suspends)
@@ -119,13 +199,13 @@ class Client:
 
     def _steer(self, verb: str, kind: str, number: int) -> bool:
         event = Event(kind, self._now(), input=Raw(msgspec.json.encode(CANCEL)))
-        return self._deliver(f"{verb}/{self.instance_id}-{number}", event)
+        return self._deliver(f"{verb}/{self.instance_id}-{number}", event) is not Delivered.ABSENT
 
-    def _deliver(self, fact_id: str, event: Event) -> bool:
+    def _deliver(self, fact_id: str, event: Event) -> Delivered:
         world = self.world
         partition = partition_of(self.instance_id, world.plan.partitions)
         fact = Fact(self.instance_id, partition, fact_id, encode_event(event), event.timestamp.timestamp())
         answer = world.store.deliver([fact])[0]
         world.note(self.instance_id, f"{fact_id}: {answer.value}")
         world.notify([self.instance_id])
-        return answer is not Delivered.ABSENT
+        return answer

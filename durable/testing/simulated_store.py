@@ -6,7 +6,7 @@ in a history. It raises `Wrong`, which ends the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from random import Random
 from typing import Final
@@ -15,7 +15,21 @@ from ..backends.memory import MemoryStore
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import Event, decode_events
-from ..ports import Commit, Delivered, Fact, Lease, Outcome, Record, Row, RowKey, Slice, Want
+from ..model.rewinding import standing
+from ..ports import (
+    Commit,
+    Delivered,
+    ExecutionKey,
+    Fact,
+    Lease,
+    Outcome,
+    Purged,
+    Record,
+    Row,
+    RowKey,
+    Slice,
+    Want,
+)
 
 Later = Callable[[float, Callable[[], object]], None]
 
@@ -62,6 +76,13 @@ class FaultyStore:
         answer = self.inner.deliver(facts)
         self._fail("error after")
         return answer
+
+    def purge(self, executions: Sequence[ExecutionKey]) -> list[Purged]:
+        self._fail("error before")
+        answers = self.inner.purge(executions)
+        self.judge.purged(key for key, answer in zip(executions, answers, strict=True) if answer is Purged.GONE)
+        self._fail("error after")
+        return answers
 
     def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
         self._fail("error before")
@@ -117,13 +138,10 @@ class FaultyStore:
 class _Open:
     """What the judge knows of one execution."""
 
-    __slots__ = (
-        "attempts", "children", "ended", "length", "patches", "raised", "suspended", "tasks", "timers", "turn_at",
-        "waits",
-    )  # fmt: skip
-
     def __init__(self) -> None:
         self.length = 0
+        self.events: list[Event] = []
+        self.rewound = False  # what follows was scheduled again by a rewind
         self.ended = ""
         self.suspended = False
         self.turn_at: datetime | None = None
@@ -143,11 +161,34 @@ class Judge:
         self.unfinished: dict[str, None] = {}
         self.finished: dict[str, None] = {}
         self.executions: dict[str, tuple[str, _Open]] = {}
+        self.gone: set[str] = set()
+        self.sent_by_gone: list[Event] = []
         self._current: dict[str, str] = {}
+        self._gone_executions: set[str] = set()
         self._where = ""
+
+    def purged(self, executions: Iterable[ExecutionKey]) -> None:
+        """These are gone: nothing may bring them back."""
+        for instance_id, _ in executions:
+            if instance_id in self.unfinished:
+                raise Wrong(f"instance {instance_id!r} was purged before it had finished")
+            self.gone.add(instance_id)
+            self.finished.pop(instance_id, None)
+            self._current.pop(instance_id, None)
+            ended = [execution for execution, (owner, _) in self.executions.items() if owner == instance_id]
+            self._gone_executions.update(ended)
+            for execution in ended:
+                _, state = self.executions.pop(execution)
+                self.sent_by_gone += [event for event in state.events if event.type == h.EVENT_SENT]
 
     def committed(self, commit: Commit) -> None:
         instance_id = commit.instance_id
+        if commit.summary.execution_id in self._gone_executions:
+            raise Wrong(f"instance {instance_id!r} was purged and has come back")
+        if commit.replaces:
+            if instance_id not in self.finished:
+                raise Wrong(f"instance {instance_id!r} was replaced before it had finished")
+            self._current.pop(instance_id)
         for append in commit.appends:
             self._where = f"instance {instance_id!r}, execution {append.execution_id}, event"
             self._append(instance_id, append.execution_id, append.start, decode_events(append.events))
@@ -159,10 +200,14 @@ class Judge:
             self.finished[instance_id] = None
             if not self.executions[summary.execution_id][1].ended:
                 raise Wrong(f"instance {instance_id!r} is {summary.status}, its history has not ended")
-        elif instance_id in self.finished:
+        elif instance_id in self.finished and not commit.replaces and not self._was_rewound(commit):
             raise Wrong(f"instance {instance_id!r} was finished and is {summary.status}")
         else:
+            self.finished.pop(instance_id, None)
             self.unfinished[instance_id] = None
+
+    def _was_rewound(self, commit: Commit) -> bool:
+        return any(decode_events(append.events)[0].type == h.EXECUTION_REWOUND for append in commit.appends)
 
     def _append(self, instance_id: str, execution_id: str, start: int, events: list[Event]) -> None:
         known = self.executions.get(execution_id)
@@ -180,8 +225,11 @@ class Judge:
             if problem:
                 raise Wrong(f"{self._where} {state.length}: {event.type} of task {event.task_id}: {problem}")
             state.length += 1
+            state.events.append(event)
 
     def _follow(self, state: _Open, event: Event) -> str:
+        if event.type == h.EXECUTION_REWOUND:
+            return self._rewind(state, event)
         if state.ended:
             return f"nothing may follow {state.ended}"
         if (state.length == 0) != (event.type == h.EXECUTION_STARTED):
@@ -191,8 +239,28 @@ class Judge:
         follow = _FOLLOW.get(event.type)
         return "an unknown type" if follow is None else follow(state, event)
 
+    def _rewind(self, state: _Open, event: Event) -> str:
+        """What is open once it is rewound: what a history of the events that stand has open."""
+        if state.ended != h.EXECUTION_COMPLETED:
+            return "a rewind of what has not ended"
+        events = [*state.events, event]
+        anew = _Open()
+        for _, stands in standing(events)[:-1]:
+            problem = "" if stands.type == h.EXECUTION_REWOUND else self._follow(anew, stands)
+            anew.rewound = stands.type == h.EXECUTION_REWOUND or (anew.rewound and stands.type in _AGAIN)
+            if problem:
+                return f"what stands is no history: {stands.type} of task {stands.task_id}: {problem}"
+            anew.length += 1
+        anew.length, anew.events, anew.rewound = state.length, state.events, True
+        state.__dict__.update(anew.__dict__)
+        return ""
+
+
+_AGAIN: Final = (h.TASK_SCHEDULED, h.CHILD_CREATED)
+
 
 def _turn(state: _Open, event: Event) -> str:
+    state.rewound = False
     if state.turn_at is not None and event.timestamp < state.turn_at:
         return f"the time of turns goes back, from {state.turn_at} to {event.timestamp}"
     state.turn_at = event.timestamp
@@ -206,6 +274,11 @@ def _started(state: _Open, event: Event) -> str:
 
 def _scheduled(state: _Open, event: Event) -> str:
     last = state.attempts.get(event.task_id, 0)
+    if state.rewound and last:
+        state.tasks.pop(event.task_id, None)
+        state.children.pop(event.task_id, None)
+        state.timers.pop(event.task_id, None)
+        last = event.attempt - 1 if event.attempt > last else last
     if event.attempt != last + 1:
         return f"attempt {event.attempt} after attempt {last}"
     if event.task_id in state.tasks or event.task_id in state.children:

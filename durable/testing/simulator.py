@@ -77,16 +77,16 @@ def _check_the_end(world: World) -> None:
         raise Wrong(f"stuck {world.now - world.plan.heal:.0f} s after the last fault: {stuck}")
     terminated: set[str] = set()
     for client in world.clients:
-        summary = _summary(world, client.instance_id)
         if client.terminated:
             terminated.add(client.instance_id)
+        if client.instance_id in judge.gone:
+            continue
+        summary = _summary(world, client.instance_id)
         _check_result(summary, client.script.program, client.terminated, bool(client.cancels))
     _check_children(world, terminated)
     _check_what_was_sent(world)
     over = [
-        row
-        for row in left(store._rows.values())
-        if not (row.kind == "timer" and _was_terminated(world, row.instance_id))
+        row for row in left(store._rows.values()) if not (row.kind == "timer" and _was_stopped(world, row.instance_id))
     ]
     if over:
         raise Wrong(f"rows left behind: {', '.join(f'{row.kind} {row.key} of {row.instance_id}' for row in over)}")
@@ -113,7 +113,9 @@ def _standing(world: World, instance_id: str) -> str:
     return f"{summary.status} {summary.blocked_reason} rows {rows}"
 
 
-def _was_terminated(world: World, instance_id: str) -> bool:
+def _was_stopped(world: World, instance_id: str) -> bool:
+    if instance_id in world.store.judge.gone:
+        return True  # a row of it ends when its time has come
     # Which of several waits of one name an event went to, a history does not say: a timer may outlive a termination.
     return _summary(world, instance_id).status is RuntimeStatus.TERMINATED
 
@@ -154,7 +156,7 @@ def _check_children(world: World, terminated: set[str]) -> None:
 
 def _check_what_was_sent(world: World) -> None:
     """Detached starts have started, and what was sent to nobody is kept, each of it once."""
-    sent: Counter[bytes] = Counter()
+    sent = Counter(bytes(event.input) for event in world.store.judge.sent_by_gone if event.instance_id == NOBODY)
     for execution_id, (instance_id, _) in world.store.judge.executions.items():
         events = _events(world, execution_id)
         start_at = events[0].fire_at
@@ -165,7 +167,11 @@ def _check_what_was_sent(world: World) -> None:
         for event in events:
             if event.type == h.EVENT_SENT and event.instance_id == NOBODY:
                 sent[bytes(event.input)] += 1
-            elif event.type == h.CHILD_CREATED and event.status == h.DETACHED:
+            elif (
+                event.type == h.CHILD_CREATED
+                and event.status == h.DETACHED
+                and event.instance_id not in world.store.judge.gone
+            ):
                 summary = _summary(world, event.instance_id)
                 _check_result(summary, msgspec.json.decode(event.input), terminated=False)
     rows = world.store.inner._rows.values()

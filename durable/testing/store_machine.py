@@ -16,7 +16,21 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from durable.backends.memory import MemoryStore
 from durable.model.status import RuntimeStatus
-from durable.ports import Append, Commit, ExecutionKey, Fact, Lease, Outcome, Query, Record, Row, RowKey, Store, Want
+from durable.ports import (
+    Append,
+    Commit,
+    ExecutionKey,
+    Fact,
+    Lease,
+    Outcome,
+    Purged,
+    Query,
+    Record,
+    Row,
+    RowKey,
+    Store,
+    Want,
+)
 
 from .store_contract import moment, turn
 
@@ -47,6 +61,7 @@ _turns = st.tuples(
     st.lists(_rows, max_size=3, unique_by=lambda row: row.key),
     st.lists(_keys, max_size=3),
     st.booleans(),
+    st.integers(0, 3).map(lambda n: n == 0),
 )
 
 
@@ -65,23 +80,25 @@ class _StoreMachine(RuleBasedStateMachine):
         self.store.close()
 
     @rule(turns=st.lists(_turns, min_size=1, max_size=4, unique_by=lambda item: item[0]))
-    def commit(self, turns: list[tuple[str, int, RuntimeStatus, int, bool, list[Row], list[str], bool]]) -> None:
+    def commit(self, turns: list[tuple[str, int, RuntimeStatus, int, bool, list[Row], list[str], bool, bool]]) -> None:
         mine: list[Commit] = []
         theirs: list[Commit] = []
-        for name, off, status, created, again, put, drop, take in turns:
-            version = self.versions.get(name, 0)
-            if again:
-                self.executions[name] = self.executions.get(name, 0) + 1
-            execution = f"{name}/{self.executions.get(name, 0)}"
+        for name, off, status, created, again, put, drop, take, replaces in turns:
+            version, body = self.versions.get(name, 0), b"[%d]" % self.versions.get(name, 0)
+            current, following = self._execution(name), self._execution(name, again or replaces)
+            appends = [Append(current, version, body)] if version and not replaces else []
+            if following != current or not version:  # after a purge a start may come late: with the execution of before
+                appends.append(Append(following, 0, body))
             commit = turn(
                 name,
                 max(0, version + off),
-                Append(execution, version, b"[%d]" % version),
+                *appends,
                 put=put,
                 status=status,
                 created=created,
-                execution=execution,
+                execution=following,
                 tags={"t": str(created)},
+                replaces=current if version and replaces else "",
             )
             for store, commits in ((self.model, mine), (self.store, theirs)):
                 [record] = store.load([Want(name)])
@@ -93,6 +110,26 @@ class _StoreMachine(RuleBasedStateMachine):
         for commit, outcome in zip(mine, outcomes, strict=True):
             if outcome is Outcome.COMMITTED:
                 self.versions[commit.instance_id] = commit.expect + 1
+                self.executions[commit.instance_id] = int(commit.summary.execution_id.rpartition("/")[2])
+
+    def _execution(self, name: str, following: bool = False) -> str:
+        return f"{name}/{self.executions.get(name, 0) + following}"
+
+    @rule(asked=st.lists(st.tuples(_instances, st.booleans()), min_size=1, max_size=3), limit=st.integers(1, 4))
+    def purge(self, asked: list[tuple[str, bool]], limit: int) -> None:
+        executions = [ExecutionKey(name, self._execution(name, wrong)) for name, wrong in asked]
+        answers = self.model.purge(executions)
+        assert self.store.purge(executions) == answers
+        for (name, _), answer in zip(asked, answers, strict=True):
+            if answer is Purged.GONE:
+                self.versions[name] = 0
+        if limit > 1:  # else somebody else shall do it
+            while self.store.clear(0, limit):
+                pass
+
+    @rule(names=st.lists(_instances, max_size=3))
+    def former(self, names: list[str]) -> None:
+        assert self.store.former(names) == self.model.former(names)
 
     @rule(facts=st.lists(st.tuples(_instances, st.integers(0, 12), _times, st.booleans()), min_size=1, max_size=5))
     def deliver(self, facts: list[tuple[str, int, float, bool]]) -> None:
@@ -119,6 +156,8 @@ class _StoreMachine(RuleBasedStateMachine):
     @rule(execution=_instances, life=st.integers(0, 2), start=st.integers(0, 3), limit=st.integers(1, 3))
     def history(self, execution: str, life: int, start: int, limit: int) -> None:
         key = ExecutionKey(execution, f"{execution}/{life}")
+        while self.store.clear(0, 100):  # until then, histories of purged instances may still be read
+            pass
         assert self.store.history(key, start, limit) == self.model.history(key, start, limit)
         assert self.store.input_of([key]) == self.model.input_of([key])
 

@@ -36,6 +36,7 @@ from durable.ports import (
     Lease,
     Membership,
     Outcome,
+    Purged,
     Query,
     Record,
     Row,
@@ -57,12 +58,17 @@ class Instance(msgspec.Struct, frozen=True):
 
 
 class Contents(msgspec.Struct):
-    """What is in the file. seen: the ids of the facts that each instance was given."""
+    """What is in the file. seen: the ids of the facts that each instance was given.
+
+    former: executions before the current one. purged: executions of purged instances, which never come back.
+    """
 
     instances: dict[str, Instance] = {}
     histories: dict[str, list[Append]] = {}
     rows: dict[str, Row] = {}
     seen: dict[str, list[str]] = {}
+    former: dict[str, list[str]] = {}
+    purged: list[str] = []
     delivered: int = 0
 
 
@@ -152,6 +158,18 @@ class FolderStore:
         page = fits[: query.limit]
         return Slice([summary for _, _, summary in page], json.dumps(page[-1][:2]) if len(fits) > len(page) else None)
 
+    def former(self, instance_ids: Sequence[str]) -> list[list[str]]:
+        with self._lock:
+            return [list(self._contents.former.get(instance_id, ())) for instance_id in instance_ids]
+
+    def purge(self, executions: Sequence[ExecutionKey]) -> list[Purged]:
+        with self._changing() as contents:
+            return [_purge(contents, *execution) for execution in executions]
+
+    def clear(self, partition: int, limit: int) -> int:
+        """Nothing: `purge` leaves nothing behind here."""
+        return 0
+
     # ---- facts and work
 
     def deliver(self, facts: Sequence[Fact]) -> list[Delivered]:
@@ -182,17 +200,40 @@ def _commit(contents: Contents, commit: Commit) -> Outcome:
     found = contents.instances.get(commit.instance_id)
     if (found.version if found else 0) != commit.expect:
         return Outcome.CONFLICT
+    current = found.summary.execution_id if found else ""
+    if current != commit.continues if found else commit.summary.execution_id in contents.purged:
+        return Outcome.CONFLICT
     for append in commit.appends:
         history = contents.histories.setdefault(append.execution_id, [])
         if history and history[-1].start >= append.start:
             raise StoreError(f"the history of {append.execution_id} already goes beyond event {append.start}")
         history.append(append)
-    created_at = found.created_at if found else commit.summary.created_at.timestamp()
+    if found and current != commit.summary.execution_id:
+        contents.former.setdefault(commit.instance_id, []).append(current)
+    if commit.replaces:
+        contents.seen.pop(commit.instance_id, None)
+    created_at = found.created_at if found and not commit.replaces else commit.summary.created_at.timestamp()
     contents.instances[commit.instance_id] = Instance(commit.expect + 1, commit.id, commit.summary, created_at)
     for key in commit.drop:
         contents.rows.pop(key, None)
     contents.rows.update({row.key: row for row in commit.put})
     return Outcome.COMMITTED
+
+
+def _purge(contents: Contents, instance_id: str, execution_id: str) -> Purged:
+    found = contents.instances.get(instance_id)
+    if found is None:
+        return Purged.ABSENT
+    if found.summary.execution_id != execution_id or not found.summary.status.finished:
+        return Purged.KEPT
+    del contents.instances[instance_id]
+    contents.seen.pop(instance_id, None)
+    for key in [row.key for row in contents.rows.values() if row.kind == "inbox" and row.instance_id == instance_id]:
+        del contents.rows[key]
+    for execution in (*contents.former.pop(instance_id, ()), execution_id):
+        contents.histories.pop(execution, None)
+        contents.purged.append(execution)
+    return Purged.GONE
 
 
 def _deliver(contents: Contents, fact: Fact) -> Delivered:

@@ -28,7 +28,7 @@ def test_stored_turns_are_read_and_would_be_written_the_same(file: Path) -> None
 
 def test_a_file_of_schema_2_goes_on_where_it_was(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
-        connection.executescript((GOLDEN / "sqlite-schema-2.sql").read_text())
+        connection.executescript((GOLDEN / "sqlite-schema-2-running.sql").read_text())
     with durable.connect(f"sqlite:///{tmp_path}/old.db") as client, durable.Worker(client, registry=app):
         handle = client.handle("golden-3")
         history = client.history("golden-3")

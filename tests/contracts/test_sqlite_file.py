@@ -485,7 +485,53 @@ def test_a_file_of_schema_1_is_brought_up_to_date_and_goes_on(tmp_path: Path) ->
         assert client.handle("golden-2").result(20) == [2, "early"]
         assert client.start_orchestration(flow, 4).status().runtime_status is not None
     with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+
+
+def test_a_file_of_schema_2_is_brought_up_to_date_and_its_executions_are_known(tmp_path: Path) -> None:
+    golden = Path(__file__).parent / "golden" / "sqlite-schema-2-ended.sql"
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+        connection.executescript(golden.read_text())
+    with durable.connect(f"sqlite:///{tmp_path}/old.db") as client:
+        assert client.handle("golden-rounds").result(20) == 8
+        [former] = client.backend.store.former(["golden-rounds"])
+        assert len(former) == 2
+        for execution in former:
+            assert client.history("golden-rounds", execution_id=execution)[-1].type == "ContinueAsNew"
+        assert client.purge("golden-rounds") == 1
+        assert client.handle("golden-1").status().runtime_status is durable.RuntimeStatus.RUNNING
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+        left = connection.execute("SELECT count(DISTINCT execution_id) FROM history").fetchone()
+        assert left == (2,)  # of the other two
+
+
+def test_a_failure_recorded_before_there_were_rewinds_is_rewound(tmp_path: Path) -> None:
+    golden = Path(__file__).parent / "golden" / "sqlite-schema-2-ended.sql"
+    with closing(sqlite3.connect(tmp_path / "old.db")) as connection:
+        connection.executescript(golden.read_text())
+    app = durable.Registry()
+    ran: list[str] = []
+
+    @app.activity
+    def double(n: int) -> int:
+        ran.append("double")
+        return 2 * n
+
+    @app.activity
+    def broken(n: int) -> int:
+        ran.append("broken")
+        return n
+
+    @app.orchestrator(name="golden-failed")
+    def flow(ctx: durable.OrchestrationContext, n: int) -> Generator[Any, Any, str]:
+        yield ctx.call_activity(double, n)
+        yield ctx.call_activity(broken, n)
+        return "mended"
+
+    with durable.connect(f"sqlite:///{tmp_path}/old.db") as client, durable.Worker(client, registry=app):
+        client.rewind("golden-failed")
+        assert client.handle("golden-failed").result(20) == "mended"
+    assert ran == ["broken"]
 
 
 def test_one_worker_serves_and_the_others_stand_by(backend: SqliteBackend, url: str, others: ExitStack) -> None:

@@ -321,7 +321,17 @@ AGAIN = (h.EVENT_RAISED, h.EXECUTION_CANCELED)  # the same once more is another 
 
 
 def without_turns(history: Sequence[Event]) -> list[Event]:
-    return [event for event in history if event.type != h.ORCHESTRATOR_STARTED]
+    """Without the events that begin a turn or switch it off and on, and without counting them where an event is named
+    by its number."""
+    kept = [event for event in history if event.type not in _UNCOUNTED]
+    return [msgspec.structs.replace(e, rewinds_to=_place_of(history, e.rewinds_to)) for e in kept]
+
+
+def _place_of(history: Sequence[Event], number: int) -> int:
+    return sum(event.type not in _UNCOUNTED for event in history[: number - 1])
+
+
+_UNCOUNTED = (h.ORCHESTRATOR_STARTED, h.EXECUTION_SUSPENDED, h.EXECUTION_RESUMED)
 
 
 @many
@@ -415,7 +425,7 @@ def test_what_is_suspended_now_and_then_does_the_same(life: Life, data: st.DataO
             inbox.step(data.draw(st.booleans()))
     inbox.deliver(Event(h.EXECUTION_RESUMED, NOW))
     inbox.step(data.draw(st.booleans()))
-    kept = [event for event in without_turns(inbox.history[1:]) if event.type not in SWITCHES]
+    kept = without_turns(inbox.history[1:])
     assert stored(kept) == stored(without_turns(life.history))
     switches = [event.type for event in inbox.history if event.type in SWITCHES]
     assert switches == list(SWITCHES) * (len(switches) // 2)  # by turns, and resumed at the end

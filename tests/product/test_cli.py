@@ -62,7 +62,10 @@ def test_each_command_has_one_row_in_the_help(command: Command) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    "run worker list show history doctor start raise terminate suspend resume cancel replay export import".split(),
+    (
+        "run worker list show history doctor start raise terminate suspend resume cancel rewind restart fork purge "
+        "replay export import"
+    ).split(),
 )
 def test_each_command_explains_itself_on_one_screen(command: Command, name: str) -> None:
     lines = command.says(name, "--help").splitlines()
@@ -801,7 +804,15 @@ def test_raise_notes_that_it_waits_for_something_else(command: Command) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["list"], ["show", "x"], ["history", "x"], ["history", "x", "-f"], ["raise", "x", "e"], ["terminate", "x"]],
+    [
+        ["list"],
+        ["show", "x"],
+        ["history", "x"],
+        ["history", "x", "-f"],
+        ["raise", "x", "e"],
+        ["terminate", "x"],
+        ["rewind", "x"],
+    ],
 )
 def test_looking_and_steering_make_no_store(command: Command, arguments: list[str]) -> None:
     for url, path in (

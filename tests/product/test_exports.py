@@ -26,10 +26,10 @@ NAMES = """
     Codec register_type
 """.split()
 ERRORS = """
-    DurableError InstanceNotFoundError InstanceExistsError InstanceFinishedError OrchestrationFailedError
-    OrchestrationTerminatedError OrchestrationCancelledError OrchestrationBlockedError TaskFailedError
-    TaskCancelledError NonRetryableError TimeoutError PayloadError LimitError DuplicateNameError StoreError
-    TransportError
+    DurableError InstanceNotFoundError InstanceExistsError InstanceFinishedError InstanceNotFinishedError
+    InvalidStateError OrchestrationFailedError OrchestrationTerminatedError OrchestrationCancelledError
+    OrchestrationBlockedError TaskFailedError TaskCancelledError NonRetryableError
+    TimeoutError PayloadError LimitError DuplicateNameError StoreError TransportError
 """.split()
 
 

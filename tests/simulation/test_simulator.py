@@ -17,6 +17,7 @@ import pytest
 from durable.testing.allowed_results import Outcome, fits, fits_program
 from durable.testing.planted import PLANTED
 from durable.testing.simulated_broker import BROKER_FAULTS
+from durable.testing.simulated_client import INTERVENTIONS
 from durable.testing.simulated_store import STORE_FAULTS
 from durable.testing.simulated_world import MAIL_FAULTS, MESSAGE_FAULTS, PROCESS_FAULTS
 from durable.testing.simulator import Total, command, main, run_seed, run_seeds
@@ -46,9 +47,8 @@ def test_everything_ends_right_whatever_fails(total: Total) -> None:
 
 
 def test_every_kind_of_fault_was_there(total: Total) -> None:
-    missing = {*STORE_FAULTS, *PROCESS_FAULTS, *MESSAGE_FAULTS, *MAIL_FAULTS, *BROKER_FAULTS} - {
-        kind for kind, count in total.faults.items() if count
-    }
+    kinds = {*STORE_FAULTS, *PROCESS_FAULTS, *MESSAGE_FAULTS, *MAIL_FAULTS, *BROKER_FAULTS, *INTERVENTIONS}
+    missing = kinds - {kind for kind, count in total.faults.items() if count}
     assert missing == set()
 
 
