@@ -300,7 +300,7 @@ def _start(
     """
     if timeout is not None and not wait:
         raise CommandError(Exit.USAGE, "--timeout is how long to --wait")
-    asked = Asked(id, version, group, _time(at, "--at"), _tags(tag or []), if_exists)
+    asked = Asked(id, version, group, time_argument(at, "--at"), _tags(tag or []), if_exists)
     start(session, name, given, asked, wait, timeout)
 
 

@@ -23,8 +23,6 @@ OBJECTS = {
     "handle": (durable.OrchestrationHandle,),
     "task": (durable.Task,),
 }
-# These come together, in one merge.
-RENEWING = {"client.rewind", "client.restart", "client.fork", "client.purge", "client.purge_where"}
 
 
 def rows(page: str, columns: int) -> list[list[str]]:
@@ -46,8 +44,7 @@ def helped(*command: str) -> str:
 def test_every_name_of_ours_that_newcomers_are_given_exists() -> None:
     page = (ROOT / "docs" / "coming_from.md").read_text(encoding="utf-8")
     named = {name for line in page.splitlines() if line.startswith("| ") for name in _ours(line)}
-    missing = {name for name in named if not _exists(name)}
-    assert missing in (set(), RENEWING)
+    assert {name for name in named if not _exists(name)} == set()
     assert len(named) > 60
 
 
