@@ -1,7 +1,8 @@
 -- One turn of one instance. Returns 1 committed, 0 conflict.
 --
--- ARGV: head <d I4 I4 I4> (created_at, expect, number of appends, number of drops), instance id, commit id, record,
--- the execution that must be the current one, '1' when another life begins in its place; then for each append: execution id, item; for each drop: key; for each put: key, row.
+-- ARGV: head <d I4 I4 I4> (created_at, expect, number of appends, number of drops), instance id, commit id, record, the
+-- execution that must be the current one, '1' when another life begins in its place; then for each append: execution
+-- id, item; for each drop: key; for each put: key, row.
 
 local created_at, expect, appends, drops = unpack_from('<dI4I4I4', ARGV[1])
 local id, commit_id = ARGV[2], ARGV[3]

@@ -126,12 +126,15 @@ class Turns:
 
     def started(self, record: Record) -> bool:
         """An instance that was created a moment ago, as it was committed; False when it is not for this worker."""
+        instance_id = record.summary.instance_id
         if not self._serves(record.summary):
             return False
+        if instance_id in self.warm:
+            return True  # a sweep has found it before this came: it goes on already
         if len(self.fresh) < _FRESH:
-            self.fresh[record.summary.instance_id] = record
+            self.fresh[instance_id] = record
         else:
-            self.hint(record.summary.instance_id)
+            self.hint(instance_id)
         return True
 
     def assign(self, owned: Collection[tuple[str, int]]) -> None:
