@@ -132,6 +132,8 @@ class Worker:
         )
 
         def hand_over(commits: Sequence[Commit]) -> list[str]:
+            if not self._cached:  # every turn reads what is stored, the first one too
+                return [commit.instance_id for commit in commits]
             taken, left = loop.turns.divide(commits)
             if taken:
                 engine.tell(Started(taken))
