@@ -4,8 +4,8 @@ Thousands of waiting generators are no garbage, but the collector looks at each 
 often gives a fifth more throughput.
 
 A thread that computes in Python lets others in only when they have waited for a switch interval, and the engine has to
-ask again after each statement. With Python's 5 ms one such activity slows the engine to a twentieth. With 0.1 ms it
-keeps half its speed, all that one of two threads can have of one interpreter, and alone it is as fast as before
+ask again after each statement. With Python's 5 ms one such activity slows the engine to a fifth. With 0.3 ms it keeps
+half its speed, all that one of two threads can have of one interpreter, and alone it loses a thirtieth
 (tests/benchmarks/busy_thread.py). Less costs more than it gives: all who wait ask that often.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 COLLECT_EVERY: Final = (20_000, 20, 100)
-SWITCH_EVERY: Final = 0.0001  # seconds
+SWITCH_EVERY: Final = 0.0003  # seconds
 
 _lock = threading.Lock()
 _workers = 0

@@ -16,6 +16,7 @@ Laws.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from random import Random
@@ -54,6 +55,8 @@ from .tasks import (
     no_task,
     open_leaves,
 )
+
+log = logging.getLogger("durable.worker")
 
 RESUME: Final = "resume"
 
@@ -150,6 +153,17 @@ class Execution:
         if new:
             self._stale_timers = []
         return new
+
+    def let_go(self) -> None:
+        """It is thrown away: law 6, now and not when the collector of garbage comes by."""
+        driver, self._driver, self._begin, self.trigger = self._driver, None, None, None
+        self._listening = ()
+        self.tasks.clear()
+        if driver:
+            try:
+                driver.close()
+            except Exception as error:  # of the user's `finally:`; nothing it does counts any more
+                log.debug("instance %r: what was thrown away raised %r", self.instance_id, error)
 
     @property
     def begun(self) -> bool:

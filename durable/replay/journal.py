@@ -162,8 +162,10 @@ class Journal:
     @property
     def held(self) -> set[int]:
         """The calls for which the code was waiting here, in a past that has been rewound: outcomes that are void."""
+        if not self._void:
+            return set()
         here = self.number - 1
-        return {task_id for first, end, task_id in self._void if first < here < end} if self._void else set()
+        return {task_id for first, end, task_id in self._void if first < here < end}
 
     def check(self) -> None:
         """Raises the first difference again: a bare `except:` in user code may have swallowed it."""

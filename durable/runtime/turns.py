@@ -179,7 +179,9 @@ class Turns:
             yield from self._finish()  # its outcomes are read with the instances
             raise
         while len(self.warm) > cached:
-            self.warm.popitem(last=False)
+            _, instance = self.warm.popitem(last=False)
+            if instance.execution is not None:
+                instance.execution.let_go()
 
     def _next_batch(self, most: int) -> dict[str, Record | bool]:
         """Instances to step now: as they were just created, or whether their inbox must be read."""
