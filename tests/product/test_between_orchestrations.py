@@ -195,30 +195,3 @@ def test_terminate_overtakes_the_start_of_the_children(bench: Bench, app: durabl
     bench.until(lambda: not unfinished())
     ended = bench.client.list_orchestrations(prefix="root", limit=1_000)
     assert {(item.runtime_status, item.output) for item in ended} == {("TERMINATED", "all of you")}
-
-
-def test_terminate_spares_a_stranger_who_has_the_id_of_a_child(bench: Bench) -> None:
-    app = durable.Registry()
-
-    @app.orchestrator
-    def waits(ctx: Ctx) -> Steps:
-        return (yield ctx.wait_for_external_event("go"))
-
-    @app.orchestrator
-    def parent(ctx: Ctx) -> Steps:
-        task = ctx.call_sub_orchestrator(waits, instance_id="stranger")
-        yield [ctx.create_timer(3_600), ctx.wait_for_external_event("never")]
-        return task.result()
-
-    stranger = bench.start("waits", instance_id="stranger")
-    bench.serve(app)
-    bench.client.wait("stranger", SOON, until="started")
-    # Suspended, it does not take the news that the id was taken, so the child still counts as open.
-    handle = bench.start("parent")
-    bench.client.wait(handle.instance_id, SOON, until="started")
-    handle.suspend()
-    handle.terminate("all of you")
-    with pytest.raises(durable.OrchestrationTerminatedError):
-        handle.result(SOON)
-    stranger.raise_event("go", "still here")
-    assert stranger.result(SOON) == "still here"

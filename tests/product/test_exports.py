@@ -25,7 +25,8 @@ NAMES = """
 """.split()
 ERRORS = """
     DurableError InstanceNotFoundError InstanceExistsError InstanceFinishedError OrchestrationFailedError
-    OrchestrationTerminatedError OrchestrationBlockedError TaskFailedError TaskCancelledError NonRetryableError
+    OrchestrationTerminatedError OrchestrationCancelledError OrchestrationBlockedError TaskFailedError
+    TaskCancelledError NonRetryableError
     TimeoutError PayloadError LimitError DuplicateNameError StoreError TransportError
 """.split()
 
