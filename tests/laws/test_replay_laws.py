@@ -16,12 +16,13 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from durable.engine.codeless import terminate_request
 from durable.engine.instance import Arrival, Env, Instance, timer_key
 from durable.engine.step import step
 from durable.model import history as h
 from durable.model.errors import OrchestrationCancelledError
 from durable.model.failure import FailureDetails
-from durable.model.history import Event, Raw, encode_events
+from durable.model.history import Event, Parent, Raw, encode_events
 from durable.model.limits import Limits
 from durable.model.retry import RetryPolicy
 from durable.model.status import RuntimeStatus, Summary
@@ -675,6 +676,21 @@ def test_raising_the_error_without_being_cancelled_is_a_failure() -> None:
         raise OrchestrationCancelledError("not asked")
 
     assert drive(pretends)[-1].status == "FAILED"
+
+
+def test_terminate_for_somebody_s_child_spares_a_stranger_of_that_id() -> None:
+    parent = Parent("p", "px", 1, 1)
+    for started, asked, ends in ((None, parent, False), (parent, parent, True), (parent, None, True)):
+        execution = begin(orchestrator([Op("activity", "a", 1)], False))
+        started_event = msgspec.structs.replace(execution.started, parent=started)
+        history = [started_event, *execution.take([], NOW)]
+        summary = Summary("i", "x", "o", RuntimeStatus.RUNNING, NOW, NOW)
+        instance = Instance(summary, 2, started_event, len(history), None, history)
+        request = terminate_request(Raw(b"1"), NOW, recursive=True, parent=asked)
+        turn = step(instance, [Arrival(request, "", "in/1")], execution.code, "", NOW, ENV)
+        assert turn.instance.summary.status.finished == ends
+        assert turn.commit is not None
+        assert "in/1" in turn.commit.drop
 
 
 def test_the_same_code_is_no_mismatch_with_renamed_keys_or_spaces_in_its_input() -> None:

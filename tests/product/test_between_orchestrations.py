@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Generator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
 import durable
+from tests.servers.redis_server import RedisServer
 
 pytestmark = pytest.mark.everywhere
 
@@ -197,28 +202,29 @@ def test_terminate_overtakes_the_start_of_the_children(bench: Bench, app: durabl
     assert {(item.runtime_status, item.output) for item in ended} == {("TERMINATED", "all of you")}
 
 
-def test_terminate_spares_a_stranger_who_has_the_id_of_a_child(bench: Bench) -> None:
-    app = durable.Registry()
-
-    @app.orchestrator
-    def waits(ctx: Ctx) -> Steps:
-        return (yield ctx.wait_for_external_event("go"))
-
-    @app.orchestrator
-    def parent(ctx: Ctx) -> Steps:
-        task = ctx.call_sub_orchestrator(waits, instance_id="stranger")
-        yield [ctx.create_timer(3_600), ctx.wait_for_external_event("never")]
-        return task.result()
-
-    stranger = bench.start("waits", instance_id="stranger")
-    bench.serve(app)
-    bench.client.wait("stranger", SOON, until="started")
-    # Suspended, it does not take the news that the id was taken, so the child still counts as open.
-    handle = bench.start("parent")
-    bench.client.wait(handle.instance_id, SOON, until="started")
-    handle.suspend()
-    handle.terminate("all of you")
-    with pytest.raises(durable.OrchestrationTerminatedError):
-        handle.result(SOON)
-    stranger.raise_event("go", "still here")
-    assert stranger.result(SOON) == "still here"
+def test_terminate_reaches_a_family_across_partitions_and_workers(
+    redis_server: RedisServer, app: durable.Registry
+) -> None:
+    url, workspace = f"{redis_server.url}?partitions=8", uuid4().hex[:8]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(durable.connect(url, workspace=workspace)) for _ in range(2)]
+        for client in clients:
+            stack.enter_context(durable.Worker(client, registry=app, shutdown_grace=0))
+        roots = [clients[0].start_orchestration("family", 3, instance_id=f"root{n}") for n in range(6)]
+        for number, root in enumerate(roots):
+            if number % 2:
+                clients[1].wait(root.instance_id, SOON, until="started")
+            root.terminate({"why": number})
+        for root in roots:
+            with pytest.raises(durable.OrchestrationTerminatedError):
+                root.result(SOON)
+        deadline = time.monotonic() + SOON
+        while True:
+            found = list(clients[0].list_orchestrations(prefix="root", limit=1_000))
+            if all(item.runtime_status.finished for item in found):
+                break
+            assert time.monotonic() < deadline, [i for i in found if not i.runtime_status.finished]
+            threading.Event().wait(0.01)
+        for item in found:
+            number = int(item.instance_id[len("root")])
+            assert (item.runtime_status, item.output) == ("TERMINATED", {"why": number})

@@ -86,6 +86,14 @@ def app(gate: threading.Event) -> durable.Registry:
         return (yield ctx.call_sub_orchestrator(child, instance_id=f"{ctx.instance_id}-child"))
 
     @app.orchestrator
+    def rounds(ctx: Ctx, number: int = 0) -> Steps:
+        event = yield ctx.wait_for_external_event("go")
+        if number:
+            return event
+        ctx.continue_as_new(number + 1)
+        return None
+
+    @app.orchestrator
     def loops(ctx: Ctx, rounds: int) -> Steps:
         if rounds:
             yield ctx.create_timer(0)
@@ -195,11 +203,11 @@ def test_a_timer_that_is_due_waits(bench: Bench, app: durable.Registry) -> None:
 
 def test_what_is_suspended_before_its_first_turn_does_not_begin(bench: Bench, app: durable.Registry) -> None:
     handle = bench.start("saga")
+    handle.raise_event("go", "at last")
     handle.suspend()
     bench.serve(app)
     becomes(bench, handle, "SUSPENDED")
     assert bench.types(handle) == ["ExecutionStarted", "ExecutionSuspended"]
-    handle.raise_event("go", "at last")
     handle.resume()
     assert handle.result(SOON) == "at last"
 
@@ -332,12 +340,23 @@ def test_children_are_left_alone_and_a_cancelled_child_fails_its_task(bench: Ben
     assert caught.value.failure.is_caused_by(durable.OrchestrationCancelledError)
 
 
-def test_a_cancel_follows_continue_as_new(bench: Bench, app: durable.Registry) -> None:
+@pytest.mark.parametrize("steer", ["cancel", "suspend"])
+def test_steering_follows_continue_as_new(bench: Bench, app: durable.Registry, steer: str) -> None:
+    worker = bench.serve(app)
+    handle = waiting(bench, "rounds")
+    worker.stop()
+    handle.raise_event("go", "the next round")
+    getattr(handle, steer)("what came behind it")
     bench.serve(app)
-    handle = bench.start("loops", 20)
-    handle.cancel("anywhere")
-    with pytest.raises(durable.OrchestrationCancelledError):
-        handle.result(SOON)
+    if steer == "cancel":
+        with pytest.raises(durable.OrchestrationCancelledError):
+            handle.result(SOON)
+        return
+    becomes(bench, handle, "SUSPENDED")
+    assert handle.status().input == 1
+    handle.raise_event("go", "the end")
+    handle.resume()
+    assert handle.result(SOON) == "the end"
 
 
 # ---- outcomes by state
