@@ -18,14 +18,16 @@ class TestFolderStore(StoreContract, SignalsContract):
         self.folder = tmp_path
 
     def open_store(self) -> Store:
-        return FolderStore(self.folder)
+        store: Store = FolderStore(self.folder)
+        return store
 
     def reopen_store(self, store: Store) -> Store:
         store.close()
-        return FolderStore(self.folder)
+        return self.open_store()
 
     def open_signals(self) -> Signals:
-        return open_folder(f"folder://{self.folder}").signals
+        signals: Signals = open_folder(f"folder://{self.folder}").signals
+        return signals
 
 
 def test_it_does_what_the_reference_does(tmp_path: Path) -> None:

@@ -30,8 +30,19 @@ if __name__ == "__main__":
 
 
 def test_the_store_is_green_on_the_contract_suite(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", SAMPLE]
-    done = subprocess.run([*command, SAMPLE], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(SAMPLE),
+    ]
+    done = subprocess.run([*command, str(SAMPLE)], cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout
     assert not [word for word in ("skipped", "failed", "warning") if word in done.stdout]
