@@ -20,7 +20,7 @@ Absent fields have their defaults. Payloads stand in it as they are stored.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Final, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 import msgspec
 
@@ -82,7 +82,7 @@ def _line(value: _Header | _Line) -> bytes:
     return data + b"\n"
 
 
-def read_archive(stream: BinaryIO, limits: Limits | None = None) -> Archive:
+def read_archive(stream: IO[bytes], limits: Limits | None = None) -> Archive:
     """Read and check an archive. Raises ArchiveError, which names the line; OSError as the stream does."""
     lines = _lines(stream, limits or Limits())
     number, first = next(lines, (1, b""))
@@ -121,7 +121,7 @@ def read_archive(stream: BinaryIO, limits: Limits | None = None) -> Archive:
     return archive
 
 
-def _lines(stream: BinaryIO, limits: Limits) -> Iterator[tuple[int, bytes]]:
+def _lines(stream: IO[bytes], limits: Limits) -> Iterator[tuple[int, bytes]]:
     longest = 2 * limits.payload_bytes + _BESIDE_PAYLOADS
     number = read = 0
     while line := stream.readline(longest + 1):

@@ -437,7 +437,8 @@ def test_replay_tells_the_first_difference_as_the_status_would() -> None:
         history = env.client.start_orchestration(shop, Order("book", 3)).status(history=True).history
     assert history is not None
     durable.testing.replay(history, registry=registry)
-    for code in ({"registry": newer}, {"orchestrator": changed}):
+    choices: list[dict[str, Any]] = [{"registry": newer}, {"orchestrator": changed}]
+    for code in choices:
         with pytest.raises(durable.OrchestrationBlockedError) as caught:
             durable.testing.replay(history, **code)
         assert "event 2 is call_activity 'charge'" in caught.value.reason
