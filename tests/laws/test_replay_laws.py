@@ -329,7 +329,8 @@ def without_turns(history: Sequence[Event]) -> list[Event]:
 
 
 def _place_of(history: Sequence[Event], number: int) -> int:
-    return sum(event.type not in _UNCOUNTED for event in history[: number - 1])
+    """0 stays 0: it names none."""
+    return sum(event.type not in _UNCOUNTED for event in history[: number - 1]) if number else 0
 
 
 _UNCOUNTED = (h.ORCHESTRATOR_STARTED, h.EXECUTION_SUSPENDED, h.EXECUTION_RESUMED)
