@@ -64,14 +64,14 @@ class Outbox:
             ended = yield from self._send_starts(starts, facts)
             ended += yield from self._send_facts(facts)
             rewound: Rewound = yield from answer_requests(rewinds, Part(self.clock, self.env.mint, self.env.partitions))
+            ended += rewound.answered
+            if ended:
+                yield Claim([Lease(row.partition, row.key, row.holder, row.attempt, None) for row in ended])
         except StoreError:
-            self.rows = rows
+            self.rows = rows  # what has been sent is sent again: its target knows it
             raise
         self.rows += rewound.left
-        ended += rewound.answered
         again = bool(self.rows)
-        if ended:
-            yield Claim([Lease(row.partition, row.key, row.holder, row.attempt, None) for row in ended])
         targets = [*(m.target for _, m in starts), *(fact.instance_id for _, fact in facts), *rewound.touched]
         return Sent(targets, again)
 

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import pika  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
 import pytest
+import redis
 from cloudevents.core.bindings.rabbitmq import (
     RabbitMQMessage,
     from_rabbitmq_event,
@@ -328,6 +329,29 @@ def test_what_a_stopped_worker_was_running_runs_elsewhere_at_once(place: Place) 
     gate.set()
     kinds = [event.type for event in place.client.history(handles[0].instance_id)]
     assert kinds.count("TaskCompleted") == 1
+
+
+# ---- removing what has ended
+
+
+def test_a_purge_that_is_killed_on_its_way_is_taken_up_by_the_next(place: Place) -> None:
+    place.serve("plain")
+    for handle in place.client.start_many("step", ["who"] * 500):
+        assert handle.result(SOON) == "plain"
+    code = (
+        "import durable, sys; client = durable.connect(sys.argv[1], events=sys.argv[2], workspace=sys.argv[3]); "
+        "client.purge_where(prefix='')"
+    )
+    program = place.program("-c", code, place.url, place.events, place.workspace)
+    until(lambda: len(place.client.list_orchestrations(limit=1000).items) < 500)
+    program.kill()
+    place.client.purge_where(name="step")
+    assert place.client.list_orchestrations().items == []
+    server = redis.Redis.from_url(place.url.partition("?")[0])
+    left = [key for key in server.scan_iter(f"durable:{{{place.workspace}:*") if b"}:h:" in key]
+    server.close()
+    assert left == []
+    assert place.run("step", "who") == "plain"
 
 
 # ---- who does what
