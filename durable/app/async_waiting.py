@@ -179,18 +179,19 @@ class AsyncWaits:
 
     def _take(self, news: Sequence[_News]) -> list[str]:
         """Whom to look at."""
-        come: list[_Waiter] = []
+        come: dict[_Waiter, bool] = {}
         changed: dict[str, None] = {}
         for item in news:
             if isinstance(item, _Come):
-                come.append(item.waiter)
+                come[item.waiter] = True
             elif isinstance(item, _Gone):
-                self._remove(item.waiter)
+                if not come.pop(item.waiter, False):  # else it has not even been looked at
+                    self._remove(item.waiter)
             elif isinstance(item, _Late):
                 changed[item.waiter.instance_id] = None
             elif isinstance(item, _Changed):
                 changed.update((instance_id, None) for instance_id in item.instance_ids if instance_id in self._waiting)
-        changed.update((waiter.instance_id, None) for waiter in self._admit(come))
+        changed.update((waiter.instance_id, None) for waiter in self._admit(list(come)))
         return list(changed)
 
     def _admit(self, come: list[_Waiter]) -> list[_Waiter]:

@@ -364,6 +364,9 @@ def test_cancelling_a_wait_leaves_nothing_behind(bench: Bench, log: Heard) -> No
             others = [asyncio.ensure_future(handle.result()) for _ in range(50)]
             last = asyncio.ensure_future(handle.result())
             await client.wait(handle.instance_id, SOON, until="started")
+            hasty = [asyncio.ensure_future(handle.result()) for _ in range(200)]  # gone before they are looked at
+            await asyncio.sleep(0)
+            others += hasty
             for other in others:
                 other.cancel()
             assert all(
