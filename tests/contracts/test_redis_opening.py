@@ -201,7 +201,8 @@ def test_a_replica(own_server: RedisServer) -> None:
 
 
 def test_a_node_of_a_cluster(redis_server: RedisServer, after: ExitStack) -> None:
-    node = RedisServer(cluster_enabled="yes")  # its bus wants port + 10,000
+    # Its bus would take port + 10,000, free or not.
+    node = RedisServer(cluster_enabled="yes", cluster_port=str(free_port()))
     after.callback(node.close)
     node.start()
     wait_until(lambda: b"cluster_state" in raw(node.port, ("CLUSTER", "INFO")), 10, "cluster")
