@@ -167,7 +167,8 @@ def _find(call: Call) -> Callable[..., Any]:
             f"activity {call.name!r} runs in a process, where {call.module}.{call.function} is looked up, and there is "
             "no such function: give it a name of its own at the top of its module"
         )
-    return found  # type: ignore[no-any-return]  # any callable will do
+    function: Callable[..., Any] = found
+    return function
 
 
 def _module(call: Call) -> ModuleType:
