@@ -12,8 +12,8 @@ from ..model import history as h
 from ..model.history import Event, UnreadableHistory
 from ..model.limits import Limits
 from ..model.status import RuntimeStatus, Summary
-from ..replay.execution import Code
 from ..replay.guard import Watch
+from ..replay.live_code import Code
 from ..replay.mismatch import Mismatch
 from .archive import Archive
 

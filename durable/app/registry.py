@@ -11,7 +11,7 @@ from ..model.errors import DuplicateNameError
 from ..model.retry import RetryPolicy
 from ..model.versions import highest
 from ..replay.context import OrchestrationContext
-from ..replay.execution import Code
+from ..replay.live_code import Code
 from ..runtime.activities import ActivityCode, Executor
 from ..runtime.activity_context import ActivityContext
 from .functions import Activity, Orchestrator

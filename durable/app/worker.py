@@ -19,7 +19,7 @@ from ..model.moments import to_timedelta
 from ..model.names import check_name
 from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE
 from ..ports import FACTS, Beat, Commit, Trouble
-from ..replay.execution import Code
+from ..replay.live_code import Code
 from ..runtime.activities import Activities
 from ..runtime.engine_thread import EngineThread
 from ..runtime.loop import DEFAULTS, Loop, Settings

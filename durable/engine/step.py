@@ -24,8 +24,9 @@ from ..model.names import partition_of
 from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
 from ..ports import PARKED, Append, Commit, Record, Row
 from ..replay.context import OrchestrationContext
-from ..replay.execution import Code, Execution
+from ..replay.execution import Execution
 from ..replay.guard import TurnTooLong
+from ..replay.live_code import Code
 from ..replay.mismatch import Mismatch, line_of_error, refuse_sealed
 from .codeless import cancel_before_start, ended_summary, only_drop, park, rows_of_start, terminate
 from .effects import Effects, start_row, wake_row

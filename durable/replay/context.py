@@ -15,7 +15,7 @@ from ..model.names import check_name
 from ..payload.values import decode, encode, refuse_ambiguous
 from .arity import calls_sub_orchestrator, starts_detached
 from .callee import ActivityRef, OrchestratorRef, as_activity, as_orchestrator, checked_tags
-from .execution import Execution
+from .live_code import LiveCode
 from .logs import InstanceLogger
 from .tasks import Task, is_task
 
@@ -30,7 +30,7 @@ _UUIDS = UUID("6c0e7d2c-9a0a-5f0e-8b39-0d1f1f5a3f5d")
 class OrchestrationContext:
     """The first argument of every orchestrator. Use it, and only it, for everything that is not pure computation."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: LiveCode) -> None:
         self._execution = execution
         self._started = execution.started
         self._random: Random | None = None

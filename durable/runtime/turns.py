@@ -24,7 +24,7 @@ from ..model.history import UnreadableHistory
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus, Summary
 from ..ports import FACTS, PARKED, STATUS, Commit, Delivered, Fact, Lease, Outcome, Record, Row, RowKey, Want
-from ..replay.execution import Code
+from ..replay.live_code import Code
 from .agenda import Agenda
 from .courier import Courier
 from .outbox import Outbox

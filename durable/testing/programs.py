@@ -20,7 +20,7 @@ from ..model.retry import RetryPolicy
 from ..payload.signature import Signature
 from ..replay.callee import ActivityRef, OrchestratorRef
 from ..replay.context import OrchestrationContext
-from ..replay.execution import Code
+from ..replay.live_code import Code
 from ..replay.tasks import Task
 
 Node = list[Any]

@@ -18,7 +18,7 @@ from ..model import history as h
 from ..model.errors import OrchestrationBlockedError
 from ..model.history import Event, HistoryEvent, Parent, Raw
 from ..model.status import RuntimeStatus, Summary
-from ..replay.execution import Code
+from ..replay.live_code import Code
 
 
 def replay(

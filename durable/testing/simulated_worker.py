@@ -13,8 +13,8 @@ from ..model.errors import StoreError
 from ..model.history import Event
 from ..model.limits import Limits
 from ..ports import FACTS, Outcome
-from ..replay.execution import Code
 from ..replay.guard import Watch
+from ..replay.live_code import Code
 from ..runtime import requests as ask
 from ..runtime.loop import Loop
 from .programs import CODES, attempt_activity

@@ -20,7 +20,7 @@ from ..payload.signature import Signature
 from ..payload.values import decode
 from ..replay.callee import ActivityRef, OrchestratorRef
 from ..replay.context import OrchestrationContext
-from ..replay.execution import Code
+from ..replay.live_code import Code
 from ..runtime.activities import ActivityCode
 from ..runtime.activity_context import ActivityContext, Attempt
 

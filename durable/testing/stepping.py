@@ -27,8 +27,9 @@ from ..model.names import check_name
 from ..model.status import RuntimeStatus
 from ..payload.values import decode, encode
 from ..ports import Append
-from ..replay.execution import Code, Execution
+from ..replay.execution import Execution
 from ..replay.guard import Watch
+from ..replay.live_code import Code
 from ..replay.tasks import CallTask, Leaf, TimerTask, WaitTask
 
 _BEGINS: Final = datetime(2026, 1, 1, tzinfo=timezone.utc)

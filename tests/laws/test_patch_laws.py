@@ -13,7 +13,8 @@ from durable.model import history as h
 from durable.model.history import Event, Raw
 from durable.model.versions import highest
 from durable.replay.context import OrchestrationContext
-from durable.replay.execution import Code, Execution
+from durable.replay.execution import Execution
+from durable.replay.live_code import Code
 from durable.replay.mismatch import Mismatch
 from tests.laws.test_replay_laws import NOW, begin, code_of, place, replayed, stored
 

@@ -29,8 +29,9 @@ from durable.model.status import RuntimeStatus, Summary
 from durable.payload.signature import Signature
 from durable.replay.callee import ActivityRef
 from durable.replay.context import OrchestrationContext
-from durable.replay.execution import Code, Execution
+from durable.replay.execution import Execution
 from durable.replay.guard import Watch
+from durable.replay.live_code import Code
 from durable.replay.mismatch import Mismatch
 from durable.replay.tasks import Task, open_leaves
 from durable.testing.allowed_results import CANCEL

@@ -23,7 +23,8 @@ from durable.model.rewinding import standing
 from durable.model.status import RuntimeStatus, Summary
 from durable.ports import Commit, Record
 from durable.replay.context import OrchestrationContext
-from durable.replay.execution import Code, Execution
+from durable.replay.execution import Execution
+from durable.replay.live_code import Code
 from durable.testing.programs import make_script
 
 from .test_replay_laws import NOW, Life, answers, begin, code_of, live, place, raised, replayed, stored
