@@ -42,9 +42,10 @@ if TYPE_CHECKING:
     from .driver import StuckError
     from .environment import Environment
     from .replaying import replay
+    from .signals_contract import SignalsContract
     from .stand_ins import Call
     from .stepping import Run, Scheduled, Timer, Wait, step
-    from .store_contract import SignalsContract, StoreContract
+    from .store_contract import StoreContract
     from .store_machine import check_store
     from .transport_contract import TransportContract
 
@@ -52,9 +53,10 @@ _HOMES = {
     "driver": ("StuckError",),
     "environment": ("Environment",),
     "replaying": ("replay",),
+    "signals_contract": ("SignalsContract",),
     "stand_ins": ("Call",),
     "stepping": ("Run", "Scheduled", "Timer", "Wait", "step"),
-    "store_contract": ("SignalsContract", "StoreContract"),
+    "store_contract": ("StoreContract",),
     "store_machine": ("check_store",),
     "transport_contract": ("TransportContract",),
 }

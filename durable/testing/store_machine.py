@@ -32,7 +32,7 @@ from durable.ports import (
     Want,
 )
 
-from .store_contract import moment, turn
+from .store_samples import moment, turn
 
 _instances = st.sampled_from(["a", "b", "a%", "é😀"])
 _keys = st.sampled_from([f"k{n}" for n in range(6)] + ["wake/x"])

@@ -33,8 +33,9 @@ from durable.ports import (
     Store,
     Want,
 )
-from durable.testing.store_contract import SignalsContract, StoreContract, events, fact, loaded, turn, work
+from durable.testing import SignalsContract, StoreContract
 from durable.testing.store_machine import check_store
+from durable.testing.store_samples import events, fact, loaded, turn, work
 from tests.servers.process import HOST
 from tests.servers.proxy import Proxy
 from tests.servers.redis_place import Opener, raw, spread

@@ -16,7 +16,7 @@ from durable.backends.redis_backend import open_redis
 from durable.backends.redis_url import parse_url
 from durable.model.errors import StoreError
 from durable.ports import FACTS, STATUS, Beat, Delivered, Fact, Outcome, Query
-from durable.testing.store_contract import events, turn, work
+from durable.testing.store_samples import events, turn, work
 from tests.conftest import need
 from tests.servers.certificate import make_certificate, missing_openssl
 from tests.servers.process import HOST, free_port, wait_until

@@ -24,7 +24,7 @@ from durable.backends.sqlite_core import Core
 from durable.backends.sqlite_signals import FileSignals
 from durable.model.errors import StoreError
 from durable.ports import FACTS, Beat, Delivered, Fact, Lease, Outcome, Query, Want
-from durable.testing.store_contract import events, fact, turn, work
+from durable.testing.store_samples import events, fact, turn, work
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,7 +56,7 @@ def other_process(code: str, *arguments: str) -> subprocess.Popen[str]:
     head = (
         "import sys, os\n"
         "from durable.backends.sqlite import open_sqlite\n"
-        "from durable.testing.store_contract import *\n"
+        "from durable.testing.store_samples import *\n"
         "backend = open_sqlite(sys.argv[1]); store = backend.store\n"
     )
     return subprocess.Popen(

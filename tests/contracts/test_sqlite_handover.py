@@ -26,7 +26,8 @@ from durable.backends.sqlite_core import Core
 from durable.backends.sqlite_file import Target
 from durable.backends.sqlite_handover import Request, Sender, encode, framed
 from durable.ports import FACTS, Beat, Delivered, Fact, Outcome, Store, Want
-from durable.testing.store_contract import StoreContract, fact, turn
+from durable.testing import StoreContract
+from durable.testing.store_samples import fact, turn
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """\
@@ -34,7 +35,7 @@ import os, sys, threading, durable
 from durable.backends import sqlite_handover as handover
 from durable.backends.sqlite import open_sqlite
 from durable.ports import *
-from durable.testing.store_contract import *
+from durable.testing.store_samples import *
 backend = open_sqlite(sys.argv[1]); store = backend.store
 """
 ASKED = """\

@@ -11,8 +11,9 @@ import pytest
 from durable.backends.memory import MemoryStore, open_memory
 from durable.backends.sqlite import open_sqlite
 from durable.ports import Backend, Delivered, Fact, Signals, Store
-from durable.testing.store_contract import SignalsContract, StoreContract, turn
+from durable.testing import SignalsContract, StoreContract
 from durable.testing.store_machine import check_store
+from durable.testing.store_samples import turn
 
 
 class TestMemory(StoreContract, SignalsContract):
