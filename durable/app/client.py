@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 from uuid import uuid4
 
 from ..engine.step import create
@@ -14,7 +14,7 @@ from ..model.errors import InstanceExistsError
 from ..model.history import Event, Raw
 from ..model.limits import Limits
 from ..model.names import check_name
-from ..model.status import OrchestrationStatus, Summary
+from ..model.status import Summary
 from ..payload.codec import Codec, StoredLimits
 from ..ports import Backend, Commit, Transport
 from ..replay.callee import OrchestratorRef, as_orchestrator, checked_tags
@@ -32,7 +32,7 @@ from .plugins import (
 from .renewing import Renewer
 from .sealing import SealedBackend, SealedTransport
 from .starting import HandOver, IfExists, ManyOptions, nobody_takes, start_time, starts_orchestration
-from .waiting import Waits, check_until
+from .waiting import Waits
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -268,10 +268,6 @@ class Client(Renewer):
         by_id = {creation.instance_id: creation for creation in creations}
         return [instance_id for instance_id in existing if not self._replace(by_id[instance_id])]
 
-    def handle(self, instance_id: str) -> OrchestrationHandle[Any]:
-        """A handle on an instance, whether or not it exists; results come as plain JSON."""
-        return OrchestrationHandle(self, check_name(instance_id, "instance_id"))
-
     def _creation(
         self, ref: OrchestratorRef[Any, Any], payload: Raw, instance_id: str, now: datetime, start_at: datetime | None
     ) -> Commit:
@@ -290,34 +286,6 @@ class Client(Renewer):
             reply_to=self._reply_to,
         )
         return create(instance_id, started, self._store.partitions, self._ids())
-
-    # ---- waiting
-
-    def wait(
-        self,
-        instance_id: str,
-        timeout: timedelta | float | None = None,
-        *,
-        until: Literal["finished", "started"] = "finished",
-    ) -> OrchestrationStatus:
-        """Wait until an orchestration has ended, or ("started") its first turn is committed; return its status.
-
-        timeout: timedelta or seconds, None waits for ever. Raises durable.TimeoutError, InstanceNotFoundError, and
-        DurableError when the worker on this client has died of an error of its own.
-        """
-        check_name(instance_id, "instance_id")
-        check_until(until)
-        self.wait_summary(instance_id, timeout, until, False)
-        status = self.get_status(instance_id)
-        assert status is not None
-        return status
-
-    def wait_summary(
-        self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool
-    ) -> Summary:
-        """The wait behind `wait` and `handle.result`."""
-        self._refuse_inside("wait", "yield")
-        return self._waits.wait(instance_id, timeout, until, blocked_ends)
 
 
 def _reference(orchestrator: Any, version: str | None, tags: Mapping[str, str] | None) -> OrchestratorRef[Any, Any]:

@@ -1,16 +1,16 @@
-"""Looking at orchestrations: status, listing, history, diagnosis. What is read is what is committed."""
+"""Looking at orchestrations: status, listing, history, the end, diagnosis. What is read is what is committed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal, overload
 
 import msgspec
 
 from ..model import history as h
 from ..model.errors import InstanceNotFoundError
-from ..model.history import HistoryEvent, decode_event, decode_events
+from ..model.history import Event, HistoryEvent, decode_event, decode_events
 from ..model.moments import to_utc
 from ..model.names import check_name
 from ..model.status import OrchestrationStatus, Page, RuntimeStatus, Summary
@@ -19,6 +19,7 @@ from ..replay.callee import checked_tags
 from ..replay.guard import running
 from .diagnosis import Diagnosis, Service, diagnose, living, unserved
 from .views import cloud_events, event_view, input_of, status_view
+from .waiting import Waits, check_until
 
 if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
@@ -34,6 +35,7 @@ class Reader:
         self._store = backend.store
         self._transport = transport
         self._workspace = workspace
+        self._waits = Waits(backend)
 
     def get_status(
         self, instance_id: str, *, history: bool = False, payloads: bool = True
@@ -134,20 +136,47 @@ class Reader:
         return events
 
     def _events(self, execution: ExecutionKey) -> list[HistoryEvent]:
-        events: list[HistoryEvent] = []
+        return [event_view(event, number) for number, event in self._numbered(execution)]
+
+    def _numbered(self, execution: ExecutionKey) -> Iterator[tuple[int, Event]]:
         start: str | None = "0"
         while start is not None:
             rows = self._store.history(execution, int(start))
             for first, row in rows.items:
-                events += (event_view(event, first + i) for i, event in enumerate(decode_events(row)))
+                yield from enumerate(decode_events(row), first)
             start = rows.next
-        return events
 
     def _record(self, instance_id: str) -> Record | None:
         return self._store.load([Want(instance_id)])[0]
 
     def _summary(self, instance_id: str) -> Summary | None:
         return self._store.summaries([instance_id])[0]
+
+    def wait(
+        self,
+        instance_id: str,
+        timeout: timedelta | float | None = None,
+        *,
+        until: Literal["finished", "started"] = "finished",
+    ) -> OrchestrationStatus:
+        """Wait until an orchestration has ended, or ("started") its first turn is committed; return its status.
+
+        timeout: timedelta or seconds, None waits for ever. Raises durable.TimeoutError, InstanceNotFoundError, and
+        DurableError when the worker on this client has died of an error of its own.
+        """
+        check_name(instance_id, "instance_id")
+        check_until(until)
+        self.wait_summary(instance_id, timeout, until, False)
+        status = self.get_status(instance_id)
+        assert status is not None
+        return status
+
+    def wait_summary(
+        self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool
+    ) -> Summary:
+        """The wait behind `wait` and `handle.result`."""
+        self._refuse_inside("wait", "yield")
+        return self._waits.wait(instance_id, timeout, until, blocked_ends)
 
     def diagnose(self) -> Diagnosis:
         """Look at store, broker and workers once: what `durable doctor` prints. Raises StoreError, TransportError."""

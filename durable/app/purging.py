@@ -1,0 +1,174 @@
+"""Removing orchestrations that have ended, with what they have started.
+
+Laws.
+1. A family is purged from its leaves up, so that what an interrupted purge has left is still found from its parent.
+2. What a purge leaves in the store goes in pages, with this purge or the next one of that partition.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import msgspec
+
+from ..engine.codeless import RECURSIVE
+from ..engine.instance import task_key
+from ..engine.ledger import Ledger
+from ..model import history as h
+from ..model.errors import InstanceNotFinishedError, InstanceNotFoundError, TimeoutError
+from ..model.history import Event
+from ..model.names import check_name, partition_of
+from ..model.status import RuntimeStatus, Summary
+from ..ports import STATUS, ExecutionKey, Purged, Query, RowKey
+from .reader import statuses, timestamp
+from .steering import Steerer
+
+ENDING_SECONDS: Final = 30.0  # for sub-orchestrations that end with their parent
+_PAGE: Final = 200  # instances purged together
+_PIECES: Final = 500
+_FINISHED: Final = frozenset(status for status in RuntimeStatus if status.finished)
+
+
+class _Child(NamedTuple):
+    """A sub-orchestration of a finished instance. `told`: the rows that are left while it is being told to end."""
+
+    instance_id: str
+    told: Sequence[RowKey]
+
+
+class Purger(Steerer):
+    """The part of a client that removes what has ended."""
+
+    def purge(self, instance_id: str, *, recursive: bool = True) -> int:
+        """Remove a finished orchestration with everything stored of it; how many instances are gone.
+
+        recursive: its finished sub-orchestrations too; those that are still ending with it are waited for (at most 30
+        seconds, then durable.TimeoutError, and calling again goes on). 0 for an unknown id. What arrives for it later
+        is ignored. Raises InstanceNotFinishedError.
+        """
+        self._refuse_inside("purge", "an activity that calls the client")
+        check_name(instance_id, "instance_id")
+        while True:
+            summary = self._summary(instance_id)
+            if summary is None:
+                self._clear([instance_id])
+                return 0
+            self._refuse_unfinished(summary, "purge")
+            family = self._family([summary], recursive)
+            gone = self._purge(family)
+            if family[-1].instance_id in gone:
+                return len(gone)
+
+    def purge_where(
+        self,
+        *,
+        status: RuntimeStatus | str | Iterable[RuntimeStatus | str] | None = None,
+        name: str | None = None,
+        prefix: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        recursive: bool = True,
+    ) -> int:
+        """Remove all finished orchestrations that fit, as `purge` does; how many instances are gone.
+
+        The filters are those of `list_orchestrations`; all must hold, and what has not finished is left alone.
+        """
+        self._refuse_inside("purge_where", "an activity that calls the client")
+        wanted = statuses(status)
+        query = Query(
+            status=_FINISHED if wanted is None else wanted & _FINISHED,
+            name=name,
+            prefix=prefix,
+            created_after=timestamp(created_after, "created_after="),
+            created_before=timestamp(created_before, "created_before="),
+            limit=_PAGE,
+        )
+        count = 0
+        while True:
+            page = self._store.find(query)
+            count += len(self._purge(self._family(page.items, recursive)))
+            if page.next is None:
+                return count
+            query = msgspec.structs.replace(query, cursor=page.next)
+
+    def _refuse_unfinished(self, summary: Summary, what: str) -> None:
+        if not summary.status.finished:
+            raise InstanceNotFinishedError(
+                f"{what}: orchestration {summary.instance_id!r} is {summary.status}; wait for its end, or terminate it"
+            )
+
+    def _purge(self, family: Sequence[ExecutionKey]) -> set[str]:
+        """Those that are gone now."""
+        answers = self._store.purge(family)
+        gone = {key.instance_id for key, answer in zip(family, answers, strict=True) if answer is Purged.GONE}
+        for instance_id in gone:
+            self._waits.forget(instance_id)
+        self._clear(gone)
+        if gone:
+            self._signals.notify(STATUS, gone)
+        return gone
+
+    def _clear(self, instance_ids: Iterable[str]) -> None:
+        for partition in {partition_of(i, self._store.partitions) for i in instance_ids}:
+            while self._store.clear(partition, _PIECES):
+                pass
+
+    def _family(self, summaries: Sequence[Summary], recursive: bool) -> list[ExecutionKey]:
+        """These and (recursive) what they have started, children before their parents; all finished."""
+        found: dict[str, ExecutionKey] = {}
+        former = self._store.former([summary.instance_id for summary in summaries]) if recursive else []
+        for summary, executions in zip(summaries, former, strict=True) if recursive else ():
+            children = self._children(summary, executions)
+            if children:
+                found.update({key.instance_id: key for key in self._family(children, recursive)})
+        for summary in summaries:
+            found.pop(summary.instance_id, None)
+            found[summary.instance_id] = ExecutionKey(summary.instance_id, summary.execution_id)
+        return list(found.values())
+
+    def _children(self, summary: Summary, former: Sequence[str]) -> list[Summary]:
+        """The finished sub-orchestrations of a finished instance, once those that end with it have ended."""
+        children: dict[str, _Child] = {}
+        for execution in (*former, summary.execution_id):
+            events = [event for _, event in self._numbered(ExecutionKey(summary.instance_id, execution))]
+            children.update({e.instance_id: _Child(e.instance_id, ()) for e in events if e.type == h.CHILD_CREATED})
+            if any(e.type == h.EXECUTION_TERMINATED and e.status == RECURSIVE for e in events[-2:]):
+                told = Ledger(events).children.values()
+                children.update({e.instance_id: self._told(summary, e) for e in told})
+        deadline = time.monotonic() + ENDING_SECONDS
+        for child in children.values():
+            if child.told:
+                self._until_ended(child, summary, deadline)
+        ids = list(children)
+        some = [s for first in range(0, len(ids), _PAGE) for s in self._store.summaries(ids[first : first + _PAGE])]
+        return [s for s in some if s is not None and s.status.finished and s.parent_instance_id == summary.instance_id]
+
+    def _told(self, summary: Summary, created: Event) -> _Child:
+        partition = partition_of(summary.instance_id, self._store.partitions)
+        key = task_key(summary.execution_id, created.task_id, created.attempt)
+        return _Child(created.instance_id, [RowKey(partition, f"{key}/{what}") for what in ("start", "terminate")])
+
+    def _until_ended(self, child: _Child, parent: Summary, deadline: float) -> None:
+        """Wait for a child that was terminated with its parent, perhaps before it began. Raises TimeoutError."""
+        while True:
+            under_way = any(self._store.rows(child.told))  # first: what is under way no more has arrived when we look
+            summary = self._summary(child.instance_id)
+            foreign = summary is not None and summary.parent_instance_id != parent.instance_id
+            if foreign or (summary is None and not under_way) or (summary is not None and summary.status.finished):
+                return
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError(
+                    f"purge: sub-orchestration {child.instance_id!r} of {parent.instance_id!r} is still ending, which "
+                    "takes a running worker; its parent is kept, so purge again then (or with recursive=False)"
+                )
+            if summary is None:
+                time.sleep(min(left, 0.02))  # its start is under way, and nothing tells of that
+                continue
+            try:
+                self._waits.wait(child.instance_id, left, "finished", False)
+            except (TimeoutError, InstanceNotFoundError):
+                continue
