@@ -79,6 +79,25 @@ class LocalSignals:
             call(wake, None)
 
 
+def with_others(
+    stop_here: Callable[[], None], begin: Callable[[], None], end: Callable[[], None]
+) -> Callable[[], None]:
+    """Begin to hear of other processes too; what stops both, once. Where that can't begin, nothing is listened to."""
+    try:
+        begin()
+    except BaseException:
+        stop_here()
+        raise
+    stopped = threading.Lock()
+
+    def stop() -> None:
+        if stopped.acquire(blocking=False):
+            stop_here()
+            end()
+
+    return stop
+
+
 def call(wake: Wake, instance_ids: Collection[str] | None) -> None:
     """Call a listener; what it raises is logged."""
     try:

@@ -23,7 +23,7 @@ from durable.model.errors import StoreError
 from durable.model.names import partition_of
 from durable.ports import FACTS, STATUS, Topic
 
-from .local_signals import LocalSignals, Wake
+from .local_signals import LocalSignals, Wake, with_others
 from .redis_connection import Answers, Connections, pack
 from .redis_subscriber import Subscriber
 
@@ -80,24 +80,12 @@ class RedisSignals(LocalSignals):
     def listen(
         self, topic: Topic, wake: Wake, instance_id: str | None = None, *, here_only: bool = False
     ) -> Callable[[], None]:
-        stop_listening = super().listen(topic, wake, instance_id)
+        stop_here = super().listen(topic, wake, instance_id)
         if here_only:
-            return stop_listening
+            return stop_here
         channels = self._channels[topic]
         wanted = channels if instance_id is None else [channels[partition_of(instance_id, len(channels))]]
-        try:
-            self._subscriber.add(wanted)
-        except BaseException:
-            stop_listening()
-            raise
-        stopped = threading.Lock()
-
-        def stop() -> None:
-            if stopped.acquire(blocking=False):
-                stop_listening()
-                self._subscriber.remove(wanted)
-
-        return stop
+        return with_others(stop_here, lambda: self._subscriber.add(wanted), lambda: self._subscriber.remove(wanted))
 
     def _hear(self, channel: bytes, message: bytes) -> None:
         try:

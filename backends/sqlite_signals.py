@@ -16,7 +16,7 @@ from typing import Final
 from durable.model.errors import StoreError
 from durable.ports import Topic
 
-from .local_signals import LocalSignals, Wake
+from .local_signals import LocalSignals, Wake, with_others
 
 LOOK_SECONDS: Final = 0.02  # one look costs about 5 µs
 TROUBLE_SECONDS: Final = 1.0
@@ -37,22 +37,10 @@ class FileSignals(LocalSignals):
     def listen(
         self, topic: Topic, wake: Wake, instance_id: str | None = None, *, here_only: bool = False
     ) -> Callable[[], None]:
-        stop_listening = super().listen(topic, wake, instance_id)
+        stop_here = super().listen(topic, wake, instance_id)
         if here_only:
-            return stop_listening
-        try:
-            self._enter()
-        except BaseException:
-            stop_listening()
-            raise
-        stopped = threading.Lock()
-
-        def stop() -> None:
-            if stopped.acquire(blocking=False):
-                stop_listening()
-                self._leave()
-
-        return stop
+            return stop_here
+        return with_others(stop_here, self._enter, self._leave)
 
     def _enter(self) -> None:
         with self._watch_lock:
