@@ -3,12 +3,15 @@
 typer and rich are loaded when the command runs, never by `import durable`.
 
     commands   what can be asked: names, options, help       session    one invocation: its store, its options
-    run        an orchestration, embedded                    serve      a worker in the foreground
-    renewing   `rewind`, `restart`, `fork`, `purge`
-    listing    `list`        show    `show`                  events     `history`, and progress while running
+    run        an orchestration, embedded                    loading    a user's file or module
+    serve      a worker in the foreground                    processes  several of them
+    listing    `list`        show    `show`                  events     the rows of `history`, and of progress
+    around     what `show` tells beside the status         following  `--follow`: events as they come
+    doctor     `doctor`                                      start      `start`
+    steer      `raise`, `terminate`, `suspend`, ...          renewing   `rewind`, `restart`, `fork`, `purge`
+    archives   `export`, `import`, `replay`                  logs       what the library logs, on the terminal
     tasks      what a history says about each task (pure)    timeline   those tasks, drawn
     terminal   text that is safe to print                    exits      what each exit status means
-    loading    a user's file or module            archives   `export`, `import`, `replay`
 """
 
 from __future__ import annotations

@@ -10,9 +10,8 @@ import typer
 import durable
 
 from ..app.clock import utc_now
-from ..model.errors import InstanceFinishedError, InstanceNotFoundError
+from ..model.errors import InstanceNotFoundError
 from ..model.history import HistoryEvent
-from ..model.status import OrchestrationStatus, RuntimeStatus
 from . import archives
 from .around import look_around
 from .doctor import examine
@@ -22,14 +21,13 @@ from .following import Following
 from .listing import print_list, time_argument
 from .processes import serve_many
 from .renewing import add_commands as add_renewing
-from .run import json_argument, run
+from .run import run
 from .serve import Part, serve
 from .session import EventsUrl, Everywhere, Id, Json, NoColor, PlainGroup, Session, Url, Workspace, command
 from .show import show
 from .start import Asked, start
-from .steer import not_found, steer
-from .tasks import open_waits_of
-from .terminal import Screen, safe
+from .steer import not_found, raise_event, steer
+from .terminal import Screen
 
 RUN: Final = "Run"
 LOOK: Final = "Look"
@@ -315,15 +313,7 @@ def _raise(
     ] = None,
 ) -> None:
     """Send an event that an orchestration waits for, or will."""
-    value = json_argument(data, "--data")
-    before = session.client.get_status(id, history=True, payloads=False)
-    if before is None:
-        raise InstanceNotFoundError(not_found(session, id))
-    if before.runtime_status.finished:
-        raise InstanceFinishedError(f"{id!r} has ended ({before.runtime_status}) and takes no more events")
-    session.client.raise_event(id, event, value, event_id=event_id)
-    session.screen.answer({"raised": event, "instance_id": id}, f"event {safe(event)} is recorded for {safe(id)}")
-    _note_other_waits(session, before, event)
+    raise_event(session, id, event, data, event_id)
 
 
 @command(app, "terminate", STEER, needs_store=True)
@@ -415,21 +405,6 @@ def _import(
 
 
 add_renewing(app, STEER)
-
-
-# ---- what the command line says in its own words
-
-
-def _note_other_waits(session: Session, before: OrchestrationStatus, event: str) -> None:
-    """A misspelt name is no error: the orchestration may come to wait for it. But somebody should look."""
-    waits = open_waits_of(before.history or [])
-    if before.runtime_status is RuntimeStatus.PENDING or event.casefold() in map(str.casefold, waits):
-        return
-    shown = ", ".join(f"'{safe(name)}'" for name in waits[:5]) or "no event"
-    session.screen.note_value(
-        {"waits_for": waits},
-        f"it waits for {shown} at the moment; the event is kept until it waits for '{safe(event)}'",
-    )
 
 
 def _tags(given: list[str]) -> dict[str, str] | None:
