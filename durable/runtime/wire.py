@@ -306,8 +306,3 @@ def lifecycle_messages(summary: Summary, serving: Serving) -> list[Message]:
     if ended and summary.reply_to not in ("", serving.reply_to):
         messages.append(Message(summary.reply_to, event_id, kind, body))
     return messages
-
-
-def subject_of(body: bytes) -> str:
-    """The instance that a lifecycle event is about. Raises NotOurs."""
-    return _read(body, (STARTED, ENDED)).subject
