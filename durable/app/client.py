@@ -31,7 +31,7 @@ from .plugins import (
 )
 from .renewing import Renewer
 from .sealing import SealedBackend, SealedTransport
-from .starting import HandOver, IfExists, ManyOptions, nobody_takes, start_time, starts_orchestration
+from .starting import Create, IfExists, ManyOptions, nobody_creates, start_time, starts_orchestration
 from .waiting import Waits
 
 if TYPE_CHECKING:
@@ -153,19 +153,19 @@ class Client(Renewer):
                 self._transport.close()
             self._backend.close()
 
-    def worker_started(self, hand_over: HandOver) -> None:
-        """Told by a worker on this client, which takes what is started here without reading it again."""
-        self._hand_over = hand_over
+    def worker_started(self, create: Create) -> None:
+        """Told by a worker on this client: what is started here may begin with the commit that creates it."""
+        self._create_here = create
         self._waits.worker_died(None)
 
     def ended(self, summaries: Sequence[Summary]) -> None:
         """Told by a worker on this client: these are committed."""
         self._waits.ended(summaries)
 
-    def worker_stopped(self, hand_over: HandOver, error: BaseException | None = None) -> None:
+    def worker_stopped(self, create: Create, error: BaseException | None = None) -> None:
         """Told by that worker: it takes no more; its engine ended by `error`."""
-        if self._hand_over == hand_over:
-            self._hand_over = nobody_takes
+        if self._create_here == create:
+            self._create_here = nobody_creates
         if error is not None:
             self._waits.worker_died(error)
 
@@ -198,7 +198,7 @@ class Client(Renewer):
         instance = uuid4().hex if instance_id is None else check_name(instance_id, "instance_id=")
         now = self._now()
         creation = self._creation(ref, payload, instance, now, start_time(start_at, now))
-        existing = self._start_or_replace([creation], if_exists, unheard_of=instance_id is None)
+        existing = self._start_or_replace([creation], if_exists, unheard_of=instance_id is None and start_at is None)
         if existing and if_exists != "return":
             raise InstanceExistsError(_exists(existing, if_exists), existing)
         return self._waits.remember(OrchestrationHandle(self, instance, ref.returns), now)
@@ -253,7 +253,7 @@ class Client(Renewer):
             some = slice(first, first + _COMMITTED_TOGETHER)
             pairs = zip(payloads[some], ids[some], strict=True)
             creations = [self._creation(ref, payload, i, now, at) for payload, i in pairs]
-            existing += self._start_or_replace(creations, if_exists, unheard_of=instance_ids is None)
+            existing += self._start_or_replace(creations, if_exists, unheard_of=instance_ids is None and at is None)
         if existing and if_exists != "return":
             taken = set(existing)
             started = [i for i in ids if i not in taken]

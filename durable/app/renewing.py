@@ -21,7 +21,7 @@ from ..ports import FACTS, STATUS, Backend, Commit, ExecutionKey, Outcome, Recor
 from ..runtime.rewinding import Part, answer_requests, drive, end_rows, requests_of, rewind_instance
 from .handle import OrchestrationHandle
 from .purging import Purger
-from .starting import HandOver, nobody_takes
+from .starting import Create, nobody_creates
 
 
 class Renewer(Purger):
@@ -30,7 +30,7 @@ class Renewer(Purger):
     def __init__(self, backend: Backend, transport: Transport | None, workspace: str, limits: Limits) -> None:
         super().__init__(backend, transport, workspace, limits)
         self._reply_to = ""
-        self._hand_over: HandOver = nobody_takes
+        self._create_here: Create = nobody_creates
 
     # ---- rewinding
 
@@ -138,13 +138,16 @@ class Renewer(Purger):
     def _start(self, commits: list[Commit], *, unheard_of: bool) -> list[str]:
         """Commit the starts; the ids that were taken before.
 
-        unheard_of: the ids were made here, so nobody can have sent anything to them yet, and their inboxes are empty.
+        unheard_of: the ids were made here, so nobody can have sent anything to them yet, and their inboxes are empty;
+        and they may begin at once.
         """
-        outcomes = self._store.commit(commits)
-        started = [c for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.COMMITTED]
-        hinted = self._hand_over(started) if unheard_of else [c.instance_id for c in started]
-        unclear = [c for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.UNKNOWN]
-        existing = [c.instance_id for c, outcome in zip(commits, outcomes, strict=True) if outcome is Outcome.CONFLICT]
+        known = self._create_here(commits) if unheard_of else {}
+        left = [c for c in commits if c.instance_id not in known]
+        outcomes = self._store.commit(left)
+        hinted = [c.instance_id for c, outcome in zip(left, outcomes, strict=True) if outcome is Outcome.COMMITTED]
+        known.update((c.instance_id, outcome) for c, outcome in zip(left, outcomes, strict=True))
+        unclear = [c for c in commits if known[c.instance_id] is Outcome.UNKNOWN]
+        existing = [c.instance_id for c in commits if known[c.instance_id] is Outcome.CONFLICT]
         refused: set[str] = set()
         while unclear:
             # Reading tells: an execution id is minted here and never repeats. What is absent did not happen, or (when
@@ -160,7 +163,8 @@ class Renewer(Purger):
             outcomes = self._store.commit(missing) if missing else []
             refused |= {c.id for c, outcome in zip(missing, outcomes, strict=True) if outcome is Outcome.CONFLICT}
             unclear = [c for c, outcome in zip(missing, outcomes, strict=True) if outcome is not Outcome.COMMITTED]
-        self._signals.notify(FACTS, hinted)
+        if hinted:
+            self._signals.notify(FACTS, hinted)
         return existing
 
     def _replace(self, creation: Commit) -> bool:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, cast, overload
 
 from ..model.moments import to_timedelta, to_utc
-from ..ports import Commit
+from ..ports import Commit, Outcome
 from ..replay.arity import A, B, C, D, E, F, R, Takes0, Takes1, Takes2, Takes3, Takes4, Takes5, Takes6
 from ..replay.callee import OrchestratorRef
 from .handle import OrchestrationHandle
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 IfExists = Literal["raise", "return", "replace"]
 
-# Takes instances that have just been created, and returns the ids of those that are not for it.
-HandOver = Callable[[Sequence[Commit]], list[str]]
+# Creates instances through a worker in this process, and says what became of each; left out is what is not for it.
+Create = Callable[[Sequence[Commit]], dict[str, Outcome]]
 
 
-def nobody_takes(created: Sequence[Commit]) -> list[str]:
-    """The `HandOver` of a client without a worker."""
-    return [commit.instance_id for commit in created]
+def nobody_creates(commits: Sequence[Commit]) -> dict[str, Outcome]:
+    """The `Create` of a client without a worker."""
+    return {}
 
 
 class ManyOptions(TypedDict, total=False):

@@ -18,13 +18,13 @@ from ..model.errors import DurableError
 from ..model.moments import to_timedelta
 from ..model.names import check_name
 from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE
-from ..ports import FACTS, Beat, Commit, Trouble
+from ..ports import FACTS, Beat, Commit, Outcome, Trouble
 from ..replay.live_code import Code
 from ..runtime.activities import Activities
 from ..runtime.engine_thread import EngineThread
 from ..runtime.loop import DEFAULTS, Loop, Settings
 from ..runtime.membership import Seat
-from ..runtime.requests import CodeChanged, Hint, Lost, Started, Stop
+from ..runtime.requests import CodeChanged, Hint, Lost, Stop
 from ..runtime.serving import Serving
 from ..runtime.watchdog import Watchdog
 from .client import Client, connect
@@ -131,17 +131,12 @@ class Worker:
             client=client,
         )
 
-        def hand_over(commits: Sequence[Commit]) -> list[str]:
-            if not self._cached:  # every turn reads what is stored, the first one too
-                return [commit.instance_id for commit in commits]
-            taken, left = loop.turns.divide(commits)
-            if taken:
-                engine.tell(Started(taken))
-            return left
+        def create(commits: Sequence[Commit]) -> dict[str, Outcome]:
+            return engine.create(commits) if self._cached else {}  # without a cache every turn reads what is stored
 
         def died(error: BaseException) -> None:
             seat.leave()  # the others take over what this one will not do any more
-            client.worker_stopped(hand_over, error)
+            client.worker_stopped(create, error)
 
         engine = EngineThread(loop, backend.store, backend.signals, activities, transport, watchdog, client.ended, died)
         me = Beat(holder, groups=self._groups, queues=self._queues, pid=os.getpid(), host=socket.gethostname())
@@ -161,8 +156,8 @@ class Worker:
         self._undo.append(self._registry.on_change(lambda: engine.tell(CodeChanged())))
         seat.take()
         self._engine, self._seat = engine, seat
-        client.worker_started(hand_over)
-        self._undo.append(lambda: client.worker_stopped(hand_over))
+        client.worker_started(create)
+        self._undo.append(lambda: client.worker_stopped(create))
         engine.start()
 
     def stop(self) -> None:

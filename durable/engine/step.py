@@ -7,6 +7,7 @@ Laws.
 4. Code that does not fit its history, or is missing, adds nothing to the history and sends nothing; facts that were
    only in memory go to the inbox.
 5. What each command leaves behind is a table (`effects.EFFECTS`).
+6. An instance at version 0 is still to be created: its first turn may do that, in one commit with all that it decides.
 """
 
 from __future__ import annotations
@@ -60,10 +61,9 @@ def create(instance_id: str, started: Event, partitions: int, commit_id: str) ->
     return Commit(commit_id, instance_id, partition, 0, summary, (append,), (wake,))
 
 
-def created(commit: Commit) -> Record:
-    """What a store loads of an instance that this commit has created."""
-    inbox = tuple(row for row in commit.put if row.kind == "inbox")
-    return Record(1, commit.id, commit.summary, tuple(append.events for append in commit.appends), inbox)
+def uncreated(creation: Commit) -> Record:
+    """An instance that this commit would create, as it is before that: at version 0. Its first turn creates it."""
+    return Record(0, "", creation.summary, tuple(append.events for append in creation.appends), ())
 
 
 def in_place_of(record: Record, creation: Commit) -> Commit:
@@ -191,12 +191,15 @@ def _commit(
     run.drop += [a.row_key for a in arrivals if a.row_key and a.row_key not in left]
     if ignored:
         run.drop.extend(key for key in map(row_behind, arrivals) if key)
-    if opening or summary.status is RuntimeStatus.BLOCKED:
+    if instance.version and (opening or summary.status is RuntimeStatus.BLOCKED):
         run.drop += rows_of_start(instance)
-    row = encode_events(events)
-    appends = [Append(summary.execution_id, instance.length, row)]
+    if instance.version:
+        row, first = encode_events(events), instance.length
+    else:
+        row, first = encode_events([instance.started, *events]), 0
+    appends = [Append(summary.execution_id, first, row)]
     custom = execution.custom_status if execution.custom_status is not None else summary.custom_status
-    length, size = instance.length + len(events), instance.size + len(row)
+    length, size = instance.length + len(events), (instance.size if instance.version else 0) + len(row)
     started = instance.started
     live: Execution | None = execution
     opened: list[Event] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -13,6 +12,7 @@ from ..model.errors import StoreError, TransportError
 from ..model.status import Summary
 from ..ports import Commit, Outcome, Signals, Store, Transport
 from .activities import Activities
+from .creations import Creations
 from .loop import Loop
 from .requests import (
     Announce,
@@ -20,6 +20,7 @@ from .requests import (
     Begin,
     Cancel,
     Claim,
+    Created,
     Declare,
     Deliver,
     Due,
@@ -34,15 +35,12 @@ from .requests import (
     Receive,
     Run,
     Settle,
-    Started,
     Wait,
 )
 from .watchdog import Watchdog
 
 log = logging.getLogger("durable.worker")
 _DRAINED_AT_ONCE = 2_000
-_FEW = 32
-_LINGER = 0.001  # seconds
 
 
 class EngineThread:
@@ -62,6 +60,7 @@ class EngineThread:
         self._loop = loop
         self._died = died
         self._inbox: SimpleQueue[News] = SimpleQueue()
+        self._creations = Creations(self.tell)
         self._watchdog = watchdog
         self._answers: dict[type, Callable[[Any], Any]] = {
             Load: lambda r: store.load(r.wants),
@@ -76,6 +75,7 @@ class EngineThread:
             Halt: lambda r: activities.halt(),
             Notify: lambda r: signals.notify(r.topic, r.instance_ids),
             Ended: lambda r: ended(r.summaries),
+            Created: lambda r: self._creations.created(r.outcomes),
             Wait: lambda r: self._wait(r.seconds),
         }
         if transport is not None:
@@ -90,6 +90,13 @@ class EngineThread:
 
     def tell(self, news: News) -> None:
         self._inbox.put(news)
+
+    def create(self, commits: Sequence[Commit]) -> dict[str, Outcome]:
+        """Create instances, each with its first turn in one commit; those that are not for this loop are left out."""
+        if threading.current_thread() is self._thread:
+            return {}  # code that runs on it can't wait for it
+        mine = [commit for commit in commits if self._loop.turns.serves(commit)]
+        return self._creations.create(mine) if mine else {}
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end of the drain; False when it took longer."""
@@ -108,6 +115,7 @@ class EngineThread:
             log.exception("the engine stopped; nothing is lost, restart the worker")
             self._died(error)
         finally:
+            self._creations.close()
             self._watchdog.close()
 
     def _drive(self) -> None:
@@ -130,7 +138,6 @@ class EngineThread:
     def _wait(self, seconds: float) -> list[News]:
         inbox = self._inbox
         news: list[News] = []
-        crowded = not inbox.empty()
         try:
             if seconds <= 0:
                 news.append(inbox.get_nowait())
@@ -140,9 +147,6 @@ class EngineThread:
                     news.append(inbox.get(timeout=min(seconds, threading.TIMEOUT_MAX)))
                 finally:
                     self._watchdog.wake()
-            if crowded and isinstance(news[0], Started) and inbox.qsize() < _FEW:
-                # Starts come faster than rounds: each commits by itself, so leave them the disk for a moment.
-                time.sleep(_LINGER)
             while len(news) < _DRAINED_AT_ONCE:
                 news.append(inbox.get_nowait())
         except Empty:

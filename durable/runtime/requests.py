@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..engine.instance import Invocation
 from ..model.history import Event
 from ..model.status import Summary
-from ..ports import Commit, Delivery, Fact, Lease, Message, Record, RowKey, Topic, Want
+from ..ports import Commit, Delivery, Fact, Lease, Message, Outcome, RowKey, Topic, Want
 
 # ---- asked by the loop
 
@@ -89,6 +89,12 @@ class Ended(NamedTuple):
     summaries: Sequence[Summary]
 
 
+class Created(NamedTuple):
+    """What became of instances that the loop was told to create. None: nothing was or will be done for it. -> None"""
+
+    outcomes: Sequence[tuple[str, Outcome | None]]
+
+
 class Publish(NamedTuple):
     """-> list[Published]"""
 
@@ -132,7 +138,7 @@ class Wait(NamedTuple):
 
 Request = (
     Load | Begin | Finish | Deliver | Read | Claim | Due | Run | Cancel | Halt | Notify | Ended
-    | Publish | Announce | Settle | Declare | Receive | Wait
+    | Created | Publish | Announce | Settle | Declare | Receive | Wait
 )  # fmt: skip
 
 
@@ -145,10 +151,10 @@ class Hint(NamedTuple):
     instance_ids: Collection[str] | None
 
 
-class Started(NamedTuple):
-    """Instances that a client in this process has just created, as they were committed."""
+class Create(NamedTuple):
+    """Instances that a client in this process wants created: with their first turn, in one commit. See `Created`."""
 
-    records: Sequence[Record]
+    commits: Sequence[Commit]
 
 
 class Done(NamedTuple):
@@ -192,4 +198,4 @@ class Stop(NamedTuple):
     grace: float
 
 
-News = Hint | Started | Done | Assigned | Arrived | Lost | CodeChanged | Stop
+News = Hint | Create | Done | Assigned | Arrived | Lost | CodeChanged | Stop

@@ -4,6 +4,8 @@ Laws.
 1. Nothing is done before its commit is committed; nothing that has arrived is forgotten before that either.
 2. After a conflict or an unknown outcome the live code is thrown away and the stored state is read again.
 3. While the store commits one part of a batch the next part is stepped: the parts share no instance.
+4. What this process starts is created by its first turn, in one commit. What can't begin that way (no code here, not
+   ours any more, it continues as new) is left to whoever starts it.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..engine.codeless import outcome_fact
 from ..engine.instance import Arrival, Env, Instance, Invocation, Turn, row_behind
-from ..engine.step import created, inbox_arrivals, step
+from ..engine.step import inbox_arrivals, step, uncreated
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import UnreadableHistory
@@ -29,13 +31,11 @@ from .agenda import Agenda
 from .courier import Courier
 from .outbox import Outbox
 from .parking import RESTING, Parking
-from .requests import Begin, Claim, Deliver, Ended, Finish, Load, Notify, Request
+from .requests import Begin, Claim, Created, Deliver, Ended, Finish, Load, Notify, Request
 from .serving import Serving
 from .workload import ActivityNames, Workload
 
 log = logging.getLogger("durable.worker")
-
-_FRESH: Final = 2_000  # records kept of instances just started; more than that are read when their turn comes
 
 Asking = Generator[Request, Any, Any]
 
@@ -53,17 +53,18 @@ class Stepped(NamedTuple):
     """A part of a batch, ready for its commit.
 
     turns: with what arrived for each. leases: rows of parked instances. foreign: what came for somebody else's
-    instances. gone: what came for instances that are not there (any more).
+    instances. gone: what came for instances that are not there (any more). uncreated: what can't begin here and now.
     """
 
     turns: list[tuple[Turn, list[Arrival]]]
     leases: list[Lease]
     foreign: dict[str, list[Arrival]]
     gone: dict[str, list[Arrival]]
+    uncreated: list[str]
 
 
 class Turns:
-    """warm: instances with live code. arrived, hinted, fresh: what to step next. parking: who can't go on for now."""
+    """warm: instances with live code. arrived, hinted, creating: what to step next. parking: who can't go on now."""
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class Turns:
         self.warm: OrderedDict[str, Instance] = OrderedDict()
         self.arrived: dict[str, list[Arrival]] = {}
         self.hinted: dict[str, None] = {}
-        self.fresh: dict[str, Record] = {}
+        self.creating: dict[str, Commit] = {}
         self.parking = Parking(env, clock)
         self.ignored = 0
         self.faulty = False
@@ -99,7 +100,7 @@ class Turns:
     @property
     def waiting(self) -> bool:
         """Whether there is something to step."""
-        return bool(self.arrived or self.hinted or self.fresh)
+        return bool(self.arrived or self.hinted or self.creating)
 
     def tell(self, instance_id: str, arrival: Arrival) -> None:
         """A fact that only memory has."""
@@ -109,33 +110,13 @@ class Turns:
         """Something is new in its inbox, or it has to be read again."""
         self.hinted[instance_id] = None
 
-    def divide(self, commits: Sequence[Commit]) -> tuple[list[Record], list[str]]:
-        """Of instances that were just created, those to begin with here and now, and the ids of the others.
+    def create(self, commits: Sequence[Commit]) -> None:
+        """Instances to be created, each with its first turn in one commit. Nobody else can know of them yet."""
+        self.creating.update((commit.instance_id, commit) for commit in commits)
 
-        May be called from any thread.
-        """
-        taken: list[Record] = []
-        left: list[str] = []
-        owned = self.agenda.owned
-        for commit in commits:
-            if (commit.summary.group, commit.partition) in owned:
-                taken.append(created(commit))
-            else:
-                left.append(commit.instance_id)
-        return taken, left
-
-    def started(self, record: Record) -> bool:
-        """An instance that was created a moment ago, as it was committed; False when it is not for this worker."""
-        instance_id = record.summary.instance_id
-        if not self._serves(record.summary):
-            return False
-        if instance_id in self.warm:
-            return True  # a sweep has found it before this came: it goes on already
-        if len(self.fresh) < _FRESH:
-            self.fresh[instance_id] = record
-        else:
-            self.hint(instance_id)
-        return True
+    def serves(self, commit: Commit) -> bool:
+        """Whether what this creates is for this worker. May be called from any thread."""
+        return (commit.summary.group, commit.partition) in self.agenda.owned
 
     def assign(self, owned: Collection[tuple[str, int]]) -> None:
         """What to serve from now on; what is somebody else's by now need not be kept warm."""
@@ -176,6 +157,7 @@ class Turns:
         except StoreError:
             for instance_id in drawn:
                 self._give_back(instance_id, taken.get(instance_id, ()))
+            yield Created([(i, Outcome.UNKNOWN) for i, how in drawn.items() if isinstance(how, Commit)])
             yield from self._finish()  # its outcomes are read with the instances
             raise
         while len(self.warm) > cached:
@@ -183,29 +165,27 @@ class Turns:
             if instance.execution is not None:
                 instance.execution.let_go()
 
-    def _next_batch(self, most: int) -> dict[str, Record | bool]:
-        """Instances to step now: as they were just created, or whether their inbox must be read."""
-        batch: dict[str, Record | bool] = {}
-        for instance_id in itertools.islice(self.hinted, most):
-            batch[instance_id] = True
-            self.fresh.pop(instance_id, None)
+    def _next_batch(self, most: int) -> dict[str, Commit | bool]:
+        """Instances to step now: how to create them, or whether their inbox must be read."""
+        batch: dict[str, Commit | bool] = dict.fromkeys(itertools.islice(self.hinted, most), True)
         for instance_id in batch:
             del self.hinted[instance_id]
-        for instance_id in itertools.islice(self.fresh, most - len(batch)):
-            batch[instance_id] = self.fresh[instance_id]
+        for instance_id in itertools.islice(self.creating, most - len(batch)):
+            batch.setdefault(instance_id, self.creating[instance_id])
+        for instance_id, drawn in batch.items():
+            if drawn is not True:
+                del self.creating[instance_id]
         for instance_id in itertools.islice(self.arrived, most):
             if len(batch) >= most:
                 break
             batch.setdefault(instance_id, False)
-        for instance_id in batch:
-            self.fresh.pop(instance_id, None)
         return batch
 
     def _stepped(
-        self, batch: dict[str, Record | bool], taken: dict[str, list[Arrival]]
+        self, batch: dict[str, Commit | bool], taken: dict[str, list[Arrival]]
     ) -> Generator[Request, Any, Stepped]:
         """Step these; `taken` is told what had arrived for them, before anything can fail."""
-        loaded: dict[str, Record | None] = {i: known for i, known in batch.items() if isinstance(known, Record)}
+        loaded: dict[str, Record | None] = {i: uncreated(c) for i, c in batch.items() if isinstance(c, Commit)}
         wants = [
             Want(i, self.warm[i].version if i in self.warm else 0)
             for i, read in batch.items()
@@ -214,11 +194,13 @@ class Turns:
         if wants:
             records: list[Record | None] = yield Load(wants)
             loaded.update((want.instance_id, record) for want, record in zip(wants, records, strict=True))
-        found = Stepped([], [], {}, {})
+        found = Stepped([], [], {}, {}, [])
         now = self.clock()
         for instance_id in batch:
             arrivals = taken[instance_id] = self.arrived.pop(instance_id, [])
             if not self._is_ours(instance_id, loaded):
+                if isinstance(batch[instance_id], Commit):
+                    found.uncreated.append(instance_id)
                 found.foreign[instance_id] = arrivals
                 continue
             turn = self._step(instance_id, arrivals, loaded, found, now)
@@ -247,15 +229,20 @@ class Turns:
         """Act upon what was committed, take back what was not."""
         done: list[Turn] = []
         unknown: list[tuple[Turn, list[Arrival]]] = []
+        created: list[tuple[str, Outcome | None]] = [(instance_id, None) for instance_id in stepped.uncreated]
         answers = iter(outcomes)
         for turn, arrivals in stepped.turns:
             outcome = Outcome.COMMITTED if turn.commit is None else next(answers)
+            if turn.commit is not None and not turn.commit.expect:
+                created.append((turn.commit.instance_id, outcome))
             if outcome is Outcome.COMMITTED:
                 done.append(turn)
             elif outcome is Outcome.UNKNOWN:
                 unknown.append((turn, arrivals))
             else:
                 self._give_back(turn.instance.summary.instance_id, arrivals)
+        if created:
+            yield Created(created)
         done.extend((yield from self._settle(unknown)))
         taken = {id(turn): arrivals for turn, arrivals in stepped.turns}
         self.courier.done += [a.tag for turn in done for a in taken[id(turn)] if a.tag is not None]
@@ -325,6 +312,9 @@ class Turns:
             arrivals[:0] = [a for a in facts if a.row_key not in known]
         code, missing = self._code(instance)
         turn = step(instance, arrivals, code, missing, now, self.env)
+        if not instance.version and (turn.commit is None or turn.again or turn.parked):
+            found.uncreated.append(instance_id)
+            return None
         self.ignored += turn.ignored
         if turn.parked:
             found.leases.extend(self.parking.park(instance_id, turn.parked, inbox, now.timestamp()))
@@ -428,7 +418,7 @@ class Turns:
                 yield from self.work.end(unwanted)
 
 
-def _parts(batch: dict[str, Record | bool], size: int) -> Iterator[dict[str, Record | bool]]:
+def _parts(batch: dict[str, Commit | bool], size: int) -> Iterator[dict[str, Commit | bool]]:
     items = iter(batch.items())
     while some := dict(itertools.islice(items, size)):
         yield some

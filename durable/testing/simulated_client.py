@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, cast
 import msgspec
 
 from ..engine.codeless import terminate_request
-from ..engine.step import create, created, in_place_of
+from ..engine.step import create, in_place_of
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import Event, Raw, encode_event
@@ -69,6 +69,8 @@ class Client:
             acts.append(self._purge)
         self.acts = acts
         self._started_at = 0.0
+        self._asks_worker = self.delay is None and random.random() < 0.5
+        self._creating: Commit | None = None
         self._refused: list[Callable[[], bool]] = []
         self.busy = True
         self.terminated = False
@@ -93,15 +95,17 @@ class Client:
     def _start(self) -> bool:
         world = self.world
         self._started_at = world.now
-        commit = self._creation()
+        commit = self._creating = self._creating or self._creation()
+        if self._asks_worker:
+            self._asks_worker = False
+            world.create(commit)
+            return False  # nobody answers in time, so the same one is committed from here
         outcome = world.store.commit([commit])[0]
         if outcome is Outcome.UNKNOWN:
             return world.store.load([Want(self.instance_id)])[0] is not None
+        self._creating = None
         world.note(self.instance_id, f"start: {outcome.value}")
-        if outcome is Outcome.COMMITTED and world.random.random() < 0.5:
-            world.hand_over(created(commit))
-        else:
-            world.notify([self.instance_id])
+        world.notify([self.instance_id])
         return True
 
     def _creation(self) -> Commit:

@@ -57,6 +57,7 @@ class Worker:
             ask.Halt: lambda r: [key for key, begun in [*self.running.items()] if not begun and not self._forget(key)],
             ask.Notify: lambda r: world.notify(r.instance_ids) if r.topic == FACTS else None,
             ask.Ended: lambda r: None,
+            ask.Created: lambda r: None,
             ask.Publish: lambda r: world.broker.publish(r.messages),
             ask.Announce: lambda r: None,
             ask.Settle: lambda r: world.broker.settle(self, r),

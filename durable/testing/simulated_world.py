@@ -18,7 +18,7 @@ from zlib import crc32
 
 from ..backends.memory import MemoryStore
 from ..model.status import DEFAULT_GROUP
-from ..ports import PARKED, Record, Row
+from ..ports import PARKED, Commit, Row
 from ..runtime import requests as ask
 from ..runtime.loop import Settings
 from ..runtime.serving import Patience, Serving
@@ -263,8 +263,8 @@ class World:
                 # Bound now, not at the call; mypy can't infer such a lambda.
                 self.soon(lambda worker=worker, ids=ids: worker.tell(ask.Hint(ids)))  # type: ignore[misc]
 
-    def hand_over(self, record: Record) -> None:
-        """A client that lives with one of the workers gives it what it has just started, for whoever serves it."""
+    def create(self, creation: Commit) -> None:
+        """A client that lives with one of the workers has it create an instance, and is not told what became of it."""
         worker = self.random.choice(self.workers)
         if worker.up and not self.chance("hint lost"):
-            self.soon(lambda: worker.tell(ask.Started([record])))
+            self.soon(lambda: worker.tell(ask.Create([creation])))

@@ -36,6 +36,16 @@ class StoreContract(RowsContract, LivesContract):
         record = loaded(store, "a")
         assert (record.version, record.commit_id, record.history) == (1, first.id, (b"[1]",))
 
+    def test_a_creation_may_bring_the_first_turn_and_the_end(self, store: Store) -> None:
+        begun = turn("a", 0, events("a", 0), put=[work("t1")])
+        done = ended("b", 0, events("b", 0))
+        assert store.commit([begun, done]) == [COMMITTED, COMMITTED]
+        assert (loaded(store, "a").version, keys(store)) == (1, ["t1"])
+        assert loaded(store, "b").summary.status is RuntimeStatus.COMPLETED
+        assert store.deliver([fact("a", "f1"), fact("b", "f1")]) == [Delivered.NEW, Delivered.FINISHED]
+        assert store.commit([turn("a", 0), turn("b", 0)]) == [CONFLICT, CONFLICT]
+        assert listed(store, Query(status=frozenset({RuntimeStatus.COMPLETED}))) == ["b"]
+
     def test_a_turn_needs_the_version_it_was_computed_from(self, store: Store) -> None:
         assert store.commit([turn("a", 1, events("a", 0))]) == [CONFLICT]  # absent
         assert store.load([Want("a")]) == [None]

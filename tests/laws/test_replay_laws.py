@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from durable.engine.codeless import terminate_request
 from durable.engine.instance import Arrival, Env, Instance, timer_key
-from durable.engine.step import step
+from durable.engine.step import create, step, uncreated
 from durable.model import history as h
 from durable.model.errors import OrchestrationCancelledError
 from durable.model.failure import FailureDetails
-from durable.model.history import Event, Parent, Raw, encode_events
+from durable.model.history import Event, Parent, Raw, decode_events, encode_events
 from durable.model.limits import Limits
 from durable.model.retry import RetryPolicy
 from durable.model.status import RuntimeStatus, Summary
@@ -678,6 +678,27 @@ def test_raising_the_error_without_being_cancelled_is_a_failure() -> None:
         raise OrchestrationCancelledError("not asked")
 
     assert drive(pretends)[-1].status == "FAILED"
+
+
+@many
+@given(life=lives)
+def test_a_first_turn_that_creates_its_instance_leaves_what_two_commits_would(life: Life) -> None:
+    creation = create("i", life.started, ENV.partitions, "c")
+    apart = Instance.of_record(uncreated(creation))._replace(version=1)
+    together = Instance.of_record(uncreated(creation))
+    two, one = (step(instance, [], life.code, "", NOW, ENV) for instance in (apart, together))
+    assume(not one.again)  # what continues as new at once takes two
+    assert one.commit is not None
+    assert two.commit is not None
+    both = [*creation.appends, *two.commit.appends]
+    assert [e for a in one.commit.appends for e in decode_events(a.events)] == [
+        e for a in both for e in decode_events(a.events)
+    ]
+    assert (one.commit.expect, one.commit.appends[0].start, one.instance.version) == (0, 0, 1)
+    assert (one.commit.summary, one.invocations) == (two.commit.summary, two.invocations)
+    assert [row.key for row in one.commit.put] == [row.key for row in two.commit.put]
+    assert {row.key for row in creation.put} == {*two.commit.drop} - {*one.commit.drop}
+    assert one.instance.length == two.instance.length
 
 
 def test_terminate_for_somebody_s_child_spares_a_stranger_of_that_id() -> None:

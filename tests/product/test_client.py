@@ -76,6 +76,24 @@ def test_a_start_is_there_once_the_call_returns(bench: Bench) -> None:
     assert (status.runtime_status, status.input, status.name) == (durable.RuntimeStatus.PENDING, 1, "echo")
 
 
+def test_a_start_does_not_wait_for_code_that_does_not_yield(bench: Bench, app: durable.Registry) -> None:
+    busy, free = threading.Event(), threading.Event()
+
+    @app.orchestrator
+    def hog(ctx: Ctx) -> bool:
+        busy.set()
+        return free.wait(SOON / 2)
+
+    client = bench.connect(limits=durable.Limits(turn_seconds=SOON))
+    with durable.Worker(client, registry=app), ThreadPoolExecutor(1) as starter:
+        first = starter.submit(client.start_orchestration, "hog")
+        assert busy.wait(SOON)
+        second = client.start_orchestration("echo", 2)
+        free.set()
+        assert (first.result(SOON).result(SOON), second.result(SOON)) == (True, 2)
+    assert len(list(client.list_orchestrations())) == 2
+
+
 def test_a_taken_id_is_refused_in_any_state_or_gives_a_handle(bench: Bench, app: durable.Registry) -> None:
     first = bench.start("echo", "first", instance_id="taken")
     for served in (False, True):
