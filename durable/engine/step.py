@@ -143,7 +143,7 @@ def _not_begun(
     cancel = next((a.event for a in arrivals if a.event.type == h.EXECUTION_CANCELED), None)
     if cancel is not None:
         return cancel_before_start(instance, cancel, arrivals, now, env)
-    return before_the_start(instance, env) if early else None
+    return before_the_start(instance, arrivals, env) if early else None
 
 
 def revive(instance: Instance, code: Code, env: Env) -> Execution:

@@ -22,7 +22,7 @@ from ..model.history import Event, encode_events
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus, Summary
 from ..ports import Append, Commit
-from .codeless import to_inbox
+from .codeless import only_drop, to_inbox
 from .effects import start_row
 from .instance import Arrival, Env, Instance, Turn, wake_key
 
@@ -72,9 +72,11 @@ def keep(turn: Turn, arrivals: Sequence[Arrival], now: datetime, env: Env) -> Tu
     return turn._replace(commit=_commit(instance, instance.summary, drop, env), instance=after)
 
 
-def before_the_start(instance: Instance, env: Env) -> Turn:
-    """Its time has not come: what has arrived waits in the inbox."""
-    return Turn(None, instance, alarm=start_row(instance.summary, instance.started, env.partitions))
+def before_the_start(instance: Instance, arrivals: Sequence[Arrival], env: Env) -> Turn:
+    """Its time has not come: what has arrived waits in the inbox, but for outcomes of the life it took the place of."""
+    late = [a for a in arrivals if a.execution_id not in ("", instance.summary.execution_id)]
+    turn = only_drop(instance, late, env, len(late))
+    return turn._replace(alarm=start_row(instance.summary, instance.started, env.partitions))
 
 
 def _switched(

@@ -9,13 +9,14 @@ from unittest.mock import patch
 
 import msgspec
 
-from durable.engine.instance import Invocation
-from durable.engine.step import create
+from durable.engine.instance import Arrival, Env, Instance, Invocation, task_key
+from durable.engine.step import create, step, uncreated
 from durable.model import history as h
 from durable.model.history import Event, Raw
 from durable.model.limits import Limits
 from durable.payload.signature import Signature
 from durable.ports import Row
+from durable.replay.guard import Watch
 from durable.runtime.activities import Activities, ActivityCode
 from durable.runtime.loop import Settings
 from durable.runtime.requests import Done
@@ -69,3 +70,18 @@ def test_an_activity_that_runs_already_is_not_started_again() -> None:
     assert reported.wait(20)
     activities.close()
     assert [news.event.type for news in done] == [h.TASK_COMPLETED]
+
+
+def test_what_a_life_has_left_ends_though_the_next_one_waits_for_its_time() -> None:
+    """The row of an activity of a cancelled life was renewed for ever when another life with a later start followed."""
+    now = datetime(2030, 1, 1, tzinfo=timezone.utc)
+    later = now + timedelta(days=1)
+    started = Event(h.EXECUTION_STARTED, now, name="o", input=Raw(b"null"), execution_id="new", seed="s", fire_at=later)
+    instance = Instance.of_record(uncreated(create("i", started, 1, "c")))._replace(version=1)
+    outcome = Event(h.TASK_COMPLETED, now, task_id=1, attempt=1, result=Raw(b"1"))
+    env = Env("w", 60.0, lambda: "id", 1, Limits(), Watch())
+    turn = step(instance, [Arrival(outcome, "old")], None, "no code", now, env)
+    assert turn.commit is not None
+    assert turn.commit.drop == (task_key("old", 1, 1),)
+    assert turn.alarm is not None
+    assert turn.alarm.due_at == later.timestamp()
