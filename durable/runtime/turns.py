@@ -196,10 +196,14 @@ class Turns:
             loaded.update((want.instance_id, record) for want, record in zip(wants, records, strict=True))
         found = Stepped([], [], {}, {}, [])
         now = self.clock()
-        for instance_id in batch:
+        for instance_id, drawn in batch.items():
+            creates = isinstance(drawn, Commit)
+            if creates and (instance_id in self.warm or instance_id in self.arrived):
+                found.uncreated.append(instance_id)  # whoever wanted it has lost patience and created it
+                continue
             arrivals = taken[instance_id] = self.arrived.pop(instance_id, [])
             if not self._is_ours(instance_id, loaded):
-                if isinstance(batch[instance_id], Commit):
+                if creates:
                     found.uncreated.append(instance_id)
                 found.foreign[instance_id] = arrivals
                 continue
