@@ -254,6 +254,7 @@ def test_a_rolling_restart_under_load_loses_nothing_and_repeats_nothing(wide_pla
         more()
         workers[number].stop()
         workers[number] = place.serve(f"new {number}", shutdown_grace=10)
+    until(lambda: str(process.pid) in place.signed(place.client.start_many("gate", [None] * 10)))  # it is up
     process.send_signal(signal.SIGTERM)
     assert process.wait(SOON) == 0
     place.process("work")
