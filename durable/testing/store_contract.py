@@ -15,11 +15,12 @@ import threading
 
 import pytest
 
+from durable.model.status import RuntimeStatus
 from durable.ports import Append, Delivered, ExecutionKey, Fact, Lease, Query, Row, Store, Want
 
 from .lives_contract import LivesContract
 from .rows_contract import RowsContract
-from .store_samples import COMMITTED, CONFLICT, events, fact, keys, listed, loaded, together, turn, work
+from .store_samples import COMMITTED, CONFLICT, ended, events, fact, keys, listed, loaded, together, turn, work
 
 HOSTILE_IDS = ("it's", '"quoted"', "100%", "a_b", "a*[x]", "'; DROP TABLE rows;--", "😀 {x}", "ID", "id", "é" * 100)
 
