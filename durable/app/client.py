@@ -31,7 +31,7 @@ from .plugins import (
 )
 from .renewing import Renewer
 from .sealing import SealedBackend, SealedTransport
-from .starting import Create, IfExists, ManyOptions, nobody_creates, start_time, starts_orchestration
+from .starting import IfExists, ManyOptions, Neighbour, Nobody, start_time, starts_orchestration
 from .waiting import Waits
 
 if TYPE_CHECKING:
@@ -153,19 +153,19 @@ class Client(Renewer):
                 self._transport.close()
             self._backend.close()
 
-    def worker_started(self, create: Create) -> None:
-        """Told by a worker on this client: what is started here may begin with the commit that creates it."""
-        self._create_here = create
+    def worker_started(self, worker: Neighbour) -> None:
+        """Told by a worker on this client, which takes what is started here."""
+        self._neighbour = worker
         self._waits.worker_died(None)
 
     def ended(self, summaries: Sequence[Summary]) -> None:
         """Told by a worker on this client: these are committed."""
         self._waits.ended(summaries)
 
-    def worker_stopped(self, create: Create, error: BaseException | None = None) -> None:
+    def worker_stopped(self, worker: Neighbour, error: BaseException | None = None) -> None:
         """Told by that worker: it takes no more; its engine ended by `error`."""
-        if self._create_here == create:
-            self._create_here = nobody_creates
+        if self._neighbour is worker:
+            self._neighbour = Nobody()
         if error is not None:
             self._waits.worker_died(error)
 

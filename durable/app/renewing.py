@@ -21,7 +21,7 @@ from ..ports import FACTS, STATUS, Backend, Commit, ExecutionKey, Outcome, Recor
 from ..runtime.rewinding import Part, answer_requests, drive, end_rows, requests_of, rewind_instance
 from .handle import OrchestrationHandle
 from .purging import Purger
-from .starting import Create, nobody_creates
+from .starting import Neighbour, Nobody
 
 
 class Renewer(Purger):
@@ -30,7 +30,7 @@ class Renewer(Purger):
     def __init__(self, backend: Backend, transport: Transport | None, workspace: str, limits: Limits) -> None:
         super().__init__(backend, transport, workspace, limits)
         self._reply_to = ""
-        self._create_here: Create = nobody_creates
+        self._neighbour: Neighbour = Nobody()
 
     # ---- rewinding
 
@@ -141,10 +141,12 @@ class Renewer(Purger):
         unheard_of: the ids were made here, so nobody can have sent anything to them yet, and their inboxes are empty;
         and they may begin at once.
         """
-        known = self._create_here(commits) if unheard_of else {}
+        # Only many at once: each would wait for the worker's whole round, where one by one the commits come faster.
+        known = self._neighbour.create(commits) if unheard_of and len(commits) > 1 else {}
         left = [c for c in commits if c.instance_id not in known]
         outcomes = self._store.commit(left)
-        hinted = [c.instance_id for c, outcome in zip(left, outcomes, strict=True) if outcome is Outcome.COMMITTED]
+        started = [c for c, outcome in zip(left, outcomes, strict=True) if outcome is Outcome.COMMITTED]
+        hinted = self._neighbour.created(started) if unheard_of else [c.instance_id for c in started]
         known.update((c.instance_id, outcome) for c, outcome in zip(left, outcomes, strict=True))
         unclear = [c for c in commits if known[c.instance_id] is Outcome.UNKNOWN]
         existing = [c.instance_id for c in commits if known[c.instance_id] is Outcome.CONFLICT]

@@ -19,13 +19,27 @@ if TYPE_CHECKING:
 
 IfExists = Literal["raise", "return", "replace"]
 
-# Creates instances through a worker in this process, and says what became of each; left out is what is not for it.
-Create = Callable[[Sequence[Commit]], dict[str, Outcome]]
+
+class Neighbour(Protocol):
+    """A worker on this client, as the client sees it. Of what is not for it, it says so and does nothing."""
+
+    def create(self, commits: Sequence[Commit]) -> dict[str, Outcome]:
+        """Create these, each with its first turn in one commit: what became of them, without those left out."""
+        ...
+
+    def created(self, commits: Sequence[Commit]) -> list[str]:
+        """These were just created; the ids of those that are not for it."""
+        ...
 
 
-def nobody_creates(commits: Sequence[Commit]) -> dict[str, Outcome]:
-    """The `Create` of a client without a worker."""
-    return {}
+class Nobody:
+    """The `Neighbour` of a client without a worker."""
+
+    def create(self, commits: Sequence[Commit]) -> dict[str, Outcome]:
+        return {}
+
+    def created(self, commits: Sequence[Commit]) -> list[str]:
+        return [commit.instance_id for commit in commits]
 
 
 class ManyOptions(TypedDict, total=False):

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from types import FrameType, TracebackType
 from typing import Any
@@ -18,7 +18,7 @@ from ..model.errors import DurableError
 from ..model.moments import to_timedelta
 from ..model.names import check_name
 from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE
-from ..ports import FACTS, Beat, Commit, Outcome, Trouble
+from ..ports import FACTS, Beat, Trouble
 from ..replay.live_code import Code
 from ..runtime.activities import Activities
 from ..runtime.engine_thread import EngineThread
@@ -131,12 +131,9 @@ class Worker:
             client=client,
         )
 
-        def create(commits: Sequence[Commit]) -> dict[str, Outcome]:
-            return engine.create(commits) if self._cached else {}  # without a cache every turn reads what is stored
-
         def died(error: BaseException) -> None:
             seat.leave()  # the others take over what this one will not do any more
-            client.worker_stopped(create, error)
+            client.worker_stopped(engine, error)
 
         engine = EngineThread(loop, backend.store, backend.signals, activities, transport, watchdog, client.ended, died)
         me = Beat(holder, groups=self._groups, queues=self._queues, pid=os.getpid(), host=socket.gethostname())
@@ -156,8 +153,9 @@ class Worker:
         self._undo.append(self._registry.on_change(lambda: engine.tell(CodeChanged())))
         seat.take()
         self._engine, self._seat = engine, seat
-        client.worker_started(create)
-        self._undo.append(lambda: client.worker_stopped(create))
+        if self._cached:  # without a cache every turn reads what is stored, the first one too
+            client.worker_started(engine)
+        self._undo.append(lambda: client.worker_stopped(engine))
         engine.start()
 
     def stop(self) -> None:

@@ -61,6 +61,12 @@ def create(instance_id: str, started: Event, partitions: int, commit_id: str) ->
     return Commit(commit_id, instance_id, partition, 0, summary, (append,), (wake,))
 
 
+def created(commit: Commit) -> Record:
+    """What a store loads of an instance that this commit has created."""
+    inbox = tuple(row for row in commit.put if row.kind == "inbox")
+    return Record(1, commit.id, commit.summary, tuple(append.events for append in commit.appends), inbox)
+
+
 def uncreated(creation: Commit) -> Record:
     """An instance that this commit would create, as it is before that: at version 0. Its first turn creates it."""
     return Record(0, "", creation.summary, tuple(append.events for append in creation.appends), ())

@@ -1,4 +1,4 @@
-"""Starts made in a worker's own process, on their way through its loop, which commits each with its first turn.
+"""Starts made in a worker's own process, on their way through its loop, which creates each with its first turn.
 
 Laws.
 1. A start waits for the loop a moment only: after that its outcome is UNKNOWN, and reading the store settles it.
@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from ..engine.step import uncreated
 from ..ports import Commit, Outcome
-from .requests import Create, News
+from .requests import News, Started
 
 _PATIENCE: Final = 1.0  # seconds; the loop may be busy with an orchestrator that does not yield
 
@@ -51,7 +52,7 @@ class Creations:
             if self._closed:
                 return {}
             self._tickets.update((commit.instance_id, ticket) for commit in commits)
-        self._tell(Create(commits))
+        self._tell(Started([uncreated(commit) for commit in commits]))
         if not ticket.answered.acquire(timeout=_PATIENCE):
             self.created([(commit.instance_id, Outcome.UNKNOWN) for commit in commits])
         return {instance_id: outcome for instance_id, outcome in ticket.answers.items() if outcome is not None}

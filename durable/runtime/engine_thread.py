@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from ..engine.step import created
 from ..model.errors import StoreError, TransportError
 from ..model.status import Summary
 from ..ports import Commit, Outcome, Signals, Store, Transport
@@ -35,12 +37,15 @@ from .requests import (
     Receive,
     Run,
     Settle,
+    Started,
     Wait,
 )
 from .watchdog import Watchdog
 
 log = logging.getLogger("durable.worker")
 _DRAINED_AT_ONCE = 2_000
+_FEW = 32
+_LINGER = 0.001  # seconds
 
 
 class EngineThread:
@@ -95,8 +100,15 @@ class EngineThread:
         """Create instances, each with its first turn in one commit; those that are not for this loop are left out."""
         if threading.current_thread() is self._thread:
             return {}  # code that runs on it can't wait for it
-        mine = [commit for commit in commits if self._loop.turns.serves(commit)]
+        mine = [commit for commit in commits if self._loop.turns.takes(commit)]
         return self._creations.create(mine) if mine else {}
+
+    def created(self, commits: Sequence[Commit]) -> list[str]:
+        """Begin with instances that were just created; the ids of those that are not for this loop."""
+        mine = [created(commit) for commit in commits if self._loop.turns.takes(commit)]
+        if mine:
+            self.tell(Started(mine))
+        return [commit.instance_id for commit in commits if not self._loop.turns.takes(commit)]
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end of the drain; False when it took longer."""
@@ -138,6 +150,7 @@ class EngineThread:
     def _wait(self, seconds: float) -> list[News]:
         inbox = self._inbox
         news: list[News] = []
+        crowded = not inbox.empty()
         try:
             if seconds <= 0:
                 news.append(inbox.get_nowait())
@@ -147,6 +160,9 @@ class EngineThread:
                     news.append(inbox.get(timeout=min(seconds, threading.TIMEOUT_MAX)))
                 finally:
                     self._watchdog.wake()
+            if crowded and isinstance(news[0], Started) and inbox.qsize() < _FEW:
+                # Starts come faster than rounds: each commits by itself, so leave them the disk for a moment.
+                time.sleep(_LINGER)
             while len(news) < _DRAINED_AT_ONCE:
                 news.append(inbox.get_nowait())
         except Empty:

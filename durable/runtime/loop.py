@@ -26,7 +26,6 @@ from .requests import (
     Arrived,
     Assigned,
     CodeChanged,
-    Create,
     Done,
     Halt,
     Hint,
@@ -34,6 +33,7 @@ from .requests import (
     News,
     Notify,
     Request,
+    Started,
     Wait,
 )
 from .roster import Roster
@@ -92,6 +92,7 @@ class Loop:
         self.assigned: Assigned | None = None
         self.lost: Lost | None = None
         self.stopping: float | None = None
+        self.elsewhere: list[str] = []  # what was started here for other workers
 
     # ---- the loop
 
@@ -160,6 +161,9 @@ class Loop:
         if self.intake.room != self.work.room:
             yield from self.intake.receive()
         yield from self.intake.accept()
+        if self.elsewhere:
+            elsewhere, self.elsewhere = self.elsewhere, []
+            yield Notify(FACTS, elsewhere)
         yield from self._send()
         yield from self.work.recover(self.settings.batch)
         if self.turns.waiting:
@@ -200,8 +204,8 @@ class Loop:
                     for instance_id in item.instance_ids:
                         if self.turns.owns(instance_id):
                             self.turns.hint(instance_id)
-            elif isinstance(item, Create):
-                self.turns.create(item.commits)
+            elif isinstance(item, Started):
+                self.elsewhere += [r.summary.instance_id for r in item.records if not self.turns.started(r)]
             elif isinstance(item, Assigned):
                 self.assigned = item
             elif isinstance(item, Lost):

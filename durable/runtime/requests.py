@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..engine.instance import Invocation
 from ..model.history import Event
 from ..model.status import Summary
-from ..ports import Commit, Delivery, Fact, Lease, Message, Outcome, RowKey, Topic, Want
+from ..ports import Commit, Delivery, Fact, Lease, Message, Outcome, Record, RowKey, Topic, Want
 
 # ---- asked by the loop
 
@@ -90,7 +90,7 @@ class Ended(NamedTuple):
 
 
 class Created(NamedTuple):
-    """What became of instances that the loop was told to create. None: nothing was or will be done for it. -> None"""
+    """What became of instances that were still to be created. None: nothing was or will be done for it. -> None"""
 
     outcomes: Sequence[tuple[str, Outcome | None]]
 
@@ -151,10 +151,11 @@ class Hint(NamedTuple):
     instance_ids: Collection[str] | None
 
 
-class Create(NamedTuple):
-    """Instances that a client in this process wants created: with their first turn, in one commit. See `Created`."""
+class Started(NamedTuple):
+    """Instances that a client in this process has just created, as they were committed; or, at version 0, that it wants
+    created together with their first turn (see `Created`)."""
 
-    commits: Sequence[Commit]
+    records: Sequence[Record]
 
 
 class Done(NamedTuple):
@@ -198,4 +199,4 @@ class Stop(NamedTuple):
     grace: float
 
 
-News = Hint | Create | Done | Assigned | Arrived | Lost | CodeChanged | Stop
+News = Hint | Started | Done | Assigned | Arrived | Lost | CodeChanged | Stop

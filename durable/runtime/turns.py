@@ -4,8 +4,8 @@ Laws.
 1. Nothing is done before its commit is committed; nothing that has arrived is forgotten before that either.
 2. After a conflict or an unknown outcome the live code is thrown away and the stored state is read again.
 3. While the store commits one part of a batch the next part is stepped: the parts share no instance.
-4. What this process starts is created by its first turn, in one commit. What can't begin that way (no code here, not
-   ours any more, it continues as new) is left to whoever starts it.
+4. What is started here in numbers is created by its first turn, in one commit. What can't begin that way (no code here,
+   not ours any more, it continues as new) is left to whoever starts it.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..engine.codeless import outcome_fact
 from ..engine.instance import Arrival, Env, Instance, Invocation, Turn, row_behind
-from ..engine.step import inbox_arrivals, step, uncreated
+from ..engine.step import inbox_arrivals, step
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import UnreadableHistory
@@ -36,6 +36,8 @@ from .serving import Serving
 from .workload import ActivityNames, Workload
 
 log = logging.getLogger("durable.worker")
+
+_FRESH: Final = 2_000  # records kept of instances just started; more than that are read when their turn comes
 
 Asking = Generator[Request, Any, Any]
 
@@ -64,7 +66,7 @@ class Stepped(NamedTuple):
 
 
 class Turns:
-    """warm: instances with live code. arrived, hinted, creating: what to step next. parking: who can't go on now."""
+    """warm: instances with live code. arrived, hinted, fresh: what to step next. parking: who can't go on for now."""
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class Turns:
         self.warm: OrderedDict[str, Instance] = OrderedDict()
         self.arrived: dict[str, list[Arrival]] = {}
         self.hinted: dict[str, None] = {}
-        self.creating: dict[str, Commit] = {}
+        self.fresh: dict[str, Record] = {}
         self.parking = Parking(env, clock)
         self.ignored = 0
         self.faulty = False
@@ -100,7 +102,7 @@ class Turns:
     @property
     def waiting(self) -> bool:
         """Whether there is something to step."""
-        return bool(self.arrived or self.hinted or self.creating)
+        return bool(self.arrived or self.hinted or self.fresh)
 
     def tell(self, instance_id: str, arrival: Arrival) -> None:
         """A fact that only memory has."""
@@ -110,13 +112,24 @@ class Turns:
         """Something is new in its inbox, or it has to be read again."""
         self.hinted[instance_id] = None
 
-    def create(self, commits: Sequence[Commit]) -> None:
-        """Instances to be created, each with its first turn in one commit. Nobody else can know of them yet."""
-        self.creating.update((commit.instance_id, commit) for commit in commits)
-
-    def serves(self, commit: Commit) -> bool:
+    def takes(self, commit: Commit) -> bool:
         """Whether what this creates is for this worker. May be called from any thread."""
         return (commit.summary.group, commit.partition) in self.agenda.owned
+
+    def started(self, record: Record) -> bool:
+        """An instance as it was created a moment ago, or is to be created; False when it is not for this worker."""
+        instance_id = record.summary.instance_id
+        if not record.version:
+            self.fresh[instance_id] = record
+        elif not self._serves(record.summary):
+            return False
+        elif instance_id in self.warm:
+            pass  # a sweep has found it before this came: it goes on already
+        elif len(self.fresh) < _FRESH:
+            self.fresh[instance_id] = record
+        else:
+            self.hint(instance_id)
+        return True
 
     def assign(self, owned: Collection[tuple[str, int]]) -> None:
         """What to serve from now on; what is somebody else's by now need not be kept warm."""
@@ -157,7 +170,7 @@ class Turns:
         except StoreError:
             for instance_id in drawn:
                 self._give_back(instance_id, taken.get(instance_id, ()))
-            yield Created([(i, Outcome.UNKNOWN) for i, how in drawn.items() if isinstance(how, Commit)])
+            yield Created([(i, Outcome.UNKNOWN) for i, known in drawn.items() if _is_uncreated(known)])
             yield from self._finish()  # its outcomes are read with the instances
             raise
         while len(self.warm) > cached:
@@ -165,27 +178,29 @@ class Turns:
             if instance.execution is not None:
                 instance.execution.let_go()
 
-    def _next_batch(self, most: int) -> dict[str, Commit | bool]:
-        """Instances to step now: how to create them, or whether their inbox must be read."""
-        batch: dict[str, Commit | bool] = dict.fromkeys(itertools.islice(self.hinted, most), True)
+    def _next_batch(self, most: int) -> dict[str, Record | bool]:
+        """Instances to step now: as they were just created, or whether their inbox must be read."""
+        batch: dict[str, Record | bool] = {}
+        for instance_id in itertools.islice(self.hinted, most):
+            batch[instance_id] = True
+            self.fresh.pop(instance_id, None)
         for instance_id in batch:
             del self.hinted[instance_id]
-        for instance_id in itertools.islice(self.creating, most - len(batch)):
-            batch.setdefault(instance_id, self.creating[instance_id])
-        for instance_id, drawn in batch.items():
-            if drawn is not True:
-                del self.creating[instance_id]
+        for instance_id in itertools.islice(self.fresh, most - len(batch)):
+            batch[instance_id] = self.fresh[instance_id]
         for instance_id in itertools.islice(self.arrived, most):
             if len(batch) >= most:
                 break
             batch.setdefault(instance_id, False)
+        for instance_id in batch:
+            self.fresh.pop(instance_id, None)
         return batch
 
     def _stepped(
-        self, batch: dict[str, Commit | bool], taken: dict[str, list[Arrival]]
+        self, batch: dict[str, Record | bool], taken: dict[str, list[Arrival]]
     ) -> Generator[Request, Any, Stepped]:
         """Step these; `taken` is told what had arrived for them, before anything can fail."""
-        loaded: dict[str, Record | None] = {i: uncreated(c) for i, c in batch.items() if isinstance(c, Commit)}
+        loaded: dict[str, Record | None] = {i: known for i, known in batch.items() if isinstance(known, Record)}
         wants = [
             Want(i, self.warm[i].version if i in self.warm else 0)
             for i, read in batch.items()
@@ -196,15 +211,12 @@ class Turns:
             loaded.update((want.instance_id, record) for want, record in zip(wants, records, strict=True))
         found = Stepped([], [], {}, {}, [])
         now = self.clock()
-        for instance_id, drawn in batch.items():
-            creates = isinstance(drawn, Commit)
-            if creates and (instance_id in self.warm or instance_id in self.arrived):
-                found.uncreated.append(instance_id)  # whoever wanted it has lost patience and created it
+        for instance_id, known in batch.items():
+            if _is_uncreated(known) and not self._creates(instance_id, loaded):
+                found.uncreated.append(instance_id)
                 continue
             arrivals = taken[instance_id] = self.arrived.pop(instance_id, [])
             if not self._is_ours(instance_id, loaded):
-                if creates:
-                    found.uncreated.append(instance_id)
                 found.foreign[instance_id] = arrivals
                 continue
             turn = self._step(instance_id, arrivals, loaded, found, now)
@@ -267,6 +279,11 @@ class Turns:
         if rows:
             yield from self.work.end(rows)
         self.courier.done += [a.tag for arrivals in gone.values() for a in arrivals if a.tag is not None]
+
+    def _creates(self, instance_id: str, loaded: dict[str, Record | None]) -> bool:
+        """Whether to create it: it is ours, and whoever wanted it has not lost patience and created it meanwhile."""
+        known = instance_id in self.warm or instance_id in self.arrived
+        return not known and self._is_ours(instance_id, loaded)
 
     def _is_ours(self, instance_id: str, loaded: dict[str, Record | None]) -> bool:
         known = self.warm.get(instance_id)
@@ -422,7 +439,11 @@ class Turns:
                 yield from self.work.end(unwanted)
 
 
-def _parts(batch: dict[str, Commit | bool], size: int) -> Iterator[dict[str, Commit | bool]]:
+def _is_uncreated(known: Record | bool) -> bool:
+    return isinstance(known, Record) and not known.version
+
+
+def _parts(batch: dict[str, Record | bool], size: int) -> Iterator[dict[str, Record | bool]]:
     items = iter(batch.items())
     while some := dict(itertools.islice(items, size)):
         yield some

@@ -105,7 +105,10 @@ class Client:
             return world.store.load([Want(self.instance_id)])[0] is not None
         self._creating = None
         world.note(self.instance_id, f"start: {outcome.value}")
-        world.notify([self.instance_id])
+        if outcome is Outcome.COMMITTED and world.random.random() < 0.5:
+            world.hand_over(commit)
+        else:
+            world.notify([self.instance_id])
         return True
 
     def _creation(self) -> Commit:

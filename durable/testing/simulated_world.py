@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from zlib import crc32
 
 from ..backends.memory import MemoryStore
+from ..engine.step import created, uncreated
 from ..model.status import DEFAULT_GROUP
 from ..ports import PARKED, Commit, Row
 from ..runtime import requests as ask
@@ -263,8 +264,14 @@ class World:
                 # Bound now, not at the call; mypy can't infer such a lambda.
                 self.soon(lambda worker=worker, ids=ids: worker.tell(ask.Hint(ids)))  # type: ignore[misc]
 
+    def hand_over(self, creation: Commit) -> None:
+        """A client that lives with one of the workers gives it what it has just started, for whoever serves it."""
+        worker = self.random.choice(self.workers)
+        if worker.up and not self.chance("hint lost"):
+            self.soon(lambda: worker.tell(ask.Started([created(creation)])))
+
     def create(self, creation: Commit) -> None:
         """A client that lives with one of the workers has it create an instance, and is not told what became of it."""
         worker = self.random.choice(self.workers)
         if worker.up and not self.chance("hint lost"):
-            self.soon(lambda: worker.tell(ask.Create([creation])))
+            self.soon(lambda: worker.tell(ask.Started([uncreated(creation)])))
