@@ -31,7 +31,7 @@ TOO_MUCH = pytest.mark.parametrize(
 
 
 def test_the_table_has_every_limit_with_its_default() -> None:
-    rows = re.findall(r"^\s+(\w+) +([\d,.]+) +(bytes|levels|calls|seconds|events) ", durable.Limits.__doc__ or "", re.M)
+    rows = re.findall(r"^\s*(\w+) +([\d,.]+) +(bytes|levels|calls|seconds|events) ", durable.Limits.__doc__ or "", re.M)
     told = {name: float(default.replace(",", "")) for name, default, _ in rows}
     assert told == {field.name: field.default for field in dataclasses.fields(durable.Limits)}
 
