@@ -33,6 +33,7 @@ from .default import default_client
 from .identity import Ids
 from .interpreter import tuned
 from .registry import Registry, default_registry
+from .starting import Neighbour, Nobody
 
 log = logging.getLogger("durable.worker")
 
@@ -133,9 +134,11 @@ class Worker:
 
         def died(error: BaseException) -> None:
             seat.leave()  # the others take over what this one will not do any more
-            client.worker_stopped(engine, error)
+            client.worker_stopped(neighbour, error)
 
         engine = EngineThread(loop, backend.store, backend.signals, activities, transport, watchdog, client.ended, died)
+        # Without a cache every turn reads what is stored, the first one too.
+        neighbour: Neighbour = engine if self._cached else Nobody()
         me = Beat(holder, groups=self._groups, queues=self._queues, pid=os.getpid(), host=socket.gethostname())
         seat = Seat(
             backend.membership,
@@ -153,9 +156,8 @@ class Worker:
         self._undo.append(self._registry.on_change(lambda: engine.tell(CodeChanged())))
         seat.take()
         self._engine, self._seat = engine, seat
-        if self._cached:  # without a cache every turn reads what is stored, the first one too
-            client.worker_started(engine)
-        self._undo.append(lambda: client.worker_stopped(engine))
+        client.worker_started(neighbour)
+        self._undo.append(lambda: client.worker_stopped(neighbour))
         engine.start()
 
     def stop(self) -> None:
