@@ -126,14 +126,14 @@ class AsyncClient:
     purge = threaded(Client.purge)
     purge_where = threaded(Client.purge_where)
 
-    @functools.wraps(Client.restart)
     async def restart(self, instance_id: str, *, new_instance_id: str | None = None) -> AsyncOrchestrationHandle[Any]:
+        """See `Client.restart`."""
         return self._handle(await self._in_a_thread(Client.restart, instance_id, new_instance_id=new_instance_id))
 
-    @functools.wraps(Client.fork)
     async def fork(
         self, instance_id: str, *, after: int, new_instance_id: str | None = None
     ) -> AsyncOrchestrationHandle[Any]:
+        """See `Client.fork`."""
         forked = await self._in_a_thread(Client.fork, instance_id, after=after, new_instance_id=new_instance_id)
         return self._handle(forked)
 

@@ -163,6 +163,44 @@ def test_starting_steering_and_reading(bench: Bench) -> None:
     run(main())
 
 
+@pytest.mark.everywhere
+def test_other_lives_and_the_end(bench: Bench) -> None:
+    registry, broken = durable.Registry(), [True]
+
+    @registry.orchestrator(name="mended")
+    def mended(ctx: Ctx, number: int) -> Steps:
+        yield ctx.create_timer(0)
+        if broken:
+            raise ValueError("broken")
+        return number
+
+    bench.serve(registry)
+
+    async def main() -> None:
+        async with connected(bench.place) as client:
+            ref = durable.orchestrator_ref("mended", returns=float)
+            handle = await client.start_orchestration(ref, 1, instance_id="first")
+            with pytest.raises(durable.OrchestrationFailedError, match="broken"):
+                await handle.result(SOON)
+            broken.clear()
+            await handle.rewind("mended")
+            assert await handle.result(SOON) == 1
+            again, forked = await handle.restart(), await handle.fork(after=0, new_instance_id="forked")
+            results = [await other.result(SOON) for other in (again, forked, handle)]
+            assert [type(result) for result in results] == [float] * 3  # as the first one was declared
+            assert await (await client.restart("first", new_instance_id="first")).result(SOON) == 1
+            assert await (await client.fork("first", after=0)).result(SOON) == 1
+            with pytest.raises(durable.InvalidStateError):
+                await handle.rewind()
+            assert await handle.purge() == 1
+            assert await client.purge("first") == 0
+            assert await client.purge_where(status="COMPLETED", prefix="forked", recursive=False) == 1
+            assert await client.purge_where(name="mended") == 2
+            assert (await client.list_orchestrations()).items == []
+
+    run(main())
+
+
 class Reversed:
     """A codec: what is stored is written backwards."""
 

@@ -287,6 +287,8 @@ async def awaited() -> None:
         assert_type(await client.wait("x", 1.0, until="started"), durable.OrchestrationStatus)
         assert_type(await handle.status(), durable.OrchestrationStatus)
         assert_type(client.handle("x"), durable.AsyncOrchestrationHandle[Any])
+        assert_type(await client.restart("x"), durable.AsyncOrchestrationHandle[Any])
+        assert_type(await client.fork("x", after=0), durable.AsyncOrchestrationHandle[Any])
         await client.raise_event("x", "paid", {"by": "card"}, event_id="1")
         await handle.terminate("enough", recursive=False)
         later = await client.start_orchestration(parcel, Order("book", 1), 2, start_at=timedelta(hours=1))
