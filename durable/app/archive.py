@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ..model import history as h
-from ..model.errors import InstanceNotFoundError
+from ..model.errors import not_found
 from ..model.history import Event, decode_event, decode_events
 from ..model.names import check_name
 from ..model.status import RuntimeStatus, Summary
@@ -49,7 +49,7 @@ def archive_of(store: Store, instance_id: str) -> Archive:
     """
     record = store.load([Want(instance_id)])[0]
     if record is None:
-        raise InstanceNotFoundError(f"export: no orchestration has the id {instance_id!r}")
+        raise not_found("export", instance_id)
     current = record.summary.execution_id
     events = [event for row in record.history or () for event in decode_events(row)]
     executions = [_recorded(current, events)]

@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from ..model.errors import (
-    InstanceNotFoundError,
     OrchestrationBlockedError,
     OrchestrationCancelledError,
     OrchestrationFailedError,
     OrchestrationTerminatedError,
     PayloadError,
+    not_found,
 )
 from ..model.failure import FailureDetails, origin
 from ..model.history import Raw
@@ -78,7 +78,7 @@ class OrchestrationHandle(Generic[R]):
         """How it stands now. Raises InstanceNotFoundError."""
         found = self._client.get_status(self.instance_id, history=history)
         if found is None:
-            raise InstanceNotFoundError(f"status: no orchestration has the id {self.instance_id!r}")
+            raise not_found("status", self.instance_id)
         return found
 
     def raise_event(self, name: str, data: Any = None, *, event_id: str | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal, overload
 import msgspec
 
 from ..model import history as h
-from ..model.errors import InstanceNotFoundError
+from ..model.errors import InstanceNotFoundError, not_found
 from ..model.history import Event, HistoryEvent, decode_event, decode_events
 from ..model.moments import to_utc
 from ..model.names import check_name
@@ -122,7 +122,7 @@ class Reader:
         check_name(instance_id, "instance_id")
         record = self._record(instance_id)
         if record is None:
-            raise InstanceNotFoundError(f"history: no orchestration has the id {instance_id!r}")
+            raise not_found("history", instance_id)
         execution = execution_id or record.summary.execution_id
         events = self._events(ExecutionKey(instance_id, execution))
         if execution_id is not None and (not events or events[0].instance_id != instance_id):

@@ -11,7 +11,12 @@ from uuid import uuid4
 from ..engine.fork import fork, last_to_share
 from ..engine.step import create, in_place_of
 from ..model import history as h
-from ..model.errors import InstanceExistsError, InstanceNotFinishedError, InstanceNotFoundError, InvalidStateError
+from ..model.errors import (
+    InstanceExistsError,
+    InstanceNotFinishedError,
+    InvalidStateError,
+    not_found,
+)
 from ..model.history import Event, decode_events
 from ..model.limits import Limits
 from ..model.names import check_name
@@ -73,7 +78,7 @@ class Renewer(Purger):
         new_id = uuid4().hex if new_instance_id is None else check_name(new_instance_id, "new_instance_id=")
         summary = self._summary(instance_id)
         if summary is None:
-            raise InstanceNotFoundError(f"restart: no orchestration has the id {instance_id!r}")
+            raise not_found("restart", instance_id)
         self._refuse_unfinished(summary, "restart")
         creation = self._once_more(summary, new_id)
         if new_id == instance_id:
@@ -86,7 +91,7 @@ class Renewer(Purger):
     def _once_more(self, summary: Summary, new_id: str) -> Commit:
         [row] = self._store.input_of([ExecutionKey(summary.instance_id, summary.execution_id)])
         if row is None:
-            raise InstanceNotFoundError(f"restart: orchestration {summary.instance_id!r} has just been purged")
+            raise not_found("restart", summary.instance_id)  # purged meanwhile
         before = decode_events(row)[0]
         started = Event(
             h.EXECUTION_STARTED,
@@ -126,7 +131,7 @@ class Renewer(Purger):
     def _existing(self, instance_id: str, what: str) -> Record:
         record = self._record(instance_id)
         if record is None:
-            raise InstanceNotFoundError(f"{what}: no orchestration has the id {instance_id!r}")
+            raise not_found(what, instance_id)
         return record
 
     def handle(self, instance_id: str) -> OrchestrationHandle[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..engine.codeless import terminate_request
 from ..model import history as h
-from ..model.errors import InstanceFinishedError, InstanceNotFoundError
+from ..model.errors import InstanceFinishedError, not_found
 from ..model.history import Event, encode_event
 from ..model.limits import Limits
 from ..model.names import check_name, partition_of
@@ -45,9 +45,12 @@ class Steerer(Reader):
         fact_id = f"event/{event_id}" if event_id is not None else f"event//{self._ids()}"
         answer = self._deliver(instance_id, fact_id, event)
         if answer is Delivered.ABSENT:
-            raise InstanceNotFoundError(f"raise_event({name!r}): no orchestration has the id {instance_id!r}")
+            raise not_found(f"raise_event({name!r})", instance_id)
         if answer is Delivered.FINISHED:
-            raise InstanceFinishedError(f"raise_event({name!r}): orchestration {instance_id!r} has ended")
+            raise InstanceFinishedError(
+                f"raise_event({name!r}): orchestration {instance_id!r} has ended and takes no more events; "
+                "start another one, or restart it"
+            )
 
     def terminate(self, instance_id: str, reason: Any = None, *, recursive: bool = True) -> None:
         """End an orchestration, whatever it does; `reason` (any JSON) becomes its output.
@@ -60,7 +63,7 @@ class Steerer(Reader):
         payload = encode(reason, "the reason for terminating", self._limits)
         event = terminate_request(payload, self._now(), recursive=recursive)
         if self._deliver(instance_id, f"terminate/{self._ids()}", event) is Delivered.ABSENT:
-            raise InstanceNotFoundError(f"terminate: no orchestration has the id {instance_id!r}")
+            raise not_found("terminate", instance_id)
 
     def suspend(self, instance_id: str, reason: Any = None) -> None:
         """Let an orchestration rest until it is resumed: what runs finishes, and nothing that comes is taken.
@@ -93,7 +96,7 @@ class Steerer(Reader):
         payload = h.NO_PAYLOAD if reason is None else encode(reason, f"the reason for {verb}", self._limits)
         event = Event(kind, self._now(), input=payload)
         if self._deliver(instance_id, f"{verb}/{self._ids()}", event) is Delivered.ABSENT:
-            raise InstanceNotFoundError(f"{verb}: no orchestration has the id {instance_id!r}")
+            raise not_found(verb, instance_id)
 
     def _now(self) -> datetime:
         """The time that is recorded with what a client asks for; a test may have another one."""

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary
 
-from ..model.errors import DurableError, InstanceNotFoundError, TimeoutError
+from ..model.errors import DurableError, TimeoutError, not_found
 from ..model.moments import to_timedelta
 from ..model.status import RuntimeStatus, Summary
 from ..payload.codec import shown
@@ -63,7 +63,8 @@ class Waits:
         return handle
 
     def forget(self, instance_id: str) -> None:
-        """It was purged or replaced: what a handle knows of its end is true no more."""
+        """It was purged or replaced, or its end was told, and another process may begin another life of it: what a
+        handle knows of its end, or is told late, counts no more."""
         handle = self._handles.pop(instance_id, None)
         if handle is not None:
             handle.ended = None
@@ -93,6 +94,7 @@ class Waits:
             deadline = time.monotonic() + to_timedelta(timeout, "timeout=").total_seconds()
         known = self._known_end(instance_id)
         if known is not None:
+            self.forget(instance_id)
             return known
         changed = threading.Event()
 
@@ -110,6 +112,8 @@ class Waits:
                 changed.clear()
                 summary = found(instance_id, self._known_end(instance_id) or self._summary(instance_id))
                 if self.over(summary, until, blocked_ends):
+                    if summary.status.finished:
+                        self.forget(instance_id)
                     return summary
                 if not everywhere and not self.told(summary, until, blocked_ends):
                     everywhere = True
@@ -179,7 +183,7 @@ def check_until(until: object) -> None:
 def found(instance_id: str, summary: Summary | None) -> Summary:
     """Raises InstanceNotFoundError."""
     if summary is None:
-        raise InstanceNotFoundError(f"wait: no orchestration has the id {instance_id!r}")
+        raise not_found("wait", instance_id)
     return summary
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ..app.client import Client
-from ..model.errors import InstanceNotFoundError, TimeoutError
+from ..model.errors import TimeoutError, not_found
 from ..model.history import HistoryEvent
 from ..model.status import OrchestrationStatus
 
@@ -48,7 +48,7 @@ class Following:
     def _status(self) -> OrchestrationStatus:
         status = self._client.get_status(self._instance_id, payloads=False)
         if status is None:
-            raise InstanceNotFoundError(f"no orchestration has the id {self._instance_id!r}; see `durable list`")
+            raise not_found("follow", self._instance_id)
         return status
 
     def _new(self, status: OrchestrationStatus) -> list[HistoryEvent]:

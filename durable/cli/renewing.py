@@ -13,6 +13,7 @@ from .exits import CommandError, Exit
 from .listing import time_argument
 from .run import json_argument
 from .session import Id, Session, command
+from .steer import not_found
 from .terminal import json_text, safe
 
 NewId = Annotated[
@@ -114,7 +115,7 @@ def _purge(
     else:
         count = session.client.purge(id, recursive=not keep_children)
         if not count:
-            raise InstanceNotFoundError(f"no orchestration {id!r} in {session.store}")
+            raise InstanceNotFoundError(not_found(session, id))
     session.screen.answer({"purged": count}, f"{count} {'orchestration' if count == 1 else 'orchestrations'} purged")
 
 

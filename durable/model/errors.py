@@ -151,6 +151,14 @@ class TransportError(DurableError):
     """The broker can't be used: unreachable, wrong credentials, no such virtual host. Nothing is lost meanwhile."""
 
 
+def not_found(operation: str, instance_id: str) -> InstanceNotFoundError:
+    """What an operation on an unknown id raises."""
+    return InstanceNotFoundError(
+        f"{operation}: no orchestration has the id {instance_id!r}; check the id, the workspace and the store's URL "
+        "(`durable list` shows what is there)"
+    )
+
+
 for _error in [e for e in globals().values() if isinstance(e, type) and issubclass(e, DurableError)]:
     # Users import these from `durable`; tracebacks and FailureDetails.type show the name they can import.
     _error.__module__ = "durable"

@@ -21,7 +21,7 @@ from ..app.client import Client
 from ..app.default import swap_default_client
 from ..app.registry import Registry, default_registry
 from ..engine.ledger import Ledger
-from ..model.errors import InstanceNotFoundError, OrchestrationBlockedError, TimeoutError
+from ..model.errors import OrchestrationBlockedError, TimeoutError, not_found
 from ..model.limits import Limits
 from ..model.moments import to_timedelta, to_utc
 from ..model.status import RuntimeStatus, Summary
@@ -133,7 +133,7 @@ class Environment:
             driver.settle()
             summary = store.summaries([instance_id])[0]
             if summary is None:
-                raise InstanceNotFoundError(f"wait: no orchestration has the id {instance_id!r}")
+                raise not_found("wait", instance_id)
             status = summary.status
             if status.finished or (until == "started" and status is not RuntimeStatus.PENDING):
                 return summary

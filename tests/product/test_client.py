@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -337,20 +337,30 @@ def test_filters_are_exact_and_hold_together(bench: Bench, app: durable.Registry
 def test_nobody_knows_an_unknown_instance(bench: Bench) -> None:
     client = bench.client
     assert client.get_status("unknown") is None
+    assert client.purge("unknown") == 0
     handle = client.handle("unknown")
-    for call in (
-        lambda: client.raise_event("unknown", "go"),
-        lambda: client.terminate("unknown"),
-        lambda: client.history("unknown"),
-        lambda: client.wait("unknown", SOON),
-        lambda: client.wait("unknown", SOON, until="started"),
-        lambda: handle.result(SOON),
-        handle.status,
-        handle.terminate,
-        lambda: handle.raise_event("go"),
-    ):
-        with pytest.raises(durable.InstanceNotFoundError, match="unknown"):
+    calls: list[tuple[str, Callable[[], object]]] = [
+        ("raise_event('go')", lambda: client.raise_event("unknown", "go")),
+        ("terminate", lambda: client.terminate("unknown")),
+        ("suspend", lambda: client.suspend("unknown")),
+        ("resume", lambda: client.resume("unknown")),
+        ("cancel", lambda: client.cancel("unknown")),
+        ("rewind", lambda: client.rewind("unknown")),
+        ("restart", lambda: client.restart("unknown")),
+        ("fork", lambda: client.fork("unknown", after=0)),
+        ("history", lambda: client.history("unknown")),
+        ("wait", lambda: client.wait("unknown", SOON)),
+        ("wait", lambda: client.wait("unknown", SOON, until="started")),
+        ("wait", lambda: handle.result(SOON)),
+        ("status", handle.status),
+        ("terminate", handle.terminate),
+        ("raise_event('go')", lambda: handle.raise_event("go")),
+    ]
+    for operation, call in calls:
+        with pytest.raises(durable.InstanceNotFoundError) as caught:
             call()
+        assert str(caught.value).startswith(f"{operation}: no orchestration has the id 'unknown'")
+        assert "check the id" in str(caught.value)
     bench.start("echo", 1, instance_id="known")
     bench.start("echo", 1, instance_id="other")
     with pytest.raises(durable.InstanceNotFoundError):
@@ -375,6 +385,21 @@ def test_wait_returns_when_it_has_started_or_ended(bench: Bench, app: durable.Re
     assert bench.client.wait(handle.instance_id, timedelta(seconds=SOON)).output == 1
     assert bench.client.wait(handle.instance_id, 0).output == 1
     assert handle.result(0) == 1
+
+
+def test_who_waits_is_told_and_need_not_ask(bench: Bench, app: durable.Registry) -> None:
+    """Whoever is not told looks again after 5 seconds."""
+    bench.serve(app)
+    elsewhere = bench.connect()
+    begun = time.monotonic()
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(5):
+            handle = bench.start("wait", start_at=0.02)
+            theirs = pool.submit(elsewhere.wait, handle.instance_id, SOON)
+            elsewhere.wait(handle.instance_id, SOON, until="started")
+            handle.raise_event("go", 1)
+            assert (handle.result(SOON), theirs.result().output) == (1, 1)
+    assert time.monotonic() < begun + 4.5
 
 
 def test_who_waits_is_told_when_the_worker_dies_of_its_own_error(
@@ -464,19 +489,66 @@ def test_terminate_reaches_all_children_or_none(bench: Bench, app: durable.Regis
         assert [child.result(SOON) for child in below] == ["still there"] * 3
 
 
-def test_an_instance_that_has_ended_stays_as_it_is(bench: Bench, app: durable.Registry) -> None:
+def test_what_a_call_does_depends_on_the_state(bench: Bench, app: durable.Registry) -> None:
+    """Each call in each state: done, nothing at all, or an error that names instance, operation and remedy."""
+    client, fits = bench.client, [True]
+
+    @app.orchestrator
+    def edited(ctx: Ctx) -> Steps:
+        return (yield ctx.wait_for_external_event("go" if fits else "other"))
+
+    def becomes(instance_id: str, status: str) -> None:
+        bench.until(lambda: status_of(bench, instance_id) == status)
+
+    first = bench.serve(app)
+    bench.start("wait", instance_id="PENDING", start_at=3_600)
+    for running in ("RUNNING", "SUSPENDED", "CANCELED", "TERMINATED"):
+        bench.start("wait", instance_id=running)
+    blocked = bench.start(edited, instance_id="BLOCKED")
+    bench.run("echo", 1, instance_id="COMPLETED")
+    bench.fails("fail", instance_id="FAILED")
+    for steer, instance_id in ((client.suspend, "SUSPENDED"), (client.cancel, "CANCELED")):
+        steer(instance_id)
+        becomes(instance_id, instance_id)
+    client.terminate("TERMINATED")
+    becomes("TERMINATED", "TERMINATED")
+    becomes("BLOCKED", "RUNNING")
+    becomes("RUNNING", "RUNNING")
+    first.stop()
+    fits.clear()
+    blocked.raise_event("go")
     bench.serve(app)
-    done = bench.start("echo", 1)
-    assert done.result(SOON) == 1
-    failed = bench.start("fail")
-    with pytest.raises(durable.OrchestrationFailedError):
-        failed.result(SOON)
-    for handle in (done, failed):
-        before = handle.status()
-        handle.terminate("no effect")
-        with pytest.raises(durable.InstanceFinishedError, match=handle.instance_id):
-            handle.raise_event("go")
-        assert handle.status() == before
+    becomes("BLOCKED", "BLOCKED")
+
+    def refused(error: type[Exception], instance_id: str, operation: str, remedy: str, *args: Any) -> None:
+        before = client.get_status(instance_id)
+        with pytest.raises(error) as caught:
+            getattr(client, operation)(instance_id, *args)
+        for part in (operation, repr(instance_id), remedy):
+            assert part in str(caught.value), (part, caught.value)
+        assert client.get_status(instance_id) == before
+
+    for unfinished in ("PENDING", "RUNNING", "SUSPENDED", "BLOCKED"):
+        for operation in ("purge", "restart"):
+            refused(durable.InstanceNotFinishedError, unfinished, operation, "terminate it")
+        refused(durable.InvalidStateError, unfinished, "rewind", "only a FAILED one is rewound")
+        with pytest.raises(durable.InstanceExistsError, match=f"'{unfinished}'; wait for the end, terminate it"):
+            bench.start("echo", 1, instance_id=unfinished, if_exists="replace")
+    for ended in ("COMPLETED", "FAILED", "CANCELED", "TERMINATED"):
+        before = client.history(ended)
+        for ignored in (client.terminate, client.cancel, client.suspend, client.resume):
+            ignored(ended, "too late")
+        refused(durable.InstanceFinishedError, ended, "raise_event", "start another one, or restart it", "go")
+        if ended != "FAILED":
+            refused(durable.InvalidStateError, ended, "rewind", "only a FAILED one is rewound")
+        assert client.history(ended, pending=True) == before
+        assert status_of(bench, ended) == ended
+    assert client.purge_where() == 4
+    for unfinished in ("PENDING", "RUNNING", "SUSPENDED", "BLOCKED"):
+        client.raise_event(unfinished, "news")
+        client.terminate(unfinished, "enough")
+        with pytest.raises(durable.OrchestrationTerminatedError, match="enough"):
+            client.handle(unfinished).result(SOON)
 
 
 # ---- workers come and go

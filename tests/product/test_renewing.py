@@ -671,7 +671,10 @@ def test_purge_where_takes_what_fits_and_has_finished(bench: Bench, shop: Shop) 
     assert bench.client.purge_where(name="steps", prefix="good-1") == 1
     assert bench.client.purge_where(created_after=good[2].status().created_at, name="steps") == 1
     assert bench.client.purge_where() == 1
-    assert [item.instance_id for item in bench.client.list_orchestrations()] == [waiting.instance_id]
+    done(bench, "parent", ["a"], instance_id="good-parent")
+    assert bench.client.purge_where(prefix="good-parent", recursive=False, name="parent") == 1
+    [child, alone] = bench.client.list_orchestrations()
+    assert (child.parent_instance_id, alone.instance_id) == ("good-parent", waiting.instance_id)
     with pytest.raises(ValueError, match="GONE"):
         bench.client.purge_where(status="GONE")
     with pytest.raises(ValueError, match="created_after="):
@@ -734,6 +737,23 @@ def test_a_handle_forgets_the_end_of_a_life_that_was_replaced(bench: Bench, shop
     assert bench.client.purge_where(name="counts") == 1
     with pytest.raises(durable.InstanceNotFoundError):
         other.result(SOON)
+
+
+def test_a_handle_that_has_told_an_end_looks_again(bench: Bench, shop: Shop) -> None:
+    """Another client may have begun another life meanwhile, or ended them all: only the store can tell."""
+    bench.serve(shop.registry)
+    elsewhere = bench.connect()
+    handle = bench.start("waits")
+    handle.raise_event("go", "first")
+    assert handle.result(SOON) == "first"
+    elsewhere.restart(handle.instance_id, new_instance_id=handle.instance_id)
+    with pytest.raises(durable.TimeoutError):
+        handle.result(0)
+    handle.raise_event("go", "second")
+    assert handle.result(SOON) == "second"
+    assert elsewhere.purge(handle.instance_id) == 1
+    with pytest.raises(durable.InstanceNotFoundError):
+        handle.result(SOON)
 
 
 def test_a_cancellation_whose_handling_failed_is_told_again(bench: Bench, shop: Shop) -> None:
