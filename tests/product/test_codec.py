@@ -140,6 +140,74 @@ def test_everything_a_user_passes_is_sealed_and_comes_back(bench: Bench, coded: 
     assert SECRET not in str(caught.value)
 
 
+def test_every_life_of_an_orchestration_is_sealed(bench: Bench, coded: durable.Client) -> None:
+    """Continued as new, rewound, restarted, replaced, forked: each writes what another life had read."""
+    registry, broken = flows(), [True]
+
+    @registry.activity(name="ship")
+    def ship(card: Card) -> Card:
+        if broken:
+            raise Refused(card.number)
+        return Card(card.number, card.limit + 1)
+
+    @registry.orchestrator(name="rounds")
+    def rounds(ctx: OrchestrationContext, cards: list[Card]) -> Generator[Any, Any, Any]:
+        event = yield ctx.wait_for_external_event("go", type=Card)
+        if len(cards) < 2:
+            ctx.continue_as_new([*cards, event])
+            return None
+        return (yield [ctx.call_activity("charge", card, SECRET) for card in cards])
+
+    @registry.orchestrator(name="ships")
+    def ships(ctx: OrchestrationContext, card: Card) -> Generator[Any, Any, Any]:
+        event = yield ctx.wait_for_external_event("go", type=Card)
+        return [event, (yield ctx.call_sub_orchestrator("child ships", card))]
+
+    @registry.orchestrator(name="child ships")
+    def child_ships(ctx: OrchestrationContext, card: Card) -> Generator[Any, Any, Any]:
+        return (yield ctx.call_activity(ship, card))
+
+    def sealed(instance_id: str) -> None:
+        told = bench.client.get_status(instance_id, history=True)
+        assert told is not None
+        assert SECRET not in repr(told)
+        assert "(encoded by a codec" in str(told.input)
+
+    went, shipped = {"number": SECRET, "limit": 9}, {"number": SECRET, "limit": 4}
+    with ExitStack() as stack:
+        serve(bench, coded, stack, registry)
+        handle = coded.start_orchestration("rounds", [Card(SECRET)], instance_id="order-42")
+        for limit in (8, 9):  # the second one is early, and carried over
+            handle.raise_event("go", Card(SECRET, limit))
+        charged = [{"number": SECRET + "!", "limit": limit} for limit in (4, 9)]
+        assert handle.result(SOON, on_blocked="raise") == charged
+        sealed("order-42")
+        last = len(coded.history("order-42")) - 2
+        forked = [coded.fork("order-42", after=after) for after in (0, last)]
+        forked[0].raise_event("go", Card(SECRET))
+        assert [fork.result(SOON, on_blocked="raise") for fork in forked] == [charged] * 2
+
+        handle = coded.start_orchestration("ships", Card(SECRET), instance_id="order-43")
+        handle.raise_event("go", Card(SECRET, 9))
+        with pytest.raises(durable.OrchestrationFailedError, match=SECRET):
+            handle.result(SOON)
+        broken.clear()
+        coded.rewind("order-43", {"because": SECRET})
+        assert handle.result(SOON, on_blocked="raise") == [went, shipped]
+        assert {"because": SECRET} in [event.input for event in coded.history("order-43")]
+        for again in (coded.restart("order-43"), coded.restart("order-43", new_instance_id="order-43")):
+            again.raise_event("go", Card(SECRET, 9))
+            assert again.result(SOON, on_blocked="raise") == [went, shipped]
+            sealed(again.instance_id)
+        coded.start_orchestration("short", instance_id="order-43", if_exists="replace").raise_event("go", SECRET)
+        assert handle.result(SOON, on_blocked="raise") == SECRET
+        sealed(forked[1].instance_id)
+        # Whoever has no codec sees families and ends all the same, and may purge.
+        assert bench.client.purge("order-42") == 1
+        assert bench.client.purge_where() == 7
+        assert coded.list_orchestrations().items == []
+
+
 @pytest.mark.embedded("it looks into the file")
 def test_the_file_holds_no_secret(tmp_path: Path, bench: Bench, coded: durable.Client) -> None:
     with ExitStack() as stack:
