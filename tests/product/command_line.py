@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -13,7 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+import pytest
+
 import durable
+from durable.cli.commands import run_command_line
 
 SOON = 20  # seconds; nothing here takes that long
 
@@ -121,6 +126,27 @@ class Command:
 
     def steps(self) -> list[str]:
         return (self.folder / "steps").read_text().split()
+
+
+class Here(Command):
+    """The same command in this process, where it loads no code: a process takes a second. `apart` is a real one."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(folder)
+        monkeypatch.chdir(folder)
+        for name in os.environ.keys() - self.environment().keys():
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("COLUMNS", "80")
+
+    def __call__(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        raw = [io.BytesIO(), io.BytesIO()]
+        out, err = (io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True) for stream in raw)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = run_command_line(arguments)
+        return subprocess.CompletedProcess(arguments, status, *(stream.getvalue().decode() for stream in raw))
+
+    def apart(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return super().__call__(*arguments)
 
 
 def until(stream: IO[str] | None, part: str) -> list[str]:

@@ -63,14 +63,14 @@ class Place(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def queue_remover(request: pytest.FixtureRequest) -> Iterator[Callable[[str], None]]:
-    """Deletes the queues that a workspace has in a test without queues and groups of its own: a session makes many."""
+def queue_remover(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
+    """Deletes queues of a workspace (those of the default group and queue, unless told which): a session makes many."""
     server: RabbitServer = request.getfixturevalue("rabbitmq_server")
     connection = pika.BlockingConnection(pika.URLParameters(server.url() + "?heartbeat=0"))
     channel = connection.channel()
 
-    def remove(workspace: str) -> None:
-        for queue in ("work.default", "outcomes.default.0", "dead-letters"):
+    def remove(workspace: str, *queues: str) -> None:
+        for queue in queues or ("work.default", "outcomes.default.0", "dead-letters"):
             channel.queue_delete(f"durable.{workspace}.{queue}")
 
     yield remove

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import pty
@@ -18,33 +16,11 @@ import pytest
 
 import durable
 import durable.testing
-from durable.cli.commands import run_command_line
-from tests.product.command_line import FLOWS, SOON, Command, recorded
+from tests.product.command_line import FLOWS, SOON, Command, Here, recorded
 from tests.product.conftest import Place
 
 OTHER = FLOWS.replace('("charge", "pack", "ship")', '("charge", "weigh", "pack", "ship")')
 assert OTHER != FLOWS
-
-
-class Here(Command):
-    """The same command in this process, where it loads no code: a process takes a second. `apart` is a real one."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(folder)
-        monkeypatch.chdir(folder)
-        for name in os.environ.keys() - self.environment().keys():
-            monkeypatch.delenv(name)
-        monkeypatch.setenv("COLUMNS", "80")
-
-    def __call__(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        raw = [io.BytesIO(), io.BytesIO()]
-        out, err = (io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True) for stream in raw)
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = run_command_line(arguments)
-        return subprocess.CompletedProcess(arguments, status, *(stream.getvalue().decode() for stream in raw))
-
-    def apart(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return super().__call__(*arguments)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import durable
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Heard, World
+    from tests.product.conftest import SOON, Heard, Place, World
 else:
     SOON = 20
 
@@ -100,6 +100,15 @@ def test_a_name_outside_the_rules_is_refused_everywhere(world: World, name: str)
         lambda: client.raise_event("there", name),
         lambda: client.raise_event("there", "event", event_id=name),
         lambda: client.terminate(name),
+        lambda: client.suspend(name),
+        lambda: client.resume(name),
+        lambda: client.cancel(name),
+        lambda: client.rewind(name),
+        lambda: client.restart(name),
+        lambda: client.restart("there", new_instance_id=name),
+        lambda: client.fork(name, after=0),
+        lambda: client.fork("there", after=0, new_instance_id=name),
+        lambda: client.purge(name),
         lambda: client.get_status(name),
         lambda: client.history(name),
         lambda: client.wait(name, 0),
@@ -108,6 +117,11 @@ def test_a_name_outside_the_rules_is_refused_everywhere(world: World, name: str)
         lambda: durable.orchestrator_ref(name, returns=int),
         lambda: registry.orchestrator(name=name)(lambda ctx: None),
         lambda: registry.activity(name=name)(lambda: None),
+        lambda: registry.orchestrator(group=name)(lambda ctx: None),
+        lambda: registry.activity(queue=name)(lambda: None),
+        lambda: durable.Worker(client, registry=registry, groups=[name]),
+        lambda: durable.Worker(client, registry=registry, queues=[name]),
+        lambda: durable.connect("memory://names", workspace=name),
     ]
     for number, call in enumerate(calls):
         with pytest.raises(ValueError, match="Ids and names") as caught:
@@ -132,35 +146,70 @@ def test_a_name_outside_the_rules_is_refused_everywhere(world: World, name: str)
     assert world.run(asks) == 2
 
 
-@pytest.mark.parametrize("name", ALLOWED.values(), ids=ALLOWED.keys())
-def test_any_other_name_works_end_to_end(world: World, name: str) -> None:
-    client = world.client
+def called(name: str, registry: durable.Registry) -> None:
+    """Activity, orchestrator, event and (as far as there is room) child of this name."""
 
-    @world.registry.activity(name=name)
+    @registry.activity(name=name)
     def step(value: str) -> str:
-        return f"step {value}"
+        return f"{name}: {value}"
 
-    @world.registry.orchestrator(name=name)
+    @registry.orchestrator(name=name)
     def parent(ctx: Ctx) -> Steps:
         first = yield ctx.wait_for_external_event(name)
         second = yield ctx.call_activity(step, first)
         return (yield ctx.call_sub_orchestrator(child, second))
 
-    @world.registry.orchestrator(name=f"{name[:50]} child")
+    @registry.orchestrator(name=f"{name[:50]} child")
     def child(ctx: Ctx, value: str) -> Steps:
         return (yield ctx.call_activity(step, value))
 
+
+@pytest.mark.everywhere
+def test_any_other_name_works_end_to_end(world: World) -> None:
+    client = world.client
+    for name in ALLOWED.values():
+        called(name, world.registry)
     world.work()
-    handle = client.start_orchestration(name, instance_id=name, tags={name: name})
-    client.raise_event(name, name, "data", event_id=name)
-    client.raise_event(name, name, "data again", event_id=name)
-    assert handle.result(SOON) == "step step data"
-    status = client.get_status(name)
-    assert status is not None
-    assert (status.instance_id, status.name, status.tags) == (name, name, {name: name})
-    assert [s.instance_id for s in client.list_orchestrations(prefix=name, tags={name: name})] == [name]
-    assert [e.name for e in client.history(name) if e.type == "EventRaised"] == [name]
-    assert not list(client.list_orchestrations(prefix=name + "!"))
+    handles = [client.start_orchestration(name, instance_id=name, tags={name: name}) for name in ALLOWED.values()]
+    for name in ALLOWED.values():
+        client.raise_event(name, name, "data", event_id=name)
+        client.raise_event(name, name, "data again", event_id=name)
+    for handle, name in zip(handles, ALLOWED.values(), strict=True):
+        assert handle.result(SOON) == f"{name}: {name}: data"
+        status = client.get_status(name)
+        assert status is not None
+        assert (status.instance_id, status.name, status.tags) == (name, name, {name: name})
+        assert [s.instance_id for s in client.list_orchestrations(prefix=name, tags={name: name})] == [name]
+        assert [e.name for e in client.history(name) if e.type == "EventRaised"] == [name]
+        assert not list(client.list_orchestrations(prefix=name + "!"))
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis+rabbitmq"])
+def test_so_do_workspaces_groups_and_queues(
+    request: pytest.FixtureRequest, place_of: Callable[[str], Place], kind: str
+) -> None:
+    place = place_of(kind)
+    odd = [form.format(place.workspace) for form in ("..{}", "{{{}}}*", "[{}] %2f \u00e9")]
+    for name in odd:
+        registry = durable.Registry()
+
+        @registry.activity(queue=name)
+        def where(value: str) -> str:
+            return value
+
+        @registry.orchestrator(group=name)
+        def calls(ctx: Ctx, value: str) -> Steps:
+            return (yield ctx.call_activity(where, value))
+
+        with place._replace(workspace=name).connect() as client:
+            assert client.list_orchestrations().items == []
+            with durable.Worker(client, registry=registry, groups=[name], queues=[name], shutdown_grace=0):
+                assert client.start_orchestration(calls, name, instance_id="same").result(SOON) == name
+            [alone] = client.list_orchestrations()
+            assert alone.input == name
+        if place.events is not None:
+            remove = request.getfixturevalue("queue_remover")
+            remove(name, f"work.{name}", f"outcomes.{name}.0", "dead-letters")
 
 
 @pytest.mark.parametrize("name", NO_TEXT, ids=repr)

@@ -170,8 +170,20 @@ def test_the_environment_names_the_store(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("DURABLE_URL", "nosuch://x")
     with pytest.raises(ValueError, match="nosuch"):
         durable.connect()
-    monkeypatch.setenv("DURABLE_URL", "")  # empty is unset
-    durable.connect().close()
+    monkeypatch.setenv("DURABLE_URL", "sqlite:///named.db")
+    monkeypatch.setenv("DURABLE_WORKSPACE", "other")
+    with durable.connect() as client:
+        assert client.workspace == "other"
+    with durable.connect(workspace="mine") as client:
+        assert client.workspace == "mine"
+    monkeypatch.setenv("DURABLE_EVENTS_URL", "nosuch://x")
+    with pytest.raises(ValueError, match="no installed broker serves nosuch"):
+        durable.connect()
+    assert sorted(path.name for path in tmp_path.glob("named.db*")) == ["named.db@mine", "named.db@other"]
+    for name in ("URL", "EVENTS_URL", "WORKSPACE", "CODEC"):
+        monkeypatch.setenv(f"DURABLE_{name}", "")  # empty is unset
+    with durable.connect() as client:
+        assert client.workspace == "default"
     assert (tmp_path / ".durable" / "durable.db").exists()
 
 

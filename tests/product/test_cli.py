@@ -184,8 +184,20 @@ def test_run_is_blocked_by_code_that_does_not_fit_and_goes_on_with_code_that_doe
         assert "Traceback" not in done.stderr
     shown = command.says("show", "a")
     assert [text for text in ("BLOCKED", "blocked\n", "'verdict'", "EventRaised decision 1") if text not in shown] == []
+    assert command("start", "approval", "--id", "a", "--if-exists", "return", "--wait").returncode == 6
     (command.folder / "flows.py").write_text(FLOWS)
     assert command.says(*start) == '["desk",1]\n'
+
+
+def test_run_of_what_was_cancelled_or_terminated_has_failed(command: Command) -> None:
+    with command.client() as client:
+        for steer, status in ((client.cancel, "CANCELED"), (client.terminate, "TERMINATED")):
+            client.start_orchestration("approval", "desk", instance_id=status)
+            steer(status)
+    for status in ("CANCELED", "TERMINATED"):
+        done = command("run", "flows.py:approval", "--id", status)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"'{status}' ended {status}" in done.stderr
 
 
 def test_run_waits_for_another_worker_and_steps_in_when_it_has_gone(command: Command) -> None:
