@@ -175,10 +175,13 @@ class MemoryBroker:
             self._consumers.append(consumer)
         self._changed()
 
-    def cancel(self, consumer: _Consumer) -> None:
+    def cancel(self, consumer: _Consumer, give_back: bool) -> None:
         with self._lock:
             consumer.receiving = False
+            if give_back:
+                self._give_back_all(consumer)
             self._forget_settled()
+        self._changed()
 
     def settle(self, tags: Sequence[object], how: Callable[[_Consumer, _Stored], None] | None = None) -> None:
         """`how`: `give_back` or `bury`; None when there is nothing more to do. Tags that are not open are ignored."""
@@ -285,11 +288,11 @@ class MemoryTransport:
             self.unsubscribe(queue)
             raise
 
-    def unsubscribe(self, queue: str) -> None:
+    def unsubscribe(self, queue: str, give_back: bool = False) -> None:
         with self._lock:
             consumer = self._subscriptions.pop(queue, None)
         if consumer is not None:
-            self._broker.cancel(consumer)
+            self._broker.cancel(consumer, give_back)
 
     def ack(self, tags: Sequence[object]) -> None:
         self._broker.settle(tags)

@@ -158,12 +158,12 @@ class Keeper:
             remedy = "declare it first" if refused.code == NOT_FOUND else "the user needs the permission `read`"
             raise TransportError(f"can't subscribe: {refused}; {remedy}")
 
-    def unsubscribe(self, queue: str) -> None:
+    def unsubscribe(self, queue: str, give_back: bool = False) -> None:
         with self._state:
             self._subscriptions.pop(queue, None)
             consumer = self._consumers.pop(queue, None)
         if consumer is not None:
-            consumer.session.post(consumer.cancel)
+            consumer.session.post(consumer.give_back if give_back else consumer.cancel)
 
     def replies(self, wake: Wake) -> None:
         """The reply queue is at `address` when this returns, or will be when the connection is back."""

@@ -93,9 +93,9 @@ class RabbitTransport:
             raise ValueError(f"prefetch is from 1 to {MOST_PREFETCHED}, not {prefetch}")
         self._keeper.subscribe(Subscription(queue, prefetch, sink))
 
-    def unsubscribe(self, queue: str) -> None:
+    def unsubscribe(self, queue: str, give_back: bool = False) -> None:
         """What is under way already may still come."""
-        self._keeper.unsubscribe(queue)
+        self._keeper.unsubscribe(queue, give_back)
 
     def ack(self, tags: Sequence[object]) -> None:
         _settle("ack", tags)

@@ -403,8 +403,9 @@ class Transport(Protocol):
         """Receive from a queue, at most `prefetch` unacknowledged. `sink` runs on a thread of the transport's."""
         ...
 
-    def unsubscribe(self, queue: str) -> None:
-        """Receive no more from it. What was delivered may still be acknowledged."""
+    def unsubscribe(self, queue: str, give_back: bool = False) -> None:
+        """Receive no more from it. What was delivered may still be acknowledged; with `give_back` it comes again, with
+        whatever a broker keeps for a subscription that it has ended without a word."""
         ...
 
     def ack(self, tags: Sequence[object]) -> None:

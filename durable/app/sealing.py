@@ -164,8 +164,8 @@ class SealedTransport:
             queue, prefetch, lambda some: sink([d._replace(body=coding.document(d.body, self._open)) for d in some])
         )
 
-    def unsubscribe(self, queue: str) -> None:
-        self._inner.unsubscribe(queue)
+    def unsubscribe(self, queue: str, give_back: bool = False) -> None:
+        self._inner.unsubscribe(queue, give_back)
 
     def ack(self, tags: Sequence[object]) -> None:
         self._inner.ack(tags)

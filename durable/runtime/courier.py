@@ -83,6 +83,7 @@ class Courier:
         self.not_before = 0.0  # after trouble with the broker: no publishing until then
         self.found_missing = False  # a queue that should have been there, and what was in it
         self._slots = 0
+        self._anew = False
         self._anew_at = 0.0
         self._wanted: dict[str, int] = {}
         self._receiving: dict[str, int] = {}
@@ -103,23 +104,26 @@ class Courier:
     def _work(self) -> dict[str, int]:
         return {wire.work_queue(self.serving.workspace, queue): self._slots for queue in self.serving.queues}
 
-    def receive_anew(self, now: float = 0.0) -> Generator[Request, Any, None]:
-        """Subscribe once more: the broker may have ended a subscription without a word.
+    def distrust(self, now: float = 0.0) -> bool:
+        """Whether the next `receive` subscribes anew: the broker may have ended a subscription without a word.
 
         RabbitMQ does so when a quorum queue is deleted and made again at once. now: not before a minute after the last
         time; 0.0: for a good reason, at once.
         """
-        if not now or now >= self._anew_at + _ANEW_EVERY:
-            self._anew_at = now
-            self._receiving = dict.fromkeys(self._receiving, -1)
-            yield from self.receive()
+        if now and now < self._anew_at + _ANEW_EVERY:
+            return False
+        self._anew_at = now
+        self._anew = True
+        self._receiving = dict.fromkeys(self._receiving, -1)
+        return True
 
     def receive(self) -> Generator[Request, Any, None]:
         """See to it that what is wanted is what is received."""
         changes = {queue: size for queue, size in self._wanted.items() if self._receiving.get(queue, 0) != size}
         if changes:
-            made: list[bool] | None = yield Receive(changes)
+            made: list[bool] | None = yield Receive(changes, self._anew)
             if made is not None:
+                self._anew = False
                 self._receiving |= changes
                 self.found_missing |= any(made)
 

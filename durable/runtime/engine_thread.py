@@ -181,8 +181,8 @@ def _answers_of(transport: Transport, tell: Callable[[News], None]) -> dict[type
     def receive(request: Receive) -> list[bool] | None:
         wanted = {queue: prefetch for queue, prefetch in request.prefetch.items() if prefetch}
         try:
-            for queue in request.prefetch.keys() - wanted.keys():
-                transport.unsubscribe(queue)
+            for queue in request.prefetch if request.anew else request.prefetch.keys() - wanted.keys():
+                transport.unsubscribe(queue, give_back=request.anew)
             made = transport.declare(list(wanted))
             for queue, prefetch in wanted.items():
                 transport.subscribe(queue, prefetch, lambda deliveries: tell(Arrived(deliveries)))

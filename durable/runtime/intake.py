@@ -169,6 +169,13 @@ class Intake:
         """What runs here will be delivered to somebody else, who must find that we have it."""
         yield from self._claim(self.courier.kept(float("inf")))
 
+    def receive_anew(self, now: float = 0.0) -> Generator[Request, Any, None]:
+        """Subscribe to everything once more; see `Courier.distrust`. What is not settled comes again, as after a lost
+        connection, for among it may be what a dead subscription holds."""
+        if self.courier.distrust(now):
+            yield from self.connection_lost()
+            yield from self.receive()
+
     def _claim(self, kept: Sequence[Taken]) -> Generator[Request, Any, None]:
         if not kept:
             return

@@ -125,9 +125,9 @@ class Loop:
         if self.lost is not None and self.lost.connection:
             yield from self.intake.connection_lost()
         elif self.lost is not None:
-            yield from self.courier.receive_anew()
+            yield from self.intake.receive_anew()
         elif self.work.overdue:
-            yield from self.courier.receive_anew(self.clock().timestamp())
+            yield from self.intake.receive_anew(self.clock().timestamp())
         self.work.overdue = False
         if self.courier.found_missing or (self.lost is not None and not self.lost.connection):
             yield from self.work.send_again()

@@ -124,10 +124,12 @@ class Declare(NamedTuple):
 class Receive(NamedTuple):
     """From now on receive from these queues, so many unsettled deliveries of each; 0: no more. Missing ones are made.
 
+    anew: what was delivered from them, and is not settled, comes again.
     -> list[bool] | None: whether each had to be made; None when it can't be done now.
     """
 
     prefetch: Mapping[str, int]
+    anew: bool = False
 
 
 class Wait(NamedTuple):

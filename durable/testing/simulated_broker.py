@@ -39,10 +39,14 @@ class Broker:
 
     # ---- asked by a worker
 
-    def receive(self, worker: Worker, prefetch: ask.Receive) -> list[bool]:
-        self._sizes.setdefault(worker, {}).update(prefetch.prefetch)
-        wanted = [queue for queue, size in prefetch.prefetch.items() if size]
+    def receive(self, worker: Worker, request: ask.Receive) -> list[bool]:
+        self._sizes.setdefault(worker, {}).update(request.prefetch)
+        wanted = [queue for queue, size in request.prefetch.items() if size]
         made = self.declare(wanted)
+        if request.anew:
+            held = self.unsettled.get(worker, {})
+            for tag in [tag for tag, queued in held.items() if queued.queue in request.prefetch]:
+                self._requeue(held.pop(tag))
         for queue in wanted:
             self._dispatch_soon(queue)
         return made

@@ -326,6 +326,22 @@ class TransportContract:
         assert second.data(7) == [1, 2, 3, 4, 5, 6, 7]
         assert len(first.deliveries) == 1
 
+    def test_what_is_given_back_comes_again(self, transport: Transport, queue: str) -> None:
+        first, second = Receiver(), Receiver()
+        transport.subscribe(queue, 10, first)
+        transport.publish(events(queue, 3))
+        first.wait(3)
+        transport.ack(first.tags[1:2])
+        transport.unsubscribe(queue, give_back=True)
+        transport.ack(first.tags)  # settles nothing any more
+        transport.subscribe(queue, 10, second)
+        assert second.data(2) == [0, 2]
+        assert all(delivery.redelivered for delivery in second.deliveries)
+        transport.ack(second.tags)
+        transport.publish([event(queue, "next")])
+        assert second.data(3) == [0, 2, "next"]
+        assert len(first.deliveries) == 3
+
     def test_somebody_else_has_what_is_requeued(
         self, opened: Callable[[], Transport], transport: Transport, queue: str
     ) -> None:

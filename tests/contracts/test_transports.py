@@ -304,7 +304,7 @@ def _until(condition: Callable[[], bool]) -> None:
     raise AssertionError("not within 20 s")
 
 
-def test_subscribing_again_frees_what_a_dead_subscription_holds(
+def test_what_a_dead_subscription_holds_can_be_given_back(
     rabbitmq_server: RabbitServer, transport: Transport, workspace: str, queue: str, raw: Raw
 ) -> None:
     """RabbitMQ 3.10 tells the consumers of a quorum queue that is deleted and made again at once nothing; what it has
@@ -319,9 +319,12 @@ def test_subscribing_again_frees_what_a_dead_subscription_holds(
         assert somebody.declare([queue]) == [True]
         heard.wait(Trouble(queue))
         assert somebody.publish([event(queue, "there")]) == [CONFIRMED]
+        _until(lambda: transport.depth(queue) == (0, 1))  # some subscription of ours has it, alive or dead
         again = Receiver()
+        transport.unsubscribe(queue, give_back=True)
+        transport.ack(receiver.tags[:1])  # "first" went with its queue: this must not take "there" for it
         transport.subscribe(queue, 10, again)
-        _until(lambda: "there" in [data(d) for d in (*receiver.deliveries, *again.deliveries)])
+        assert again.data(1) == ["there"]
 
 
 def test_making_a_known_queue_again_is_a_loss_that_is_told(transport: Transport, queue: str, raw: Raw) -> None:

@@ -1,0 +1,93 @@
+"""A subscription that may be dead is given back, but what runs here is leased before anybody else is offered it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from durable.engine.instance import Env, Invocation
+from durable.model.history import Raw
+from durable.model.limits import Limits
+from durable.ports import Row
+from durable.replay.guard import Watch
+from durable.runtime.courier import Courier
+from durable.runtime.intake import Intake
+from durable.runtime.requests import Claim, Read, Receive, Request
+from durable.runtime.roster import Roster
+from durable.runtime.serving import Serving
+from durable.runtime.wire import Work
+from durable.runtime.workload import Workload
+
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+class Names:
+    def serves_activity(self, name: str) -> bool:
+        return True
+
+    def known(self, kind: str) -> list[str]:
+        return []
+
+
+@pytest.fixture
+def intake() -> Intake:
+    env = Env("me", 60.0, iter(f"id{n}" for n in range(10)).__next__, 16, Limits(), Watch())
+    serving = Serving(by_mail=True, slots=4)
+    courier = Courier(env, serving, lambda: NOW)
+    workload = Workload(env, serving, Names(), courier, lambda: NOW)
+    return Intake(env, serving, workload, courier, Roster("me"), lambda: NOW)
+
+
+def asked(requests: Generator[Request, Any, None]) -> list[Request]:
+    """What is asked for, where every row is there, every lease granted and no queue missing."""
+    made: list[Request] = []
+    answer: Any = None
+    while True:
+        try:
+            request = requests.send(answer)
+        except StopIteration:
+            return made
+        made.append(request)
+        if isinstance(request, Read):
+            answer = [Row(key.key, "task", "i1", key.partition, NOW.timestamp()) for key in request.keys]
+        elif isinstance(request, Claim):
+            answer = [True] * len(request.leases)
+        elif isinstance(request, Receive):
+            answer = [False] * len(request.prefetch)
+
+
+def test_what_runs_here_is_leased_before_it_is_given_back(intake: Intake) -> None:
+    asked(intake.receive())
+    invocation = Invocation("i1", "e", 1, 1, "quick", Raw(b"null"), "key1")
+    intake.courier.take(Work(invocation, "back", "them", False, 0.0), "tag")
+    read, claim, receive = asked(intake.receive_anew())
+    assert isinstance(read, Read)
+    assert isinstance(claim, Claim)
+    assert [lease.holder for lease in claim.leases] == ["me"]
+    assert isinstance(receive, Receive)
+    assert receive.anew
+    assert list(receive.prefetch.values()) == [3]
+
+
+def test_what_nobody_doubts_is_kept(intake: Intake) -> None:
+    asked(intake.receive())
+    assert asked(intake.receive()) == []
+    [anew] = asked(intake.receive_anew())
+    assert isinstance(anew, Receive)
+    assert anew.anew
+    intake.courier.want_work(1)
+    [resized] = asked(intake.courier.receive())
+    assert isinstance(resized, Receive)
+    assert not resized.anew
+
+
+def test_a_doubt_without_a_reason_is_had_once_a_minute(intake: Intake) -> None:
+    asked(intake.receive())
+    now = NOW.timestamp()
+    assert len(asked(intake.receive_anew(now))) == 1
+    assert asked(intake.receive_anew(now + 59)) == []
+    assert len(asked(intake.receive_anew())) == 1
+    assert len(asked(intake.receive_anew(now + 60))) == 1
