@@ -34,7 +34,7 @@ class Steerer(Reader):
         event_id: the same one twice is one event (remembered at least 24 hours and 1,000 ids). Raises
         InstanceNotFoundError, InstanceFinishedError, PayloadError.
         """
-        self._refuse_inside("raise_event", "an activity that calls the client")
+        self._refuse_inside("raise_event", "ctx.send_event")
         check_name(instance_id, "instance_id")
         check_name(name, "the event's name")
         if event_id is not None:

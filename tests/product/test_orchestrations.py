@@ -285,9 +285,10 @@ def test_a_task_as_an_argument_says_that_a_yield_is_missing(bench: Bench, app: d
 @pytest.mark.parametrize(
     ("call", "instead"),
     [
-        (lambda client: client.start_orchestration("other"), "call_sub_orchestrator"),
+        (lambda client: client.start_orchestration("other"), "ctx.call_sub_orchestrator or ctx.start_orchestration"),
         (lambda client: client.start_many("other", [1]), "call_sub_orchestrator"),
-        (lambda client: client.raise_event("other", "go"), ""),
+        (lambda client: client.raise_event("other", "go"), "ctx.send_event"),
+        (lambda client: client.handle("other").raise_event("go"), "ctx.send_event"),
         (lambda client: client.terminate("other"), ""),
         (lambda client: client.wait("other"), ""),
         (lambda client: client.handle("other").result(), ""),
