@@ -145,7 +145,7 @@ def _creation(store: Store, archive: Archive, now: float) -> Commit:
         present, outcomes = _children(store, archive, ledger)
         pending += outcomes
         children = [event for task_id, event in ledger.children.items() if task_id not in present]
-        effects.of([*ledger.tasks.values(), *ledger.timers.values(), *ledger.waits.values(), *children])
+        effects.of([*ledger.tasks.values(), *ledger.timers.values(), *ledger.waits.values(), *children], 0)
         begun = any(event.type == h.ORCHESTRATOR_STARTED for _, event in standing(current))
         if not begun or summary.status is RuntimeStatus.BLOCKED:
             effects.put.append(wake_row(summary, effects.partition, now, ""))

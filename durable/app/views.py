@@ -10,6 +10,7 @@ import msgspec
 
 from ..model import history as h
 from ..model.history import Event, HistoryEvent, Raw, decode_events
+from ..model.names import sequence, traceparent
 from ..model.status import OrchestrationStatus, Summary
 from ..payload.codec import shown
 from .handle import plain
@@ -95,9 +96,10 @@ def cloud_events(
             "time": event.timestamp,
             "datacontenttype": "application/json",
             "partitionkey": quote(summary.instance_id, safe=""),
+            "traceparent": traceparent(execution_id, event.task_id or 0, event.attempt or 0),
         }
         if event.event_id is not None:
-            attributes["sequence"] = f"{event.event_id:010d}"
+            attributes["sequence"] = sequence(event.event_id)
         made.append(CloudEvent(attributes, _data(event, summary.instance_id, execution_id)))
     return made
 

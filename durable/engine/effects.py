@@ -31,15 +31,17 @@ class Effects:
         self.drop: list[str] = []
         self.invocations: list[Invocation] = []
         self.cancelled: list[str] = []
+        self.number = 0
 
-    def of(self, events: Iterable[Event]) -> None:
-        for event in events:
+    def of(self, events: Iterable[Event], first: int) -> None:
+        """What these leave behind, of which the first one has this number."""
+        for self.number, event in enumerate(events, first):
             effect = EFFECTS.get(event.type)
             if effect is not None:
                 effect(self, event)
 
     def task_scheduled(self, event: Event) -> None:
-        invocation = invocation_of(self.summary, event)
+        invocation = invocation_of(self.summary, event, self.number)
         self._put(invocation.row_key, "task", self.now + self.env.hold, self.env.holder)
         self.invocations.append(invocation)
 
@@ -107,8 +109,8 @@ EFFECTS: Final[dict[str, Callable[[Effects, Event], None]]] = {
 }
 
 
-def invocation_of(summary: Summary, scheduled: Event) -> Invocation:
-    """The activity call that a TaskScheduled event of this execution asks for."""
+def invocation_of(summary: Summary, scheduled: Event, number: int) -> Invocation:
+    """The activity call that a TaskScheduled event of this execution, which has this number, asks for."""
     return Invocation(
         summary.instance_id,
         summary.execution_id,
@@ -122,6 +124,7 @@ def invocation_of(summary: Summary, scheduled: Event) -> Invocation:
         scheduled.queue or DEFAULT_QUEUE,
         summary.name,
         summary.group,
+        number,
     )
 
 

@@ -74,7 +74,8 @@ class Instance(NamedTuple):
 class Invocation(msgspec.Struct, frozen=True, gc=False):
     """One attempt of one activity, ready to run. `row_key` is its work row; timeouts are seconds, 0 for none.
 
-    queue: where workers take it from. orchestrator, group: of the instance that waits for it.
+    queue: where workers take it from. orchestrator, group: of the instance that waits for it. number: of the
+    TaskScheduled event behind it.
     """
 
     instance_id: str
@@ -89,6 +90,7 @@ class Invocation(msgspec.Struct, frozen=True, gc=False):
     queue: str = DEFAULT_QUEUE
     orchestrator: str = ""
     group: str = DEFAULT_GROUP
+    number: int = 0
 
 
 class Turn(NamedTuple):

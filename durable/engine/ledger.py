@@ -14,25 +14,31 @@ from ..model.rewinding import standing
 
 
 class Ledger:
-    """The open ends of one execution: scheduled tasks, children, timers and waits without an outcome, by task id."""
+    """The open ends of one execution: scheduled tasks, children, timers and waits without an outcome, by task id.
+
+    numbers: of the TaskScheduled events.
+    """
 
     def __init__(self, history: Iterable[Event]) -> None:
-        self._of([event for _, event in standing(history)])
+        self._of(standing(history))
 
-    def _of(self, stands: Iterable[Event]) -> None:
+    def _of(self, stands: Iterable[tuple[int, Event]]) -> None:
         self.started: Event | None = None
         self.ended: Event | None = None
         self.tasks: dict[int, Event] = {}
         self.children: dict[int, Event] = {}
         self.timers: dict[int, Event] = {}
         self.waits: dict[int, Event] = {}
+        self.numbers: dict[int, int] = {}
         self.turn_at = 0.0
-        for event in stands:
+        for number, event in stands:
             self._read(event)
+            if event.type == h.TASK_SCHEDULED:
+                self.numbers[event.task_id] = number
 
     @classmethod
-    def of_standing(cls, stands: Iterable[Event]) -> Ledger:
-        """Of events that all stand: their numbers are lost, so what a rewind among them made void is not looked for."""
+    def of_standing(cls, stands: Iterable[tuple[int, Event]]) -> Ledger:
+        """Of numbered events that all stand: what a rewind among them made void is not looked for."""
         ledger = cls.__new__(cls)
         ledger._of(stands)
         return ledger

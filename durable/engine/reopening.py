@@ -71,7 +71,7 @@ def reopen(
     rewound = msgspec.structs.replace(rewound, task_id=back.task_id, rewinds_to=back.number, voids=back.voids)
     stands = standing([*history, rewound])[:-1]
     void = [(n, e) for n, e in standing(history) if n >= back.number]
-    ledger = Ledger.of_standing(event for _, event in stands)
+    ledger = Ledger.of_standing(stands)
     env = Env("", -CLOCKS, mint, partitions, Limits(), Watch())
     run = Effects(Instance(summary, 0, history[0], number), env, now.timestamp())
     run.drop += _rows_of(summary.execution_id, [event for _, event in void])
@@ -106,7 +106,7 @@ def reopen(
             run.now = now.timestamp() + CLOCKS + PATIENCE
             run.send(Message("rewind", child.instance_id, ask), f"{_key(summary, child)}/rewind/{number}")
             run.now = now.timestamp()
-    run.of(events[1:])
+    run.of(events[1:], number + 1)
     for timer in _open_timers([event for _, event in stands]):
         run.timer_set(timer)
     if not any(event.type == h.ORCHESTRATOR_STARTED for _, event in stands):

@@ -189,7 +189,7 @@ def _commit(
     if execution.version != summary.version:
         summary = msgspec.structs.replace(summary, version=execution.version)
     run = Effects(instance, env, now.timestamp())
-    run.of(events)
+    run.of(events, instance.length)
     for task_id in execution.unused_timers:
         run.drop.append(timer_key(summary.execution_id, task_id, 0))
     last = events[-1]

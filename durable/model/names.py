@@ -58,6 +58,18 @@ def child_id(parent_id: str, execution_id: str, task_id: int, attempt: int) -> s
     return f"{prefix}:{digest}"
 
 
+def sequence(number: int) -> str:
+    """The CloudEvents extension of that name: an event's number in its execution, in digits that sort as text."""
+    return f"{number:010d}"
+
+
+def traceparent(execution_id: str, task_id: int = 0, attempt: int = 0) -> str:
+    """The CloudEvents extension of that name, a W3C trace context: the trace is the execution, whose id is 32 hex
+    digits, and the span is the attempt of a task, or else the execution itself."""
+    span = f"{task_id:08x}{attempt:08x}" if task_id else execution_id[-16:]
+    return f"00-{execution_id}-{span}-01"
+
+
 @lru_cache(maxsize=32_768)  # a turn asks three or four times
 def partition_of(instance_id: str, partitions: int) -> int:
     """The partition an instance lives in: stable over processes, versions and machines."""

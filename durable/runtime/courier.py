@@ -198,13 +198,13 @@ class Courier:
             return True
         return self.waits and self.clock().timestamp() >= self.not_before
 
-    def announce(self, summary: Summary) -> None:
+    def announce(self, summary: Summary, length: int) -> None:
         """That it began may wait a little for company, off the way of what it begins with; that it ended may not."""
         if not self.lifecycle:
             self._announce_at = self.clock().timestamp() + _ANNOUNCE_WITHIN
         if summary.status.finished:
             self._announce_at = 0.0
-        self.lifecycle += wire.lifecycle_messages(summary, self.serving)
+        self.lifecycle += wire.lifecycle_messages(summary, length, self.serving)
 
     @property
     def next_at(self) -> float:

@@ -52,4 +52,4 @@ def _open_task(row_key: str, record: Record, ledger: Ledger) -> Invocation | Non
     scheduled = ledger.tasks.get(int(task_id))
     if scheduled is None or scheduled.attempt != int(attempt):
         return None
-    return invocation_of(record.summary, scheduled)
+    return invocation_of(record.summary, scheduled, ledger.numbers[scheduled.task_id])

@@ -403,7 +403,7 @@ class Turns:
                 if instance.summary.status.finished:
                     ended.append(instance.summary)
                 if self.serving.by_mail and (turn.began or instance.summary.status.finished):
-                    self.courier.announce(instance.summary)
+                    self.courier.announce(instance.summary, instance.length)
             run.extend(turn.invocations)
             cancelled.extend(turn.cancelled)
             self.agenda.arm(row for row in turn.commit.put if row.kind == "timer")

@@ -24,7 +24,7 @@ from ..model import history as h
 from ..model.failure import FailureDetails
 from ..model.history import NO_PAYLOAD, Event, Raw
 from ..model.moments import from_timestamp
-from ..model.names import partition_of
+from ..model.names import partition_of, sequence, traceparent
 from ..model.status import DEFAULT_QUEUE, Summary
 from ..ports import Message
 from .serving import Serving
@@ -128,8 +128,9 @@ class _CloudEvent(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     time: datetime | None = None
     datacontenttype: str = ""
     partitionkey: str = ""
-    replyqueue: str = ""
     traceparent: str = ""
+    sequence: str = ""
+    replyqueue: str = ""
     queue: str = ""
     sentby: str = ""
     resent: str = ""
@@ -204,6 +205,8 @@ def invocation_message(
         i.instance_id,
         now,
         call,
+        traceparent=traceparent(i.execution_id, i.task_id, i.attempt),
+        sequence=sequence(i.number),
         replyqueue=partition_queue(workspace, i.group, partition_of(i.instance_id, partitions)),
         queue="" if i.queue == DEFAULT_QUEUE else i.queue,
         sentby=holder,
@@ -238,12 +241,15 @@ def read_work(body: bytes) -> Work:
 
 
 def outcome_message(invocation: Invocation, event: Event, workspace: str, to: str) -> Message:
-    """The CloudEvent that tells how an attempt ended."""
+    """The CloudEvent that tells how an attempt ended. Before a turn takes it, it has no number and no `sequence`."""
     i = invocation
     outcome = _Outcome(i.instance_id, i.execution_id, i.task_id, i.attempt, event.result, event.failure)
     kind = COMPLETED if event.failure is None else FAILED
     event_id = outcome_id(i.instance_id, i.execution_id, i.task_id, i.attempt)
-    body = _encoded(kind, event_id, source(workspace, i.orchestrator), i.instance_id, event.timestamp, outcome)
+    trace = traceparent(i.execution_id, i.task_id, i.attempt)
+    body = _encoded(
+        kind, event_id, source(workspace, i.orchestrator), i.instance_id, event.timestamp, outcome, traceparent=trace
+    )
     return Message(to, event_id, kind, body)
 
 
@@ -283,9 +289,10 @@ def _read(body: bytes, types: tuple[str, ...]) -> _CloudEvent:
     return event
 
 
-def lifecycle_messages(summary: Summary, serving: Serving) -> list[Message]:
+def lifecycle_messages(summary: Summary, length: int, serving: Serving) -> list[Message]:
     """What is announced when an instance has begun or ended: to the topic, and to whoever started it elsewhere.
 
+    length: of the history; what began it is event 0, what ended it the last one.
     The routing key is `<kind>.<status>.<orchestrator>`, e.g. `ended.COMPLETED.order`.
     """
     ended = summary.status.finished
@@ -300,7 +307,16 @@ def lifecycle_messages(summary: Summary, serving: Serving) -> list[Message]:
     }
     event_id = f"{_quoted(summary.instance_id)}/{summary.execution_id}/{'ended' if ended else 'started'}"
     at = summary.updated_at if summary.updated_at.tzinfo else from_timestamp(summary.updated_at.timestamp())
-    body = _encoded(kind, event_id, source(serving.workspace, summary.name), summary.instance_id, at, data)
+    body = _encoded(
+        kind,
+        event_id,
+        source(serving.workspace, summary.name),
+        summary.instance_id,
+        at,
+        data,
+        traceparent=traceparent(summary.execution_id),
+        sequence=sequence(length - 1 if ended else 0),
+    )
     key = f"{'ended' if ended else 'started'}.{summary.status.value}.{_part(summary.name)}"
     messages = [Message(key, event_id, kind, body)]
     if ended and summary.reply_to not in ("", serving.reply_to):

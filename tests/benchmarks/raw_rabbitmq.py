@@ -84,10 +84,11 @@ def _event(type: str, id: str, subject: str, data: str, more: str = "") -> bytes
     return (
         f'{{"id":"{id}","source":"/workspaces/default/orchestrations/hello_sequence","type":"{type}",'
         f'"specversion":"1.0","subject":"{subject}","time":"{_TIME}","datacontenttype":"application/json",'
-        f'"partitionkey":"{subject}"{more},"data":{{{data}}}}}'
+        f'"partitionkey":"{subject}","traceparent":"00-{_HOLDER}-{_HOLDER[:16]}-01"{more},"data":{{{data}}}}}'
     ).encode()
 
 
+_NUMBERED: Final = ',"sequence":"0000000000"'
 _numbers: Final = itertools.count(1)
 
 
@@ -105,7 +106,7 @@ def hello() -> Life:
             f'{what},"name":"hello","input":"{city}","timeout":0.0,"heartbeat_timeout":0.0,'
             '"orchestrator":"hello_sequence"'
         )
-        more = f',"replyqueue":"{queue}","sentby":"{_HOLDER}"'
+        more = f',"sequence":"0000000002","replyqueue":"{queue}","sentby":"{_HOLDER}"'
         kind = "durable.task-scheduled"
         life.invocations.append(Message("", WORK, kind, _event(kind, f"{id}/scheduled", instance, asked, more)))
         kind = "durable.task-completed"
@@ -113,11 +114,13 @@ def hello() -> Life:
         life.outcomes.append(Message("", queue, kind, _event(kind, id, instance, done)))
     stands = f'{whose},"name":"hello_sequence","status":'
     kind = "durable.execution-started"
-    body = _event(kind, f"{instance}/{execution}/started", instance, f'{stands}"RUNNING"')
+    body = _event(kind, f"{instance}/{execution}/started", instance, f'{stands}"RUNNING"', _NUMBERED)
     life.started.append(Message(LIFECYCLE, "started.RUNNING.hello_sequence", kind, body))
     kind = "durable.execution-completed"
     output = ",".join(f'"Hello {city}!"' for city, _ in STEPS)
-    body = _event(kind, f"{instance}/{execution}/ended", instance, f'{stands}"COMPLETED","output":[{output}]')
+    body = _event(
+        kind, f"{instance}/{execution}/ended", instance, f'{stands}"COMPLETED","output":[{output}]', _NUMBERED
+    )
     for exchange, key in ((LIFECYCLE, "ended.COMPLETED.hello_sequence"), ("", REPLIES)):
         life.ended.append(Message(exchange, key, kind, body))
     return life

@@ -115,7 +115,7 @@ def test_raw_sends_as_many_and_as_long_messages(monkeypatch: pytest.MonkeyPatch)
         output=Raw(b'["Hello Tokyo!","Hello Seattle!","Hello London!"]'),
         reply_to="durable.default.reply." + "d" * 32,
     )
-    ended = wire.lifecycle_messages(summary, ALONE)
+    ended = wire.lifecycle_messages(summary, 10, ALONE)
     assert (len(life.started), len(life.invocations), len(life.outcomes), len(life.ended)) == (1, 3, 3, len(ended))
     for raw, product in ((life.invocations[0], asked), (life.outcomes[0], done), (life.ended[1], ended[1])):
         assert len(raw.body) == pytest.approx(len(product.body), rel=0.15), raw.type

@@ -224,7 +224,7 @@ def test_a_broker_gets_and_gives_what_is_sealed() -> None:
     message = invocation_message(invocation(b'"secret"'), Serving(), 1, "me", NOW, resent=False)
     assert transport.publish([message]) == [Published.CONFIRMED]
     ended = Summary("order-42", "e1", "order", RuntimeStatus.COMPLETED, NOW, NOW, output=Raw(b'"secret"'))
-    transport.announce(lifecycle_messages(ended, Serving()))
+    transport.announce(lifecycle_messages(ended, 4, Serving()))
     assert len(wire.bodies) == 2
     assert not any(b"secret" in body for body in wire.bodies)
     got: list[Delivery] = []

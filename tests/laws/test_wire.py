@@ -76,6 +76,7 @@ def test_an_invocation_comes_back_and_the_sdk_reads_it(
     event = read_by_sdk(message.body)
     assert (event.get_id(), event.get_type()) == (message.id, "durable.task-scheduled")
     assert event.get_subject() == invocation.instance_id
+    assert event.get_extension("sequence") == "0000000000"
     assert event.get_extension("replyqueue") == work.reply_queue
     data: Any = event.get_data()
     assert data["input"] == json.loads(bytes(invocation.input))
@@ -183,19 +184,20 @@ def test_long_names_stay_apart() -> None:
 
 def test_the_end_of_an_orchestration_is_announced_and_told_to_who_started_it() -> None:
     summary = Summary("a/b".replace("/", "-"), "x", "order", RuntimeStatus.COMPLETED, NOW, NOW, output=Raw(b'{"n":1}'))
-    (topic,) = wire.lifecycle_messages(summary, Serving())
+    (topic,) = wire.lifecycle_messages(summary, 10, Serving())
     assert topic.to == "ended.COMPLETED.order"
     event = read_by_sdk(topic.body)
     assert (event.get_type(), event.get_subject()) == ("durable.execution-completed", "a-b")
+    assert event.get_extension("sequence") == "0000000009"
     assert event.get_data() == {
         "instance_id": "a-b", "execution_id": "x", "name": "order", "status": "COMPLETED", "output": {"n": 1}
     }  # fmt: skip
     asked = msgspec.structs.replace(summary, reply_to="durable.default.reply.1")
-    assert [m.to for m in wire.lifecycle_messages(asked, Serving())] == [
+    assert [m.to for m in wire.lifecycle_messages(asked, 10, Serving())] == [
         "ended.COMPLETED.order",
         "durable.default.reply.1",
     ]
     here = Serving(reply_to="durable.default.reply.1")
-    assert [m.to for m in wire.lifecycle_messages(asked, here)] == ["ended.COMPLETED.order"]
+    assert [m.to for m in wire.lifecycle_messages(asked, 10, here)] == ["ended.COMPLETED.order"]
     running = msgspec.structs.replace(asked, status=RuntimeStatus.RUNNING)
-    assert [m.to for m in wire.lifecycle_messages(running, Serving())] == ["started.RUNNING.order"]
+    assert [m.to for m in wire.lifecycle_messages(running, 10, Serving())] == ["started.RUNNING.order"]

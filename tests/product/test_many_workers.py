@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import pika  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
@@ -414,6 +415,32 @@ def test_eager_activities_are_not_published(place: Place, eager: bool) -> None:
         assert {event.get_subject() for event in outsider.wait(5)} == {handle.instance_id for handle in handles}
 
 
+def test_an_eager_worker_without_a_free_slot_sends_the_rest(place: Place) -> None:
+    gate = threading.Event()
+    registry = durable.Registry()
+
+    @registry.activity(name="hold")
+    def hold(number: int) -> int:
+        assert gate.wait(SOON)
+        return number
+
+    @registry.orchestrator(name="two")
+    def two(ctx: durable.OrchestrationContext) -> Any:
+        return (yield ctx.map(hold, [1, 2]))
+
+    place.serve(registry, eager_activities=True, max_concurrent_activities=1)
+    outsider = place.outsider()
+    until(lambda: outsider.exists(outsider.work("default")))
+    outsider.receive(outsider.work("default"), priority=10)
+    handle = place.start("two")
+    invocation = outsider.wait(1)[0]
+    call: Any = invocation.get_data()
+    assert call["input"] == 2
+    outsider.send(invocation.get_extension("replyqueue"), completion(invocation, 20))
+    gate.set()
+    assert handle.result(SOON) == [1, 20]
+
+
 def test_two_workspaces_never_see_each_other(place: Place) -> None:
     other = place.connect(f"{place.workspace}.other")
     theirs = other.start_orchestration("gate", instance_id="same")
@@ -471,9 +498,16 @@ def test_an_invocation_is_a_cloudevent_and_its_completion_counts_once(place: Pla
     outsider = place.outsider()
     handle, invocation = asked(place, outsider)
     call: Any = invocation.get_data()
+    execution = handle.status().execution_id
     assert invocation.get_type() == "durable.task-scheduled"
+    assert invocation.get_source() == f"/workspaces/{place.workspace}/orchestrations/once"
     assert invocation.get_subject() == call["instance_id"] == handle.instance_id
     assert (call["name"], call["input"], call["task_id"], call["attempt"]) == ("elsewhere", "é", 1, 1)
+    assert call["execution_id"] == execution
+    [recorded] = [e for e in place.client.history(handle.instance_id) if e.type == "TaskScheduled"]
+    assert int(str(invocation.get_extension("sequence"))) == recorded.event_id
+    assert invocation.get_extension("partitionkey") == handle.instance_id
+    assert invocation.get_extension("traceparent") == f"00-{execution}-0000000100000001-01"
     queue = invocation.get_extension("replyqueue")
     for result in ("first", "first", "second"):
         outsider.send(queue, completion(invocation, result))
@@ -485,6 +519,62 @@ def test_an_invocation_is_a_cloudevent_and_its_completion_counts_once(place: Pla
     kinds = [event.type for event in place.client.history(handle.instance_id)]
     assert kinds.count("TaskCompleted") == 1
     assert outsider.depth(f"durable.{place.workspace}.dead-letters") == 0
+
+
+def test_a_completion_of_ours_is_what_any_program_would_send(place: Place) -> None:
+    registry = app("me")
+    gate = threading.Event()
+
+    @registry.activity(name="fails")
+    def fails() -> None:
+        gate.wait(SOON)
+        raise ValueError("broken")
+
+    @registry.activity(name="works")
+    def works(value: list[int]) -> list[int]:
+        gate.wait(SOON)
+        return value
+
+    place.serve(registry)
+    outsider = place.outsider()
+    until(lambda: outsider.exists(outsider.work("default")))
+    failing = place.start("step", "fails", instance_id="it fails")
+    working = place.start("step", "works", "default", [1], instance_id="über 1")
+    taps = {}
+    for partition in (0, 1):
+        queue, tap = f"durable.{place.workspace}.outcomes.default.{partition}", place.outsider()
+        until(lambda queue=queue: outsider.exists(queue))  # type: ignore[misc]  # bound here and now
+        tap.receive(queue, priority=10)  # before the worker that the outcomes are for
+        taps[queue] = tap
+    gate.set()
+
+    def tapped() -> dict[str | None, tuple[str, durable.CloudEvent]]:
+        for tap in taps.values():
+            tap.connection.process_data_events(0)
+        return {event.get_subject(): (queue, event) for queue, tap in taps.items() for event in tap.received}
+
+    until(lambda: len(tapped()) == 2)
+    for handle, kind in ((failing, "durable.task-failed"), (working, "durable.task-completed")):
+        _, event = tapped()[handle.instance_id]
+        execution = handle.status().execution_id
+        assert (event.get_type(), event.get_subject()) == (kind, handle.instance_id)
+        assert event.get_id() == f"{quote(handle.instance_id)}/{execution}/1/1"
+        assert event.get_source() == f"/workspaces/{place.workspace}/orchestrations/step"
+        assert event.get_extension("partitionkey") == quote(handle.instance_id)
+        assert event.get_extension("traceparent") == f"00-{execution}-0000000100000001-01"
+        data: dict[str, Any] = dict(event.get_data())  # type: ignore[arg-type]  # JSON, as in `completion`
+        outcome = data.pop("failure", None) or data.pop("result")
+        assert data == {"instance_id": handle.instance_id, "execution_id": execution, "task_id": 1, "attempt": 1}
+        assert outcome == [1] or (outcome["type"], outcome["message"]) == ("ValueError", "broken")
+    came = tapped().values()
+    for tap in taps.values():
+        for tag in list(tap.channel.consumer_tags):
+            tap.channel.basic_cancel(tag)
+    for queue, event in came:
+        outsider.send(queue, event)
+    assert working.result(SOON) == [1]
+    with pytest.raises(durable.OrchestrationFailedError, match="broken"):
+        failing.result(SOON)
 
 
 def test_a_completion_in_binary_mode_is_accepted(place: Place) -> None:
@@ -549,6 +639,11 @@ def test_lifecycle_events_reach_whoever_listens_to_the_topic(place: Place) -> No
     assert started.get_subject() == ended.get_subject() == handle.instance_id
     data: Any = ended.get_data()
     assert (data["status"], data["output"]) == ("COMPLETED", "me")
+    numbers = [int(str(event.get_extension("sequence"))) for event in (started, ended)]
+    assert numbers == [0, place.client.history(handle.instance_id)[-1].event_id]
+    execution = handle.status().execution_id
+    for event in (started, ended):
+        assert event.get_extension("traceparent") == f"00-{execution}-{execution[16:]}-01"
 
 
 def test_megabytes_travel(place: Place) -> None:
