@@ -230,6 +230,48 @@ def test_what_is_no_activity_is_refused() -> None:
             app.orchestrator(what)
 
 
+@pytest.mark.everywhere
+def test_options_make_a_copy_and_hold_for_calls_through_it(bench: Bench) -> None:
+    app = durable.Registry()
+    twice = durable.RetryPolicy(2, first_interval=0)
+
+    @app.activity(timeout=1)
+    def step(ctx: durable.ActivityContext) -> int:
+        return ctx.attempt
+
+    @app.orchestrator(tags={"kind": "child", "by": "decorator"})
+    def child(ctx: Ctx, fails: bool) -> dict[str, str]:
+        if fails:
+            raise ValueError("broken")
+        return ctx.tags
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        here, elsewhere = child.options(tags={"by": "options"}), durable.orchestrator_ref("child", tags={"by": "ref"})
+        yield [
+            ctx.call_activity(step.options(timeout=timedelta(seconds=2), heartbeat_timeout=3)),
+            ctx.call_activity(durable.activity_ref("step", timeout=4, heartbeat_timeout=timedelta(seconds=5))),
+            ctx.call_activity(durable.activity_ref("step").options(timeout=6)),
+            ctx.call_activity(step),
+        ]
+        for ref in (child.options(retry=twice), durable.orchestrator_ref("child", retry=twice)):
+            with pytest.raises(durable.TaskFailedError):
+                yield ctx.call_sub_orchestrator(ref, True)
+        return (yield [ctx.call_sub_orchestrator(ref, False) for ref in (here, elsewhere, child)])
+
+    bench.serve(app)
+    handle = bench.start(flow)
+    assert handle.result(SOON, on_blocked="raise") == [
+        {"by": "options"},
+        {"by": "ref"},
+        {"kind": "child", "by": "decorator"},
+    ]
+    scheduled = [e for e in bench.history(handle) if e.type == "TaskScheduled"]
+    assert [(e.timeout, e.heartbeat_timeout) for e in scheduled] == [(2, 3), (4, 5), (6, None), (1, None)]
+    created = [e.attempt for e in bench.history(handle) if e.type == "SubOrchestrationInstanceCreated"]
+    assert created == [1, 2, 1, 2, 1, 1, 1]
+
+
 # ---- the registry
 
 
@@ -268,6 +310,21 @@ def test_another_function_under_a_taken_name_is_refused_and_the_same_one_replace
     define("third")
     assert bench.run(flow) == "third"
     assert bench.run("flow", version="2") == "version 2"
+
+
+def test_a_cell_of_a_notebook_that_is_run_again_replaces_what_it_defined() -> None:
+    """Each run is compiled as a file of its own, and `__main__` is what they have in common."""
+
+    def run(number: int, cell: str) -> None:
+        exec(compile(cell, f"<cell {number}>", "exec"), {"__name__": "__main__", "app": app})
+
+    app = durable.Registry()
+    cell = "@app.activity\ndef step():\n    return {}\n\n@app.orchestrator\ndef flow(ctx):\n    return {}\n"
+    run(1, cell.format(1, 1))
+    run(2, cell.format(2, 2))
+    assert (app.names("activity"), app.names("orchestrator")) == (["step"], ["flow"])
+    with pytest.raises(durable.DuplicateNameError, match="step"):
+        run(3, "@app.activity(name='step')\ndef other(): pass")
 
 
 def test_registries_do_not_see_each_other(bench: Bench) -> None:
@@ -437,6 +494,41 @@ def test_a_timeout_counts_from_the_start_and_not_from_the_queue(bench: Bench) ->
     bench.until(lambda: handle.status().custom_status)
     gate.set()
     assert handle.result(SOON) == [None, "in time"]
+
+
+@pytest.mark.everywhere
+def test_a_thread_that_does_not_end_in_time_keeps_its_slot(bench: Bench) -> None:
+    app = durable.Registry()
+    gate = threading.Event()
+    ended: list[str] = []
+
+    @app.activity(timeout=0.03)
+    def stuck() -> str:
+        assert gate.wait(SOON)
+        ended.append("stuck")
+        return "ignored"
+
+    @app.activity
+    def step() -> str:
+        ended.append("step")
+        return "done"
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        late, queued = ctx.call_activity(stuck), ctx.call_activity(step)
+        first = yield ctx.task_any([late, queued])
+        yield ctx.task_any([queued, ctx.create_timer(0.05)])
+        ctx.set_custom_status([first.is_failed, queued.is_completed])
+        return (yield queued)
+
+    bench.serve(app, max_concurrent_activities=1)
+    handle = bench.start(flow)
+    bench.until(lambda: handle.status().custom_status)
+    assert handle.status().custom_status == [True, False]
+    gate.set()
+    assert handle.result(SOON) == "done"
+    assert ended == ["stuck", "step"]
+    assert bench.types(handle).count("TaskFailed") == bench.types(handle).count("TaskCompleted") == 1
 
 
 @pytest.mark.everywhere
@@ -716,6 +808,24 @@ ONE_INPUT: list[tuple[Any, tuple[Any, ...], list[Any], list[Any]]] = [
     (_rest, (1, 2, 3), [[1, 2, 3], 1, 2, 3], [[1, 2, 3], 1, 2, 3]),
     (_rest, (5,), [5, 5], [[5], 5]),
 ]
+
+
+@pytest.mark.everywhere
+def test_an_orchestrator_of_nothing_but_the_context_has_an_input_too(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.orchestrator
+    def callee(ctx: Ctx) -> Any:
+        return ctx.get_input()
+
+    @app.orchestrator
+    def parent(ctx: Ctx) -> Steps:
+        return (yield [ctx.call_sub_orchestrator("callee", *given) for given in ((5,), (1, 2), ())])
+
+    bench.serve(app)
+    assert bench.run("callee", {"a": 5}) == {"a": 5}
+    assert bench.client.start_many("callee", [[1, 2]])[0].result(SOON) == [1, 2]
+    assert bench.run(parent) == [5, [1, 2], None]
 
 
 @pytest.mark.parametrize("case", ONE_INPUT, ids=[f"{c[0].__name__}{c[1]}" for c in ONE_INPUT])

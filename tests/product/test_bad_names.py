@@ -367,6 +367,7 @@ def test_an_orchestrator_nobody_serves_waits_until_somebody_does(world: World, l
     assert handle.result(SOON) == 2
 
 
+@pytest.mark.everywhere
 @pytest.mark.parametrize(
     "name", ["os.system", "builtins:eval", "__import__", "a.__class__", "{0.__init__.__globals__}"]
 )

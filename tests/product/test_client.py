@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -242,6 +243,72 @@ def test_the_history_is_numbered_and_complete(bench: Bench, app: durable.Registr
     assert (ended.type, ended.result, ended.status, ended.failure) == ("ExecutionCompleted", 5, "COMPLETED", None)
 
 
+# All but those of entities.
+TYPES = """
+    ExecutionStarted OrchestratorStarted TaskScheduled TaskCompleted TaskFailed TaskCanceled TimerCreated TimerFired
+    TimerCanceled SubOrchestrationInstanceCreated SubOrchestrationInstanceCompleted SubOrchestrationInstanceFailed
+    EventAwaited EventRaised EventSent PatchRecorded ExecutionSuspended ExecutionResumed ExecutionCanceled
+    ExecutionTerminated ExecutionRewound ContinueAsNew ExecutionCompleted
+""".split()
+
+
+def test_each_type_of_event_is_recorded_under_its_name(bench: Bench, app: durable.Registry) -> None:
+    app.activity(name="step")(lambda: None)
+    broken = True
+
+    @app.activity
+    def breaks() -> None:
+        if broken:
+            raise ValueError("broken")
+
+    @app.orchestrator
+    def flow(ctx: Ctx, again: bool) -> Steps:
+        if not again:
+            yield ctx.call_activity("breaks")
+            return
+        try:
+            yield ctx.wait_for_external_event("never")
+        except durable.OrchestrationCancelledError:
+            assert ctx.patched("change")
+        for wait in (ctx.create_timer(60), ctx.wait_for_external_event("never")):
+            wait.cancel()
+        ctx.send_event("nobody", "hello")
+        yield [ctx.call_activity("step"), ctx.create_timer(0), ctx.call_sub_orchestrator("echo", 1)]
+        calls: list[Any] = [ctx.call_activity("breaks"), ctx.call_sub_orchestrator("fail")]
+        yield ctx.task_all(calls, return_exceptions=True)
+        yield ctx.wait_for_external_event("go")
+        ctx.continue_as_new(False)
+
+    handle = bench.start(flow, True)
+    first = handle.status().execution_id
+    handle.suspend()
+    handle.resume()
+    handle.raise_event("go")
+    bench.serve(app)
+    bench.until_recorded(handle, "EventAwaited")
+    handle.cancel()
+    with pytest.raises(durable.OrchestrationFailedError):
+        handle.result(SOON)
+    broken = False
+    handle.rewind()
+    assert handle.result(SOON) is None
+    other = bench.start("wait")
+    other.terminate()
+    with pytest.raises(durable.OrchestrationTerminatedError):
+        other.result(SOON)
+
+    histories = [(handle, first), (handle, handle.status().execution_id), (other, other.status().execution_id)]
+    seen: set[str] = set()
+    for one, execution in histories:
+        events = bench.client.history(one.instance_id, execution_id=execution)
+        assert [event.event_id for event in events] == list(range(len(events)))
+        wired = bench.client.history(one.instance_id, execution_id=execution, as_cloudevents=True)
+        kebab = [re.sub("(?<!^)(?=[A-Z])", "-", event.type).lower() for event in events]
+        assert [cloud.get_type() for cloud in wired] == [f"durable.{name}" for name in kebab]
+        seen.update(event.type for event in events)
+    assert seen == set(TYPES)
+
+
 def test_a_history_travels_as_cloudevents(bench: Bench, app: durable.Registry) -> None:
     @app.activity
     def step(n: int) -> int:
@@ -267,7 +334,8 @@ def test_a_history_travels_as_cloudevents(bench: Bench, app: durable.Registry) -
         assert cloud.get_source() == f"/workspaces/{bench.client.workspace}/orchestrations/flow"
         assert cloud.get_subject() == "über 1"
         assert cloud.get_time() == event.timestamp
-        assert cloud.get_extension("partitionkey")
+        assert cloud.get_extension("partitionkey") == "%C3%BCber%201"
+        assert str(cloud.get_extension("traceparent")).startswith(f"00-{execution}-")
         assert int(str(cloud.get_extension("sequence"))) == event.event_id
         again = from_structured_event(to_structured_event(cloud))
         assert again.get_attributes() == cloud.get_attributes()

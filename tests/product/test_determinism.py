@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 
 import durable
+from durable.ports import Append, Commit, Want
 
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, Bench
@@ -27,6 +28,7 @@ Flow = Callable[..., Any]
 # ---- a world that replays
 
 
+@pytest.mark.everywhere
 def test_time_chance_and_identity_are_the_same_on_every_replay(bench: Bench) -> None:
     app = durable.Registry()
     seen: list[list[Any]] = []
@@ -113,6 +115,7 @@ def heard() -> Iterator[Heard]:
     logger.removeHandler(handler)
 
 
+@pytest.mark.everywhere
 def test_the_logger_speaks_once_and_is_replaying_is_true_only_then(bench: Bench, heard: Heard) -> None:
     app = durable.Registry()
     replayed: list[tuple[int, bool]] = []
@@ -173,8 +176,30 @@ def test_code_that_is_put_aside_leaves_no_trace(bench: Bench, heard: Heard) -> N
     gc.collect()
 
 
+@pytest.mark.everywhere
+def test_only_so_many_instances_are_kept_warm(bench: Bench) -> None:
+    app = durable.Registry()
+    called: list[str] = []
+
+    @app.orchestrator
+    def flow(ctx: Ctx, number: int) -> Steps:
+        called.append(ctx.instance_id)
+        yield ctx.wait_for_external_event("go")
+        return number
+
+    bench.serve(app, max_cached_orchestrations=2)
+    handles = bench.client.start_many(flow, range(8))
+    for handle in handles:
+        bench.until_recorded(handle, "EventAwaited")
+    for handle in handles:
+        handle.raise_event("go")
+    assert [handle.result(SOON, on_blocked="raise") for handle in handles] == list(range(8))
+    assert len([again for again in map(called.count, set(called)) if again > 1]) >= 6
+
+
+@pytest.mark.everywhere
 def test_what_code_does_beside_its_tasks_may_change(bench: Bench) -> None:
-    """Custom status, logs, outputs and tags are no part of what is compared."""
+    """Custom status, logs, outputs, tags and the case of an event's name are no part of what is compared."""
 
     def make(text: str) -> durable.Registry:
         app = durable.Registry()
@@ -183,7 +208,7 @@ def test_what_code_does_beside_its_tasks_may_change(bench: Bench) -> None:
         def flow(ctx: Ctx) -> Steps:
             ctx.set_custom_status(text)
             ctx.logger.info(text)
-            yield ctx.wait_for_external_event("go")
+            yield ctx.wait_for_external_event("Straße" if text == "old" else "STRASSE")
             return text
 
         return app
@@ -193,7 +218,7 @@ def test_what_code_does_beside_its_tasks_may_change(bench: Bench) -> None:
     bench.until_recorded(handle, "EventAwaited")
     worker.stop()
     bench.serve(make("new"))
-    handle.raise_event("go")
+    handle.raise_event("strasse")
     assert handle.result(SOON, on_blocked="raise") == "new"
     assert handle.status().custom_status == "new"
 
@@ -279,6 +304,8 @@ def old(ctx: Ctx) -> Steps:
     first = yield ctx.call_activity("double", 1)
     yield ctx.create_timer(datetime(2001, 1, 1, tzinfo=timezone.utc))
     yield ctx.call_sub_orchestrator("child", 7, instance_id=f"{ctx.instance_id}-child")
+    ctx.send_event("somebody", "note", 1)
+    ctx.start_orchestration("child", 8, instance_id=f"{ctx.instance_id}-free")
     yield ctx.wait_for_external_event("go")
     return first
 
@@ -309,6 +336,8 @@ def dropped_at_the_end(ctx: Ctx) -> Steps:
     yield ctx.call_activity("double", 1)
     yield ctx.create_timer(datetime(2001, 1, 1, tzinfo=timezone.utc))
     yield ctx.call_sub_orchestrator("child", 7, instance_id=f"{ctx.instance_id}-child")
+    ctx.send_event("somebody", "note", 1)
+    ctx.start_orchestration("child", 8, instance_id=f"{ctx.instance_id}-free")
     return "early"
 
 
@@ -336,10 +365,34 @@ def other_child(ctx: Ctx) -> Steps:
     yield ctx.call_sub_orchestrator("child", 7, instance_id=f"{ctx.instance_id}-other")
 
 
+def other_target(ctx: Ctx) -> Steps:
+    yield ctx.call_activity("double", 1)
+    yield ctx.create_timer(datetime(2001, 1, 1, tzinfo=timezone.utc))
+    yield ctx.call_sub_orchestrator("child", 7, instance_id=f"{ctx.instance_id}-child")
+    ctx.send_event("somebody else", "note", 1)
+
+
+def other_data(ctx: Ctx) -> Steps:
+    yield ctx.call_activity("double", 1)
+    yield ctx.create_timer(datetime(2001, 1, 1, tzinfo=timezone.utc))
+    yield ctx.call_sub_orchestrator("child", 7, instance_id=f"{ctx.instance_id}-child")
+    ctx.send_event("somebody", "note", 2)
+
+
+def other_start(ctx: Ctx) -> Steps:
+    yield ctx.call_activity("double", 1)
+    yield ctx.create_timer(datetime(2001, 1, 1, tzinfo=timezone.utc))
+    yield ctx.call_sub_orchestrator("child", 7, instance_id=f"{ctx.instance_id}-child")
+    ctx.send_event("somebody", "note", 1)
+    ctx.start_orchestration("child", 8, instance_id=f"{ctx.instance_id}-elsewhere")
+
+
 def other_event(ctx: Ctx) -> Steps:
     yield ctx.call_activity("double", 1)
     yield ctx.create_timer(datetime(2001, 1, 1, tzinfo=timezone.utc))
     yield ctx.call_sub_orchestrator("child", 7, instance_id=f"{ctx.instance_id}-child")
+    ctx.send_event("somebody", "note", 1)
+    ctx.start_orchestration("child", 8, instance_id=f"{ctx.instance_id}-free")
     yield ctx.wait_for_external_event("stop")
 
 
@@ -347,6 +400,8 @@ def now_with_a_timeout(ctx: Ctx) -> Steps:
     yield ctx.call_activity("double", 1)
     yield ctx.create_timer(datetime(2001, 1, 1, tzinfo=timezone.utc))
     yield ctx.call_sub_orchestrator("child", 7, instance_id=f"{ctx.instance_id}-child")
+    ctx.send_event("somebody", "note", 1)
+    ctx.start_orchestration("child", 8, instance_id=f"{ctx.instance_id}-free")
     yield ctx.wait_for_external_event("go", timeout=60)
 
 
@@ -394,6 +449,9 @@ DIFFERENCES: list[tuple[Flow, list[str]]] = [
     (added_at_the_end_of_a_turn, ["call_activity 'double'", "input 5"]),
     (other_timer, ["2001-01-01", "2002-02-02"]),
     (other_child, ["-child", "-other"]),
+    (other_target, ["'somebody'", "'somebody else'"]),
+    (other_data, ["send_event 'note'", "input 1", "input 2"]),
+    (other_start, ["start_orchestration 'child'", "-free", "-elsewhere"]),
     (other_event, ["wait_for_external_event 'go'", "wait_for_external_event 'stop'"]),
     (now_with_a_timeout, ["wait_for_external_event 'go'"]),
     (raises, ["create_timer"]),
@@ -420,7 +478,7 @@ def test_code_that_does_not_fit_blocks_and_fitting_code_goes_on(bench: Bench, ne
     )
     assert f"{__file__}:" in reason
     line = int(reason.partition(f"{__file__}:")[2].split(")")[0])
-    assert new.__code__.co_firstlineno < line <= new.__code__.co_firstlineno + 6
+    assert new.__code__.co_firstlineno < line <= new.__code__.co_firstlineno + 7
     status = handle.status()
     assert status.runtime_status is durable.RuntimeStatus.BLOCKED
     assert status.blocked_reason == reason
@@ -434,6 +492,84 @@ def test_code_that_does_not_fit_blocks_and_fitting_code_goes_on(bench: Bench, ne
     assert handle.status().blocked_reason is None
     assert bench.client.history(handle.instance_id)[: len(before)] == before
     assert bench.types(handle).count("EventRaised") == 1
+
+
+@pytest.mark.everywhere
+def test_code_that_does_not_fit_adds_nothing_and_sends_nothing(bench: Bench) -> None:
+    ran: list[str] = []
+
+    def make(fits: bool) -> durable.Registry:
+        app = durable.Registry()
+        app.activity(name="effect")(ran.append)
+
+        @app.orchestrator
+        def child(ctx: Ctx) -> None:
+            ran.append("child")
+
+        @app.orchestrator
+        def listener(ctx: Ctx) -> Steps:
+            return (yield ctx.wait_for_external_event("note"))
+
+        @app.orchestrator
+        def flow(ctx: Ctx) -> Steps:
+            yield ctx.wait_for_external_event("go")
+            if not fits:
+                ctx.call_activity("effect", "activity")
+                ctx.call_sub_orchestrator(child)
+                ctx.start_orchestration(child)
+                ctx.send_event("listener", "note")
+                ctx.set_custom_status("changed")
+            yield ctx.wait_for_external_event("on")
+            return "went on"
+
+        return app
+
+    worker = bench.serve(make(True))
+    bench.start("listener", instance_id="listener")
+    handle = bench.start("flow")
+    handle.raise_event("go")
+    bench.until_recorded(handle, "EventAwaited", 2)
+    before = bench.client.history(handle.instance_id)
+    worker.stop()
+    handle.raise_event("on")
+    bench.serve(make(False))
+    assert "wait_for_external_event 'on'" in bench.blocked(handle)
+    assert bench.client.history(handle.instance_id) == before
+    assert handle.status().custom_status is None
+    assert bench.run("child") is None  # whatever was sent would have come before that
+    assert ran == ["child"]
+    assert bench.types(bench.client.handle("listener")) == ["ExecutionStarted", "EventAwaited"]
+
+
+@pytest.mark.everywhere
+def test_a_type_of_a_later_version_is_kept_and_blocks(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        yield ctx.wait_for_external_event("go")
+
+    worker = bench.serve(app)
+    handle = bench.start(flow)
+    bench.until_recorded(handle, "EventAwaited")
+    worker.stop()
+    store = bench.client.backend.store
+    [record] = store.load([Want(handle.instance_id)])
+    assert record is not None
+    assert record.history is not None
+    before = bench.client.history(handle.instance_id)
+    later = record.history[-1].replace(b"EventAwaited", b"WishGranted")  # as that version would have written it
+    append = Append(record.summary.execution_id, len(before), later)
+    store.commit([Commit("later", handle.instance_id, 0, record.version, record.summary, (append,))])
+    handle.raise_event("go")
+    bench.serve(app)
+    assert "event 4 has the type 'WishGranted', which this version does not know" in bench.blocked(handle)
+    after = bench.client.history(handle.instance_id)
+    assert [event.type for event in after] == [*(event.type for event in before), "OrchestratorStarted", "WishGranted"]
+    handle.terminate("not here")
+    with pytest.raises(durable.OrchestrationTerminatedError):
+        handle.result(SOON)
+    assert bench.client.history(handle.instance_id)[: len(after)] == after
 
 
 @pytest.mark.everywhere
