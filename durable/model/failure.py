@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import re
 import traceback
+from math import isfinite
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -121,7 +122,7 @@ def describe(error: BaseException, _depth: int = 0) -> FailureDetails:
 def _text(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception as broken:  # an exception whose __str__ raises must not take the worker with it
+    except BaseException as broken:  # an exception whose __str__ raises must not take the worker with it
         text = f"(its message could not be read: {type(broken).__name__})"
     return _storable(text, MESSAGE_CHARS)
 
@@ -131,23 +132,34 @@ def _stack(error: BaseException) -> str | None:
         return None
     try:
         lines = traceback.format_exception(type(error), error, error.__traceback__, chain=False)
-    except Exception:  # formatting calls __str__ too
+    except BaseException:  # formatting calls __str__ too
         lines = traceback.format_tb(error.__traceback__)
     return _storable("".join(lines), STACK_CHARS)
 
 
 def _properties(error: BaseException) -> dict[str, Any]:
     """Plain attributes only: a number, a text, a truth value. Anything else could be large, secret or unencodable."""
-    found: dict[str, Any] = {}
-    for name, value in getattr(error, "__dict__", {}).items():
-        if name.startswith("_") or not isinstance(value, str | bool | int | float):
-            continue
-        if isinstance(value, float) and value - value != 0:  # NaN and infinities are no JSON
-            continue
-        if isinstance(value, int) and not -(2**63) <= value < 2**64:
-            continue
-        found[name] = _storable(value, MESSAGE_CHARS) if isinstance(value, str) else value
-    return found
+    attributes: dict[Any, Any] = getattr(error, "__dict__", {})
+    return {
+        _storable(name, MESSAGE_CHARS): plain
+        for name, value in attributes.items()
+        if isinstance(name, str) and not name.startswith("_") and (plain := _plain(value)) is not None
+    }
+
+
+def _plain(value: object) -> str | bool | int | float | None:
+    """The value if it can be stored, and as its base where it is of a subclass (a NumPy float): JSON knows no others."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _storable(str.__str__(value), MESSAGE_CHARS)
+    if isinstance(value, int):
+        number = int.__index__(value)
+        return number if -(2**63) <= number < 2**64 else None
+    if isinstance(value, float):
+        real = float.__float__(value)
+        return real if isfinite(real) else None
+    return None
 
 
 def _storable(text: str, limit: int) -> str:

@@ -268,6 +268,65 @@ def test_whatever_is_raised_becomes_a_failure(bench: Bench, error: BaseException
     assert bench.run(well) == "well"
 
 
+class Residual(float):
+    """Of a class of its own, as a number of NumPy's is."""
+
+
+class Diverged(Exception):
+    def __init__(self) -> None:
+        super().__init__("diverged")
+        self.residual = Residual(0.5)
+        self.unit = Unit("mm")
+        self.huge = 2**70
+        self.nothing = float("nan")
+        self.__dict__.update({1: "the key is no name"})
+
+
+class Unit(str):
+    pass
+
+
+def test_what_an_exception_carries_is_recorded_as_plain_values(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.activity
+    def solve() -> None:
+        raise Diverged
+
+    @app.orchestrator
+    def calling(ctx: Ctx) -> Steps:
+        yield ctx.call_activity(solve)
+
+    @app.orchestrator
+    def raising(ctx: Ctx) -> None:
+        raise Diverged
+
+    bench.serve(app)
+    cause = bench.fails(calling).cause
+    assert cause is not None
+    assert cause.properties == bench.fails(raising).properties == {"residual": 0.5, "unit": "mm"}
+
+
+class Leaving(Exception):
+    def __str__(self) -> str:
+        raise SystemExit
+
+
+def test_an_exception_that_leaves_while_it_is_described_is_a_failure(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.activity
+    def raises() -> None:
+        raise Leaving
+
+    @app.orchestrator
+    def calling(ctx: Ctx) -> Steps:
+        yield ctx.call_activity(raises)
+
+    bench.serve(app)
+    assert bench.fails(calling).is_caused_by(Leaving)
+
+
 def test_a_caught_failure_is_no_failure_and_the_orchestrator_can_compensate(bench: Bench) -> None:
     app = failing(9, ValueError("broken"))
     undone: list[str] = []
