@@ -148,7 +148,7 @@ def _properties(error: BaseException) -> dict[str, Any]:
 
 
 def _plain(value: object) -> str | bool | int | float | None:
-    """The value if it can be stored, and as its base where it is of a subclass (a NumPy float): JSON knows no others."""
+    """The value if it can be stored; of a subclass (NumPy's float) as its base, for only that can be encoded."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str):

@@ -2,7 +2,8 @@
 
 Laws.
 1. While replaying, each command must equal the next recorded one. The first difference is kept and raised again for
-   whatever the code asks afterwards (its `finally:`), and nothing is recorded.
+   whatever the code asks afterwards (its `finally:`), and nothing is recorded. Code that has swallowed it `PATIENCE`
+   times over (a bare `except:` in a loop) is told nothing any more: it yields at last, and is thrown away there.
 2. What was decided then stands: a recorded retry, delay or child id is taken, not compared.
 3. A turn's commands are counted the same way in both; one too many is refused again on replay, as it was then.
 4. A patch is no command to compare: recorded once, it answers True wherever it is asked for, and is passed over where
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from ..model import history as h
 from ..model.errors import LimitError
@@ -24,6 +25,8 @@ from .callee import ActivityRef, OrchestratorRef, same_payload
 from .mismatch import Mismatch, current_line, differs
 
 Ref = ActivityRef[Any, Any] | OrchestratorRef[Any, Any]
+
+PATIENCE: Final = 100
 
 
 class Journal:
@@ -42,6 +45,7 @@ class Journal:
         self._length = 1  # before `new`: ExecutionStarted is there
         self._cursor = 0
         self._mismatch: Mismatch | None = None
+        self._repeated = 0  # as often was it raised again for something that the code asked
         self._patches: dict[str, bool] = {}
 
     # ---- facts
@@ -106,7 +110,8 @@ class Journal:
             self._refuse_too_many(asked)
             self.new.append(done)
             return done
-        self.check()
+        if self._is_spoilt():
+            return done
         recorded = self._next()
         if recorded is None or not _same(recorded, done, ref, named):
             self._refuse_too_many(asked)
@@ -131,7 +136,8 @@ class Journal:
 
     def patched(self, change_id: str, at: datetime) -> bool:
         """Whether this execution runs the code behind a patch: law 4. Raises Mismatch."""
-        self.check()
+        if self._is_spoilt():
+            return False
         answer = self._patches.get(change_id)
         if answer is None:
             answer = self._patches[change_id] = not self.replaying
@@ -171,6 +177,19 @@ class Journal:
         """Raises the first difference again: a bare `except:` in user code may have swallowed it."""
         if self._mismatch is not None:
             raise self._mismatch
+
+    def spoil(self, reason: str) -> None:
+        """What the code does can't be matched any more."""
+        self._mismatch = self._mismatch or Mismatch(reason)
+
+    def _is_spoilt(self) -> bool:
+        """Whether the code need not be told of a difference again; raises it otherwise."""
+        if self._mismatch is None:
+            return False
+        self._repeated += 1
+        if self._repeated <= PATIENCE:
+            raise self._mismatch
+        return True
 
     def _next(self) -> Event | None:
         recorded = self._recorded

@@ -5,6 +5,7 @@ Laws.
    too, and resumes the code with an OrchestrationCancelledError.
 2. Suspended code that is thrown away (evicted, blocked, given back) runs its `finally:` once more, with GeneratorExit.
    It is asleep then: it logs nothing, and what it asks for raises GeneratorExit again, so it ends without a trace.
+   Where it swallows even that, again and again, it is given what it asks for: what it yields then ends it.
 3. It knows nothing of facts: what has happened, and which task that settles, an `Execution` says.
 """
 
@@ -30,7 +31,7 @@ from .callee import ActivityRef, OrchestratorRef
 from .commands import called, child_created, ended_by
 from .fan_out import MapTask
 from .guard import TurnTooLong, Watch, running
-from .journal import Journal, Ref
+from .journal import PATIENCE, Journal, Ref
 from .mailbox import Mailbox
 from .mismatch import Mismatch, frame_of, line_of, line_of_error, line_of_frame
 from .tasks import (
@@ -89,6 +90,7 @@ class LiveCode:
         self.finished = False
         self.journal = Journal(limits.commands_per_turn)
         self.awake = False
+        self._asked_asleep = 0
         self.unused_timers: list[int] = []
         self._resumed_by = 0  # the number of the fact that resumed the code last
         self._unseen: set[int] = set()  # failed calls that the code has not been told of
@@ -109,7 +111,7 @@ class LiveCode:
         if driver:
             try:
                 driver.close()
-            except Exception as error:  # of the user's `finally:`; nothing it does counts any more
+            except BaseException as error:  # of the user's `finally:`; nothing it does counts any more
                 log.debug("instance %r: what was thrown away raised %r", self.instance_id, error)
 
     @property
@@ -195,12 +197,16 @@ class LiveCode:
         return self._task_ids
 
     def _refuse_asleep(self) -> None:
-        if not self.awake:
+        if self.awake:
+            return
+        self._asked_asleep += 1
+        if self._asked_asleep <= PATIENCE:
             raise GeneratorExit
+        self.journal.spoil("the code has used its context while it was not running")
 
     def _refuse_scheduling(self) -> None:
         self._refuse_asleep()
-        if self.continued is not None:
+        if self.continued is not None and self.awake:
             raise RuntimeError("continue_as_new was called: return now, nothing can be scheduled after it")
 
     def _refuse_depth(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -140,8 +141,6 @@ def test_the_logger_speaks_once_and_is_replaying_is_true_only_then(bench: Bench,
 
 def test_code_that_is_put_aside_leaves_no_trace(bench: Bench, heard: Heard) -> None:
     """A suspended generator that is evicted runs its `finally:`; nothing in there may log, schedule, or complain."""
-    import gc
-
     app = durable.Registry()
     undone: list[str] = []
 
@@ -195,6 +194,74 @@ def test_only_so_many_instances_are_kept_warm(bench: Bench) -> None:
         handle.raise_event("go")
     assert [handle.result(SOON, on_blocked="raise") for handle in handles] == list(range(8))
     assert len([again for again in map(called.count, set(called)) if again > 1]) >= 6
+
+
+@pytest.fixture
+def stubborn() -> Iterator[None]:
+    """Code swallows whatever is thrown into it, until the test is over."""
+    _stubborn.set()
+    yield
+    _stubborn.clear()
+    gc.collect()
+
+
+_stubborn = threading.Event()
+
+
+def _waiting_with_a_bare_except(event: str) -> durable.Registry:
+    app = durable.Registry()
+
+    @app.orchestrator
+    def stubborn(ctx: Ctx) -> Steps:
+        while True:
+            try:
+                return (yield ctx.wait_for_external_event(event))
+            except:  # noqa: E722  # what users write
+                if not _stubborn.is_set():
+                    raise
+
+    @app.orchestrator
+    def leaving(ctx: Ctx) -> Steps:
+        try:
+            return (yield ctx.wait_for_external_event(event))
+        except GeneratorExit:
+            if _stubborn.is_set():
+                raise SystemExit from None
+            raise
+
+    @app.orchestrator
+    def well(ctx: Ctx) -> str:
+        return "well"
+
+    return app
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python says it where it frees them
+@pytest.mark.usefixtures("stubborn")
+@pytest.mark.parametrize("name", ["stubborn", "leaving"])
+def test_code_that_does_not_want_to_be_put_aside_stops_nobody_else(bench: Bench, name: str) -> None:
+    bench.serve(_waiting_with_a_bare_except("go"), **({} if bench.cold else {"max_cached_orchestrations": 1}))
+    handles = [bench.start(name) for _ in range(3)]
+    assert bench.run("well") == "well"
+    for handle in handles:
+        handle.raise_event("go", "done")
+    assert [handle.result(SOON) for handle in handles] == ["done"] * 3
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
+@pytest.mark.usefixtures("stubborn")
+def test_code_that_swallows_that_it_does_not_fit_is_blocked(bench: Bench) -> None:
+    worker = bench.serve(_waiting_with_a_bare_except("go"))
+    handle = bench.start("stubborn")
+    bench.until_recorded(handle, "EventAwaited")
+    worker.stop()
+    worker = bench.serve(_waiting_with_a_bare_except("went"))
+    assert bench.run("well") == "well"
+    handle.raise_event("go", "done")
+    assert "wait_for_external_event 'went'" in bench.blocked(handle)
+    worker.stop()
+    bench.serve(_waiting_with_a_bare_except("go"))
+    assert handle.result(SOON) == "done"
 
 
 @pytest.mark.everywhere
