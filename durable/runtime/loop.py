@@ -225,9 +225,9 @@ class Loop:
         if row.kind == "inbox":
             self.turns.hint(row.instance_id)
         elif row.kind == "message":
-            self.outbox.rows.append(row)
+            self.outbox.add(row)
         elif self.work.is_orphan(row):
-            self.work.orphans.append(row)
+            self.work.orphans[row.key] = row
 
     def _turns(self) -> Asking:
         yield from self.turns.take(self.settings.batch, self.settings.part, self.settings.cached)

@@ -35,20 +35,23 @@ class Sent(NamedTuple):
 
 
 class Outbox:
-    """The message rows that this worker has to send now."""
+    """rows: the message rows that this worker has to send now, by key; one that could not be sent is found again."""
 
     def __init__(self, env: Env, clock: Callable[[], datetime]) -> None:
         self.env = env
         self.clock = clock
-        self.rows: list[Row] = []
+        self.rows: dict[str, Row] = {}
+
+    def add(self, row: Row) -> None:
+        self.rows[row.key] = row
 
     def send(self) -> Generator[Request, Any, Sent]:
         """Send what is there. What the store did not take stays."""
-        rows, self.rows = self.rows, []
+        rows, self.rows = self.rows, {}
         starts: list[tuple[Row, Message]] = []
         facts: list[tuple[Row, Fact]] = []
         rewinds: list[Row] = []
-        for row in rows:
+        for row in rows.values():
             try:
                 message = decode_message(row.body)
             except msgspec.MsgspecError as error:
@@ -70,7 +73,7 @@ class Outbox:
         except StoreError:
             self.rows = rows  # what has been sent is sent again: its target knows it
             raise
-        self.rows += rewound.left
+        self.rows.update((row.key, row) for row in rewound.left)
         again = bool(self.rows)
         targets = [*(m.target for _, m in starts), *(fact.instance_id for _, fact in facts), *rewound.touched]
         return Sent(targets, again)
@@ -107,7 +110,7 @@ class Outbox:
                 if record is None and refused[row.key] is Outcome.CONFLICT:
                     ended.append(row)  # it was there, and has been purged
                 elif record is None:
-                    self.rows.append(row)  # it did not happen after all
+                    self.add(row)  # it did not happen after all
                 elif _is_started_by(record, message.event):
                     ended.append(row)
                 elif message.event.parent is None:

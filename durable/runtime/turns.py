@@ -90,6 +90,7 @@ class Turns:
         self.warm: OrderedDict[str, Instance] = OrderedDict()
         self.arrived: dict[str, list[Arrival]] = {}
         self.hinted: dict[str, None] = {}
+        self._fired: set[str] = set()  # the rows of timers among what has arrived
         self.fresh: dict[str, Record] = {}
         self.parking = Parking(env, clock)
         self.ignored = 0
@@ -105,7 +106,11 @@ class Turns:
         return bool(self.arrived or self.hinted or self.fresh)
 
     def tell(self, instance_id: str, arrival: Arrival) -> None:
-        """A fact that only memory has."""
+        """A fact that only memory has; or a timer, which is found due again and again until a turn has taken it."""
+        if arrival.row_key:
+            if arrival.row_key in self._fired:
+                return
+            self._fired.add(arrival.row_key)
         self.arrived.setdefault(instance_id, []).append(arrival)
 
     def hint(self, instance_id: str) -> None:
@@ -216,6 +221,8 @@ class Turns:
                 found.uncreated.append(instance_id)
                 continue
             arrivals = taken[instance_id] = self.arrived.pop(instance_id, [])
+            if self._fired:
+                self._fired.difference_update([a.row_key for a in arrivals])
             if not self._is_ours(instance_id, loaded):
                 found.foreign[instance_id] = arrivals
                 continue
@@ -323,9 +330,7 @@ class Turns:
                 log.error("instance %r: a fact in its inbox can't be read and is kept: %s", instance_id, row.key)
             if instance.execution is not None and any(a.event.type == h.EXECUTION_TERMINATED for a in facts):
                 # Ending it needs its whole history, which a warm instance does not keep: come back for it.
-                if arrivals:
-                    self.arrived[instance_id] = arrivals
-                self.hinted[instance_id] = None
+                self._give_back(instance_id, arrivals)
                 return None
             if any(a.event.type == h.EXECUTION_REWOUND for a in facts):
                 self.agenda.sweep_soon()  # rows that a client has put are due, and no turn of ours has told of them
@@ -362,6 +367,7 @@ class Turns:
         self.warm.pop(instance_id, None)
         kept = [a for a in arrivals if not a.row_key.startswith(("in/", "wake/"))]
         if kept:
+            self._fired.update(a.row_key for a in kept if a.row_key)
             self.arrived.setdefault(instance_id, [])[:0] = kept
         self.hinted[instance_id] = None
 
@@ -407,7 +413,9 @@ class Turns:
             run.extend(turn.invocations)
             cancelled.extend(turn.cancelled)
             self.agenda.arm(row for row in turn.commit.put if row.kind == "timer")
-            self.outbox.rows += [row for row in turn.commit.put if row.kind == "message"]
+            for row in turn.commit.put:
+                if row.kind == "message":
+                    self.outbox.add(row)
             self.work.forget(turn.commit.drop)
             self.agenda.disarm(turn.commit.drop)
         if run:

@@ -7,6 +7,7 @@ the broker is let go of after a while, to be due much later and held by nobody: 
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from datetime import datetime
@@ -47,7 +48,8 @@ class Held(NamedTuple):
 class Workload:
     """held: task rows of ours. Among them sent: with the broker; stored: the outcome is in the store, to be taken.
 
-    running: handed to threads. unserved: no code for them here. orphans: rows that nobody runs.
+    running: handed to threads. unserved: no code for them here. orphans: rows that nobody runs, by key: each sweep
+    finds those again that are still waiting here.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class Workload:
         self.unserved: dict[str, Invocation] = {}
         self.sent: set[str] = set()
         self.stored: set[str] = set()
-        self.orphans: list[Row] = []
+        self.orphans: dict[str, Row] = {}
         self.overdue = False  # an invocation that is with the broker has come due: does anybody receive it?
         self.next_renewal = 0.0
         self.closed = False
@@ -194,9 +196,11 @@ class Workload:
 
     def recover(self, limit: int) -> Generator[Request, Any, None]:
         """Rows that nobody runs: see to it that those which are still open run, end the others."""
-        rows, self.orphans = self.orphans[:limit], self.orphans[limit:]
+        rows = list(itertools.islice(self.orphans.values(), limit))
         if not rows:
             return
+        for row in rows:
+            del self.orphans[row.key]
         ids = list(dict.fromkeys(row.instance_id for row in rows))
         records: list[Record | None] = yield Load([Want(i) for i in ids])
         found = dict(zip(ids, records, strict=True))
