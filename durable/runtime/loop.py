@@ -51,7 +51,8 @@ class Settings(NamedTuple):
 
     batch: instances stepped in one round; part: so many together, so that the store commits one part while the next is
     stepped. cached: warm instances. window: seconds of timers kept in memory. sweep: seconds between
-    two readings of the due index. page: rows a reading. retry: seconds after a fault.
+    two readings of the due index. page: rows a reading. retry: seconds after a fault. parting: seconds beyond the grace
+    of a stop in which a store that does not answer is tried again.
     """
 
     batch: int = 400
@@ -61,6 +62,7 @@ class Settings(NamedTuple):
     page: int = 2_000
     cached: int = 10_000
     retry: float = 0.5
+    parting: float = 5.0
 
 
 DEFAULTS: Final = Settings()
@@ -97,7 +99,7 @@ class Loop:
     # ---- the loop
 
     def run(self) -> Asking:
-        """Until it has drained after a `Stop`."""
+        """Until it has drained after a `Stop`, or the store is away for too long for that."""
         pause = 0.0
         while True:
             news: list[News] = yield Wait(pause or self._idle_seconds())
@@ -109,6 +111,9 @@ class Loop:
                     return
                 yield from self._round()
             except StoreError as error:
+                if self.stopping is not None and self.clock().timestamp() >= self.stopping + self.settings.parting:
+                    log.warning("nothing is handed back, whoever serves the store next will find it: %s", error)
+                    return
                 log.warning("the store did not answer, trying again in %s s: %s", self.settings.retry, error)
                 self.turns.faulty = True
             if self.turns.faulty:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from durable.backends.memory import MemoryStore
-from durable.engine.instance import Env
+from durable.engine.instance import Env, Invocation
 from durable.engine.messages import Message, encode_message
 from durable.engine.step import create
 from durable.model import history as h
@@ -82,7 +82,8 @@ class Driven:
                 answer, news = list(news), ()
             else:
                 try:
-                    answer = self.answers.get(type(self.pending), lambda r: None)(self.pending)
+                    call = self.answers.get(type(self.pending))
+                    answer = call(self.pending) if call else None
                 except StoreError as failed:
                     error = failed
             try:
@@ -128,3 +129,26 @@ def test_what_waits_for_a_store_that_takes_no_writes_is_kept_once(driven: Driven
     driven.go_on(40)
     assert driven.kept == 0
     assert driven.store.due(0, "default", driven.now.timestamp(), 100).items == []
+
+
+def hold_a_row(driven: Driven) -> None:
+    """Something to hand back at the end."""
+    list(driven.loop.work.begin([Invocation("there", "e", 1, 1, "unserved", Raw(b"[]"), "e/1/1")]))
+
+
+def test_a_stop_does_not_wait_for_ever_for_a_store_that_is_away(driven: Driven) -> None:
+    hold_a_row(driven)
+    driven.reads = driven.writes = False
+    driven.go_on(100, [ask.Stop(3.0)])
+    assert driven.over
+    assert timedelta(seconds=8) <= driven.now - NOW < timedelta(seconds=10)
+
+
+def test_a_stop_waits_for_a_store_that_is_back_in_time(driven: Driven) -> None:
+    hold_a_row(driven)
+    driven.reads = driven.writes = False
+    driven.go_on(4, [ask.Stop(0.0)])
+    assert not driven.over
+    driven.reads = driven.writes = True
+    driven.go_on(4)
+    assert driven.over
