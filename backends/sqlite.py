@@ -238,14 +238,17 @@ class WorkerLock:
             if self._held is not None and self._held[1] == me.incarnation:
                 return [me]
             descriptor = self._open()
-            if not _locked(descriptor, fcntl.LOCK_EX):
-                try:
+            try:
+                if not _locked(descriptor, fcntl.LOCK_EX):
                     return _beats(descriptor)
-                finally:
-                    os.close(descriptor)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, _beat_encoder.encode(me), 0)
-            self._held = descriptor, me.incarnation
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, _beat_encoder.encode(me), 0)
+                self._held = descriptor, me.incarnation
+            except OSError as error:
+                raise StoreError(f"worker lock {self._path}: {error}; is the disk full?") from error
+            finally:
+                if self._held is None or self._held[0] != descriptor:
+                    os.close(descriptor)  # and nobody has the lock by it
             self._reception.open()
             return [me]
 

@@ -135,6 +135,8 @@ class Seat:
             self._beat()
         except StoreError as error:
             log.warning("the store did not take a sign of life, trying again in %g s: %s", BEAT_EVERY, error)
+        except Exception:  # a bug, here or in a store: a worker that works on must not be dead to the others
+            log.exception("no sign of life could be given, trying again in %g s", BEAT_EVERY)
 
     def _beat(self) -> None:
         self._me = msgspec.structs.replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sqlite3
@@ -559,6 +560,17 @@ def test_one_worker_serves_and_the_others_stand_by(backend: SqliteBackend, url: 
     process.wait(30)
     assert backend.membership.members() == []
     assert backend.membership.beat(first) == [first]  # a dead worker's seat is free
+
+
+def test_a_beat_that_can_not_be_written_is_a_store_error_and_leaves_the_seat_free(tmp_path: Path) -> None:
+    (tmp_path / "a.db-worker").symlink_to("/dev/full")  # it can be locked, and takes nothing
+    with closing(open_sqlite(f"sqlite:///{tmp_path}/a.db")) as backend:
+        with pytest.raises(StoreError, match=r"a\.db-worker.*disk"):
+            backend.membership.beat(Beat("me"))
+        (tmp_path / "a.db-worker").unlink()
+        assert backend.membership.beat(Beat("me")) == [Beat("me")]
+        with open("/dev/full") as full:
+            fcntl.flock(full, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody has it
 
 
 def test_news_from_another_process_arrive(backend: SqliteBackend, url: str, others: ExitStack) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -118,3 +119,14 @@ def test_a_repair_is_heard_even_when_another_repairer_dies_in_the_same_moment() 
     finally:
         seat.leave()
     assert "me" not in place.beats
+
+
+def test_a_bug_in_the_membership_costs_a_beat_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    place = _Place()
+    place.beats["other"] = Beat("other")
+    seat = Seat(place, Beat("me"), 4, lambda news: None, tuple)
+    seat.take()
+    with patch.object(place, "beat", side_effect=RuntimeError("a bug")):
+        seat.retire()  # beats here and now
+    seat.leave()
+    assert "a bug" in caplog.text
