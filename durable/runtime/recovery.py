@@ -19,6 +19,7 @@ def open_tasks(rows: Iterable[Row], found: dict[str, Record | None]) -> list[tup
     Rows of an instance whose history can't be read are left out, and so left alone.
     """
     ledgers: dict[str, Ledger] = {}
+    outcomes: dict[str, set[str]] = {}
     tasks: list[tuple[Row, Invocation | None]] = []
     for row in rows:
         record = found[row.instance_id]
@@ -28,24 +29,33 @@ def open_tasks(rows: Iterable[Row], found: dict[str, Record | None]) -> list[tup
         try:
             if row.instance_id not in ledgers:
                 ledgers[row.instance_id] = Ledger.of_rows(record.history or ())
+                outcomes[row.instance_id] = _outcomes(record)
         except UnreadableHistory:
             continue
-        tasks.append((row, _open_task(row.key, record, ledgers[row.instance_id])))
+        known = ledgers[row.instance_id], outcomes[row.instance_id]
+        tasks.append((row, _open_task(row.key, record, *known)))
     return tasks
 
 
 def open_task(row_key: str, record: Record | None) -> Invocation | None:
     """The invocation behind one row; None where nobody waits for it any more, or nobody can tell."""
     try:
-        return None if record is None else _open_task(row_key, record, Ledger.of_rows(record.history or ()))
+        if record is None:
+            return None
+        return _open_task(row_key, record, Ledger.of_rows(record.history or ()), _outcomes(record))
     except UnreadableHistory:
         return None
 
 
-def _open_task(row_key: str, record: Record, ledger: Ledger) -> Invocation | None:
-    """None too where the outcome is in the inbox, and only has to be taken."""
+def _outcomes(record: Record) -> set[str]:
+    """The rows whose outcome is in the inbox."""
+    return {row_behind(arrival) for arrival in inbox_arrivals(record.inbox)[0]}
+
+
+def _open_task(row_key: str, record: Record, ledger: Ledger, outcomes: set[str]) -> Invocation | None:
+    """None too where the outcome is there, and only has to be taken."""
     execution_id, task_id, attempt = row_key.rsplit("/", 2)
-    if any(row_behind(arrival) == row_key for arrival in inbox_arrivals(record.inbox)[0]):
+    if row_key in outcomes:
         return None
     if record.summary.execution_id != execution_id or record.summary.status is RuntimeStatus.TERMINATED:
         return None

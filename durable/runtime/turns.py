@@ -54,8 +54,9 @@ class Codebase(ActivityNames, Protocol):
 class Stepped(NamedTuple):
     """A part of a batch, ready for its commit.
 
-    turns: with what arrived for each. leases: rows of parked instances. foreign: what came for somebody else's
-    instances. gone: what came for instances that are not there (any more). uncreated: what can't begin here and now.
+    turns: with what arrived for each. leases: rows of parked instances. foreign: what came for instances that are
+    somebody else's, or can't be read here. gone: what came for instances that are not there (any more). uncreated: what
+    can't begin here and now.
     """
 
     turns: list[tuple[Turn, list[Arrival]]]
@@ -322,6 +323,7 @@ class Turns:
                     instance = Instance.of_record(record)
                 except UnreadableHistory as error:
                     found.leases.extend(self.parking.park(instance_id, str(error), inbox, now.timestamp()))
+                    found.foreign[instance_id] = arrivals  # to the inbox: a newer worker may read it
                     return None
         assert instance is not None
         if inbox:

@@ -1,4 +1,4 @@
-"""A store that is read but takes no writes (a full disk, a full Redis), or answers nothing: the loop waits it out."""
+"""A store that takes no writes (a full disk, a full Redis), answers nothing, or has what nobody here can read."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from itertools import count
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from durable.backends.memory import MemoryStore
 from durable.engine.instance import Env, Invocation
 from durable.engine.messages import Message, encode_message
-from durable.engine.step import create
+from durable.engine.step import create, inbox_arrivals
 from durable.model import history as h
 from durable.model.errors import StoreError
-from durable.model.history import Event, Raw
+from durable.model.history import Event, Raw, encode_event
 from durable.model.limits import Limits
-from durable.ports import Commit, Row
+from durable.ports import Append, Commit, Fact, Row, Want
 from durable.replay.execution import Code
 from durable.replay.guard import Watch
+from durable.runtime import recovery
 from durable.runtime import requests as ask
 from durable.runtime.loop import Loop, Settings
 
@@ -152,3 +154,28 @@ def test_a_stop_waits_for_a_store_that_is_back_in_time(driven: Driven) -> None:
     driven.reads = driven.writes = True
     driven.go_on(4)
     assert driven.over
+
+
+def test_an_outcome_for_what_this_version_can_not_read_waits_in_the_inbox(driven: Driven) -> None:
+    [known] = driven.store.load([Want("there")])
+    assert known is not None
+    newer = Append("e", 1, b"[99,[]]")
+    driven.store.commit([Commit("c2", "there", 0, known.version, known.summary, (newer,))])
+    done = Event(h.TASK_COMPLETED, NOW, task_id=1, attempt=1, result=Raw(b"1"))
+    ended = ask.Done(Invocation("there", "e", 1, 1, "done", Raw(b"[]"), "e/1/1"), done)
+    driven.go_on(3, [ask.Assigned([("default", 0)], ["me"]), ended])
+    [record] = driven.store.load([Want("there")])
+    assert record is not None
+    assert [a.event.type for a in inbox_arrivals(record.inbox)[0]] == [h.TASK_COMPLETED]
+
+
+def test_looking_for_what_is_open_reads_an_inbox_once() -> None:
+    store = MemoryStore()
+    store.commit([work_left_behind()])
+    store.deliver(
+        [Fact("there", 0, f"f{n}", encode_event(Event(h.EVENT_RAISED, NOW, name="x")), 0.0) for n in range(9)]
+    )
+    rows = [Row(f"e/{n}/1", "task", "there", 0, 0.0) for n in range(MANY)]
+    with patch.object(recovery, "inbox_arrivals", wraps=inbox_arrivals) as reading:
+        assert len(recovery.open_tasks(rows, {"there": store.load([Want("there")])[0]})) == MANY
+    assert reading.call_count == 1
