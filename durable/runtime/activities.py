@@ -30,7 +30,7 @@ from ..model.limits import Limits
 from ..payload.signature import Signature
 from .activity_context import ActivityContext, Attempt
 from .activity_outcome import failure_of, result_of
-from .deadlines import Deadlines
+from .deadlines import Deadline, Deadlines
 from .requests import Done
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ class Activities:
         attempt.started_at = time.monotonic()
         if timeout:
             key = attempt.row_key  # a deadline may lie far ahead: it must not keep the input alive
-            self._deadlines.at(attempt.started_at + timeout, lambda: self._time_out(key, timeout))
+            attempt.deadline = self._deadlines.at(attempt.started_at + timeout, lambda: self._time_out(key, timeout))
 
     def _arguments(self, attempt: _Attempt, code: ActivityCode) -> tuple[Any, ...]:
         args = code.signature.decode_input(attempt.invocation.input, f"the input of activity {code.name!r}")
@@ -285,6 +285,8 @@ class Activities:
         return Event(kind, self._clock(), task_id=i.task_id, attempt=i.attempt, result=result, failure=failure)
 
     def _finish(self, attempt: _Attempt, event: Event) -> None:
+        if attempt.deadline is not None:
+            self._deadlines.drop(attempt.deadline)
         if self._attempts.pop(attempt.row_key, None) is attempt:
             begun = attempt.started_at
             self._report(Done(attempt.invocation, event, 0.0 if begun is None else time.monotonic() - begun))
@@ -293,7 +295,16 @@ class Activities:
 class _Attempt(Attempt):
     """One attempt of one activity in this process."""
 
-    __slots__ = ("child", "heartbeat_timeout", "invocation", "on_first_beat", "row_key", "started_at", "task")
+    __slots__ = (
+        "child",
+        "deadline",
+        "heartbeat_timeout",
+        "invocation",
+        "on_first_beat",
+        "row_key",
+        "started_at",
+        "task",
+    )
 
     def __init__(self, invocation: Invocation) -> None:
         super().__init__(invocation.instance_id, invocation.execution_id, invocation.task_id, invocation.attempt)
@@ -301,6 +312,7 @@ class _Attempt(Attempt):
         self.row_key = invocation.row_key
         self.started_at: float | None = None
         self.heartbeat_timeout = 0.0
+        self.deadline: Deadline | None = None
         self.on_first_beat: Callable[[], None] | None = None
         self.task: Any = None
         self.child: Child | None = None  # while one runs it

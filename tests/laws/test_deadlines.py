@@ -1,0 +1,60 @@
+"""Deadlines of what has ended in time are not kept until they would have been met."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from contextlib import closing
+from datetime import datetime, timezone
+
+from durable.engine.instance import Invocation
+from durable.model.history import Raw
+from durable.model.limits import Limits
+from durable.payload.signature import Signature
+from durable.runtime.activities import Activities, ActivityCode
+from durable.runtime.deadlines import Deadline, Deadlines
+
+
+def test_what_ends_in_time_leaves_nothing_behind() -> None:
+    with closing(Deadlines()) as deadlines:
+        for _ in range(10_000):
+            deadlines.drop(deadlines.at(time.monotonic() + 3_600, lambda: None))
+        assert len(deadlines) < 5_000
+
+
+def test_a_deadline_that_was_dropped_is_not_met_and_the_others_are_in_order() -> None:
+    met: list[int] = []
+    all_met = threading.Event()
+    with closing(Deadlines()) as deadlines:
+        begin = time.monotonic() + 0.02
+        made = [deadlines.at(begin, lambda n=n: met.append(n)) for n in range(4_000)]  # type: ignore[misc]  # mypy infers no type for n
+        deadlines.at(begin, all_met.set)  # the last of them
+        for deadline in made[::2]:
+            deadlines.drop(deadline)
+            deadlines.drop(deadline)
+        assert all_met.wait(20)
+    assert [n for n in met if n % 2] == list(range(1, 4_000, 2))
+
+
+def test_activities_that_end_in_time_leave_no_deadlines_behind() -> None:
+    def quick() -> None: ...
+
+    many = 4_000
+    ended = threading.Semaphore(0)
+    code = ActivityCode("quick", quick, Signature.of(quick, leading=0), wants_context=False, is_async=False)
+    activities = Activities(
+        lambda name: code,
+        lambda done: ended.release(),
+        size=4,
+        limits=Limits(),
+        clock=lambda: datetime.now(timezone.utc),
+        client=None,
+    )
+    with closing(activities):
+        activities.run(
+            [Invocation("i", "x", n, 1, "quick", Raw(b"[]"), f"x/{n}/1", timeout=3_600) for n in range(many)]
+        )
+        for _ in range(many):
+            assert ended.acquire(timeout=20)
+        assert sum(isinstance(item, Deadline) for item in gc.get_objects()) < many / 2
