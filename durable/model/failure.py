@@ -17,7 +17,7 @@ STACK_CHARS = 16_000
 CAUSES = 8
 
 _FRAME: Final = re.compile(r'^  File "(?P<file>[^\n]+)", line (?P<line>\d+), in (?P<function>.+)$')
-_OURS: Final = re.compile(r"[/\\]durable[/\\](app|engine|replay|runtime|payload)[/\\]\w+\.py$")
+_OURS: Final = re.compile(r"[/\\]durable[/\\](app|engine|replay|runtime|payload|testing)[/\\]\w+\.py$")
 _LIBRARY: Final = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3[^/\\]*)[/\\]")
 
 
@@ -88,11 +88,12 @@ def users_line(stack_trace: str | None) -> Place | None:
 
 
 def origin(failure: FailureDetails) -> Place | None:
-    """The user's line where it began: that of the innermost cause that has one."""
+    """The user's line that raised it; for what a task only hands on, that of what failed the task, as far as known."""
     place: Place | None = None
     link: FailureDetails | None = failure
     while link is not None:
-        place, link = users_line(link.stack_trace) or place, link.cause
+        place = users_line(link.stack_trace) or place
+        link = link.cause if link.is_a(TaskFailedError) or link.is_a(OrchestrationFailedError) else None
     return place
 
 

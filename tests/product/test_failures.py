@@ -171,6 +171,16 @@ def test_the_error_of_a_failed_orchestration_names_the_users_line(bench: Bench) 
     ):
         bench.run(gives_up, instance_id="g")
 
+    @app.orchestrator
+    def mishandles(ctx: Ctx) -> Steps:
+        try:
+            yield ctx.call_activity(price, "pen")
+        except durable.TaskFailedError:
+            raise ValueError("handled badly")  # noqa: B904 - the line, not that of what it was about
+
+    with pytest.raises(durable.OrchestrationFailedError, match=r"handled badly \(.*:\d+ in mishandles\)"):
+        bench.run(mishandles)
+
 
 def test_an_orchestrator_that_raises_fails_with_its_own_error(bench: Bench) -> None:
     app = durable.Registry()
