@@ -187,7 +187,7 @@ class Reader:
         inside = running.get()
         if inside is not None:
             raise RuntimeError(
-                f"client.{method} inside orchestrator {inside!r} would run again on every replay: use {instead}"
+                f"client.{method} inside orchestration {inside!r} would run again on every replay: use {instead}"
             )
 
 

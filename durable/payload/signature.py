@@ -31,6 +31,7 @@ from durable.model.limits import Limits
 from .values import NULL, canonical, decode, encode, refuse_ambiguous, same
 
 _EMPTY: Final = inspect.Parameter.empty
+_CONTEXTS: Final = frozenset({"ctx", "context"})  # what people call it
 _items: Final = msgspec.json.Decoder(list[Raw])
 
 # Which argument of a generic return annotation is the result; the others of its kind have none.
@@ -98,7 +99,13 @@ class Signature:
         """
         if len(args) < self._required:
             missing = ", ".join(repr(p.name) for p in self.parameters[len(args) : self._required])
-            raise TypeError(f"{where}: {self.display} is called without {missing}")
+            first = self.parameters[0]
+            unfilled = (
+                ""
+                if first.name not in _CONTEXTS or first.annotation is not _EMPTY
+                else (f"; to have {first.name!r} filled in, annotate it: {first.name}: durable.ActivityContext")
+            )
+            raise TypeError(f"{where}: {self.display} is called without {missing}{unfilled}")
         if len(args) > len(self.parameters) and self.rest is None:
             raise TypeError(f"{where}: {self.display} takes {self._counts()}, but {len(args)} were given")
         try:

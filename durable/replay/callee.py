@@ -274,6 +274,12 @@ def as_orchestrator(callee: OrchestratorRef[..., Any] | str) -> OrchestratorRef[
 def _refuse_other(callee: object, ref: type[_Ref]) -> None:
     if not isinstance(callee, ref):
         shown = repr(callee)
+        if isinstance(callee, ActivityRef):
+            raise TypeError(f"{shown} is no orchestrator: an orchestrator runs it, with ctx.call_activity")
+        if isinstance(callee, OrchestratorRef):
+            raise TypeError(f"{shown} is no activity: ctx.call_sub_orchestrator runs it as a child")
+        if inspect.isgenerator(callee) or inspect.iscoroutine(callee):
+            raise TypeError(f"{shown} is no {ref.kind} but a call of one: give the function, and then its arguments")
         if inspect.isroutine(callee) or inspect.isclass(callee):  # their repr is an address or a path
             shown = f"{'class' if inspect.isclass(callee) else 'function'} {callee.__name__!r}"
         raise TypeError(f"{shown} is no {ref.kind}: decorate it with @durable.{ref.kind}, or give its name")

@@ -5,8 +5,8 @@ Laws.
 2. Leaves are settled by facts (or `cancel`), composites by their children, through links to their parents, so that
    a fan-in costs one step per fact whatever its width.
 3. `order` numbers settlements in the order of the history; `task_any` takes the lowest, then list order.
-4. A task is no result. Whoever uses it as one (adds, indexes, iterates, returns it) is told so at that line; only `==`
-   and `hash` work, by identity.
+4. A task is no result. Whoever uses it as one (adds, indexes, iterates, formats, returns it) is told so at that line;
+   only `==` and `hash` work, by identity, and `repr` and `str`, which say what it is.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OPERATIONS: Final = """
     add radd sub rsub mul rmul matmul rmatmul truediv rtruediv floordiv rfloordiv mod rmod divmod rdivmod pow rpow
     lshift rlshift rshift rrshift and rand xor rxor or ror neg pos abs invert
     lt le gt ge int float complex index round trunc floor ceil
-    len contains getitem setitem delitem reversed
+    len contains getitem setitem delitem reversed format
 """.split()
 
 

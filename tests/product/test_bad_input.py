@@ -266,6 +266,19 @@ def an_orchestrator_as_activity(ctx: Ctx) -> Steps:
     yield ctx.call_activity(durable.orchestrator_ref("healthy"), 1)  # type: ignore[call-overload]
 
 
+def an_activity_as_orchestrator(ctx: Ctx) -> Steps:
+    yield ctx.call_sub_orchestrator(durable.activity_ref("healthy.step"), 1)  # type: ignore[call-overload]
+
+
+def a_call_of_an_orchestrator(ctx: Ctx) -> Steps:
+    yield ctx.call_sub_orchestrator(helper(ctx))  # type: ignore[call-overload]
+
+
+def no_yield_in_a_text(ctx: Ctx) -> Steps:
+    step = ctx.call_activity("healthy.step", 1)
+    yield ctx.call_activity("healthy.step", f"after {step}")
+
+
 def a_keyword(ctx: Ctx) -> Steps:
     yield ctx.call_activity(durable.activity_ref("healthy.step"), number=1)
 
@@ -290,7 +303,10 @@ WRONG: list[tuple[Callable[..., Any], str, str]] = [
     (a_timer_of_nan, "ValueError", r"create_timer"),
     (a_timer_past_all_years, "ValueError", r"past the year 9999"),
     (an_undecorated_function, "TypeError", r"@durable\.activity"),
-    (an_orchestrator_as_activity, "TypeError", r"activity"),
+    (an_orchestrator_as_activity, "TypeError", r"is no activity: ctx\.call_sub_orchestrator runs it"),
+    (an_activity_as_orchestrator, "TypeError", r"is no orchestrator: .*ctx\.call_activity"),
+    (a_call_of_an_orchestrator, "TypeError", r"give the function, and then its arguments"),
+    (no_yield_in_a_text, "TypeError", r"did you forget yield"),
     (a_keyword, "TypeError", r"keyword|positional"),
     (after_continue_as_new, "RuntimeError", r"return now"),
 ]
@@ -448,7 +464,8 @@ def test_a_client_call_inside_an_orchestrator_is_refused(world: World) -> None:
     said = world.run(tries)
     for name in calls:
         assert said.get(name, "not refused").startswith("RuntimeError"), (name, said.get(name))
-        assert "inside orchestrator" in said[name], name
+        assert "inside orchestration '" in said[name], name
+    assert said["raise_event"].endswith("use ctx.send_event")
     assert there.result(SOON) == 4
 
 
@@ -513,11 +530,17 @@ def test_wrong_arguments_are_refused_at_the_call(world: World) -> None:
     def pair(ctx: Ctx, one: int, two: int = 0) -> Steps:
         with pytest.raises(TypeError, match="three"):
             ctx.call_activity(triple, 1)  # type: ignore[call-overload]  # the missing arguments are the test
+        with pytest.raises(TypeError, match=r"annotate it: context: durable\.ActivityContext"):
+            ctx.call_activity(unannotated, 1)
         return (yield ctx.call_activity(triple, one, two, 3))
 
     @world.registry.activity(name="triple")
     def triple(one: int, two: int, three: int) -> int:
         return one + two + three
+
+    @world.registry.activity(name="unannotated")
+    def unannotated(context, one):  # type: ignore[no-untyped-def]  # a newcomer's
+        return one
 
     wrong: Any = client.start_orchestration
     calls: tuple[Callable[[], object], ...] = (
