@@ -20,6 +20,9 @@ def load(target: str) -> ModuleType:
     A file's own folder comes first on the path, as when Python runs it; a file within a package is imported as part of
     it. Raises CommandError with the line of the user's code that failed.
     """
+    file, function = split_target(target)
+    if function is not None:
+        raise CommandError(Exit.USAGE, f"{target!r}: give the whole of it, {file}; only `durable run` takes a function")
     if not target.endswith(".py") and os.sep not in target:
         search(Path.cwd())
         return _import(target, target)

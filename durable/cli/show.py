@@ -25,7 +25,7 @@ _MOST_OPEN: Final = 20
 
 # What helps against the innermost cause, where more can be said than that it has to be repaired.
 _REMEDIES: Final[tuple[tuple[type[Exception], str, str], ...]] = (
-    (PayloadError, "", "Pass what the code declares, or change what it declares."),
+    (PayloadError, "it is declared as", "Pass what the code declares, or change what it declares."),
     (builtins.TimeoutError, "longer than its timeout", "Give it more time (timeout=), or more tries (retry=)."),
     (
         builtins.TimeoutError,
@@ -33,6 +33,16 @@ _REMEDIES: Final[tuple[tuple[type[Exception], str, str], ...]] = (
         "Let it call ctx.heartbeat() more often, or allow more time between (heartbeat_timeout=).",
     ),
     (TimeoutError, "no event", "Give the wait more time (timeout=), or let the code catch durable.TimeoutError."),
+)
+
+# What helps a blocked one go on, by words of its reason; the last row is for the others.
+_UNBLOCKING: Final = (
+    ("ran longer than", "Run a worker whose code yields sooner: durable worker MODULE"),
+    (
+        "does not fit its history",
+        "Run a worker with code that fits, or that guards the change with ctx.patched: durable worker MODULE",
+    ),
+    ("", "Run a worker that can: durable worker MODULE"),
 )
 
 
@@ -268,14 +278,15 @@ class _Page:
         status = self.status.runtime_status
         if status is RuntimeStatus.FAILED:
             return [
+                *self._other_data(),
                 f"Repair the cause, then let it go on from there: durable rewind {instance}",
                 f"Every step: durable history {instance}",
             ]
         if status.finished:
-            return []
+            return self._left()
         if status is RuntimeStatus.BLOCKED:
             return [
-                "Run a worker with code that fits: durable worker MODULE",
+                next(text for words, text in _UNBLOCKING if words in (self.status.blocked_reason or "")),
                 f"To end it instead: durable terminate {instance}",
             ]
         if status is RuntimeStatus.SUSPENDED:
@@ -286,9 +297,8 @@ class _Page:
         if status is RuntimeStatus.PENDING:
             return self._pending()
         events = dict.fromkeys(t.name for t in self.tasks if t.open and t.kind is Kind.EVENT)
-        advice = [f"durable raise {instance} {_quoted(name)} --data JSON" for name in list(events)[:5]]
-        if not self._has_workers():
-            advice.append(f"Start a worker: {self._worker_command()}")
+        advice = [] if self._has_workers() else [f"Start a worker: {self._worker_command()}"]
+        advice += [f"durable raise {instance} {_quoted(name)} --data JSON" for name in list(events)[:5]]
         reason = self.status.blocked_reason or ""
         queues = dict.fromkeys(t.queue for t in self.tasks if t.open and t.queue and f"queue {t.queue!r}" in reason)
         advice += [f"Start a worker for it: durable worker MODULE --queue {_quoted(queue)}" for queue in queues]
@@ -296,6 +306,22 @@ class _Page:
             if child.blocked_reason or child.runtime_status is RuntimeStatus.SUSPENDED:
                 advice.append(f"A child does not go on: durable show {_quoted(child.instance_id)}")
         return advice
+
+    def _left(self) -> list[str]:
+        """Work whose outcome the code did not wait for: most often a forgotten yield."""
+        left = [t for t in self.tasks if t.state is State.LEFT and t.kind in (Kind.ACTIVITY, Kind.CHILD)]
+        if self.status.runtime_status is not RuntimeStatus.COMPLETED or not left:
+            return []
+        names = cut(", ".join(f"{safe(task.name)} (task {task.id})" for task in left), 200)
+        return [f"It ended without waiting for {names}: is that meant, or is a yield missing?"]
+
+    def _other_data(self) -> list[str]:
+        """What helps where an event's data did not fit: a rewound wait takes the same event again."""
+        wait = culprit_of(self.tasks, self.status.failure) if self.status.failure is not None else None
+        if wait is None or wait.kind is not Kind.EVENT or wait.came_early:
+            return []
+        again = f"durable fork {_quoted(self.status.instance_id)} --after {wait.ended_by - 1}"
+        return [f"If other data should have come, raise it for a fork, which waits for it again: {again}"]
 
     def _pending(self) -> list[str]:
         """Nobody has taken it; a worker does not say which orchestrators it has."""

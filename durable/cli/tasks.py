@@ -90,6 +90,11 @@ class Task:
         """Whether its outcome is still awaited."""
         return self.state in UNFINISHED
 
+    @property
+    def came_early(self) -> bool:
+        """Of an event: whether it had come before anybody waited for it."""
+        return self.begun_by == self.ended_by
+
 
 def tasks_of(events: Iterable[HistoryEvent]) -> list[Task]:
     """The tasks of one execution, in the order in which they were asked for."""

@@ -302,6 +302,7 @@ def test_a_worker_takes_files_and_dotted_modules(command: Command) -> None:
         ("nosuch", "No module named 'nosuch'"),
         ("needs", "line 2, in <module>\n    import nosuch"),
         ("empty", "nothing to serve"),
+        ("flows.py:order", "'flows.py:order': give the whole of it, flows.py"),
     ],
 )
 def test_a_worker_tells_why_it_can_not_begin(command: Command, module: str, part: str) -> None:
@@ -517,6 +518,82 @@ def test_show_tells_of_an_event_that_was_not_what_the_code_declares(command: Com
     assert 'data of decision (task 3): "nope"' in said
 
 
+def test_show_advises_what_helps_where_an_event_had_wrong_data(command: Command) -> None:
+    functions = durable.Registry()
+
+    @functions.orchestrator
+    def asks(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        yield ctx.create_timer(0)
+        return (yield ctx.wait_for_external_event("decision", type=bool))
+
+    with command.worker(functions) as client:
+        client.start_orchestration("asks", instance_id="a")
+        recorded(client, "a", "EventAwaited")
+        client.raise_event("a", "decision", "nope")
+        client.wait("a", SOON)
+        said = " ".join(command.says("show", "a").split())
+        # A rewind would take the same data again.
+        (advice,) = re.findall(r"waits for it again: (durable fork a --after \d+)", said)
+        command.says(*advice.split()[1:], "--new-id", "b")
+        client.raise_event("b", "decision", True)
+        assert client.handle("b").result(SOON) is True
+
+
+def test_show_advises_no_fork_where_the_data_had_come_before_the_wait(command: Command) -> None:
+    functions = durable.Registry()
+
+    @functions.orchestrator
+    def asks(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        yield ctx.wait_for_external_event("first")
+        yield ctx.wait_for_external_event("decision", type=bool)
+
+    with command.client() as client:
+        client.start_orchestration("asks", instance_id="a")
+        client.raise_event("a", "decision", "nope")
+        client.raise_event("a", "first")
+    with command.worker(functions) as client:
+        client.wait("a", SOON)
+    said = command.says("show", "a")
+    assert "Expected `bool`" in said
+    assert "durable rewind a" in said
+    assert "durable fork" not in said
+
+
+def test_show_asks_for_the_yield_that_may_be_missing(command: Command) -> None:
+    functions = durable.Registry()
+
+    @functions.orchestrator
+    def forgets(ctx: durable.OrchestrationContext) -> str:
+        ctx.call_activity("mail", "ada")
+        ctx.create_timer(3600)
+        return "mailed"
+
+    with command.worker(functions) as client:
+        client.wait(client.start_orchestration("forgets", instance_id="f").instance_id, SOON)
+    assert "without waiting for mail (task 1): is that meant, or is a yield missing?" in " ".join(
+        command.says("show", "f").split()
+    )
+
+
+def test_show_of_one_that_ran_too_long_asks_for_code_that_yields(command: Command) -> None:
+    functions = durable.Registry()
+
+    @functions.orchestrator
+    def counts(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        while not gate.is_set():
+            pass
+        yield ctx.create_timer(0)
+
+    gate = threading.Event()
+    with durable.connect(command.url, limits=durable.Limits(turn_seconds=0.05)) as client:
+        with durable.Worker(client, registry=functions):
+            client.start_orchestration("counts", instance_id="c")
+            with pytest.raises(durable.OrchestrationBlockedError):
+                client.handle("c").result(SOON, on_blocked="raise")
+            gate.set()
+        assert "Run a worker whose code yields sooner" in command.says("show", "c")
+
+
 def test_show_of_a_blocked_one_counts_what_has_come_as_done(command: Command) -> None:
     def code(name: str) -> durable.Registry:
         functions = durable.Registry()
@@ -570,6 +647,11 @@ def test_show_of_one_that_nobody_serves(command: Command) -> None:
     with command.client() as client:
         client.start_orchestration("plain", 1, instance_id="w")
     assert "durable worker MODULE" in command.says("show", "w")
+    with command.worker(registry()) as client:
+        client.start_orchestration("waits", instance_id="r")
+        client.wait("r", SOON, until="started")
+    said = command.says("show", "r")
+    assert said.index("Start a worker: ") < said.index("durable raise r"), "an event alone does not help"
 
 
 def test_show_under_json_is_the_status_with_its_history(command: Command) -> None:
