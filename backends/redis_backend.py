@@ -14,9 +14,10 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from durable.model.errors import StoreError
-from durable.ports import Backend, Membership, Signals, Store
+from durable.model.errors import StoreError, TransportError
+from durable.ports import Backend, Membership, Signals, Store, Transport
 
+from .queue_names import names
 from .redis_url import DEFAULT_PARTITIONS, Target, parse_url, quote_part
 
 if TYPE_CHECKING:
@@ -76,6 +77,32 @@ def open_redis(url: str, workspace: str) -> Backend:
         RedisSignals(connections, bases),
         RedisMembership(connections, common + b"members"),
     )
+
+
+def open_streams(url: str, workspace: str) -> Transport:
+    """CloudEvents over Redis Streams; the URL is read as that of the store. Needs Redis 6.2 or newer, or a Valkey.
+
+    Once this has returned, lost connections are repaired in the background, for ever. Raises TransportError with host,
+    port and remedy.
+    """
+    try:
+        target = parse_url(url)
+        names_of, place = names(workspace), quote_part(workspace, "workspace")
+        try:
+            from .redis_connection import Connections
+            from .redis_queues import Queues
+            from .redis_streams import RedisStreams
+        except ImportError as error:
+            raise StoreError(f"a {target.where} needs a client that is not installed: {EXTRA}") from error
+        queues = Queues(Connections(target), quote_part(target.prefix, "prefix"), names_of, place)
+        try:
+            queues.check()
+        except BaseException:
+            queues.close()
+            raise
+    except StoreError as error:
+        raise TransportError(str(error)) from error
+    return RedisStreams(queues)
 
 
 def _check_server(connections: Connections) -> None:

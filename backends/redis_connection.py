@@ -72,10 +72,10 @@ class Script(NamedTuple):
     sha: bytes
 
 
-def read_script(name: str) -> Script:
-    """The script `redis_<name>.lua` of this folder, after what is common to all."""
+def read_script(name: str, *before: str) -> Script:
+    """The script `redis_<name>.lua` of this folder, after others that it builds upon."""
     folder = files("durable.backends")
-    text = b"\n".join(folder.joinpath(f"redis_{part}.lua").read_bytes() for part in ("partition", name))
+    text = b"\n".join(folder.joinpath(f"redis_{part}.lua").read_bytes() for part in (*before, name))
     return Script(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
@@ -207,6 +207,38 @@ class Connections:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.disconnect()
+
+
+class Unanswered:
+    """Says things whose answers nobody waits for: they are read when the next is said. Safe to use from several
+    threads, which speak in turn."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._lock = threading.Lock()
+        self._said: Callable[[], Answers] | None = None
+
+    def say(self, commands: Sequence[bytes]) -> Exception | None:
+        """What went wrong, with these or with those before; None when nothing is known to have."""
+        with self._lock:
+            trouble = self._heard()
+            try:
+                self._said = self._connections.send(commands)
+            except StoreError as error:
+                return error
+            return trouble
+
+    def hear(self) -> Exception | None:
+        """What went wrong with what was said last."""
+        with self._lock:
+            return self._heard()
+
+    def _heard(self) -> Exception | None:
+        if self._said is None:
+            return None
+        said, self._said = self._said, None
+        answers, trouble = said()
+        return trouble or next((answer for answer in answers if isinstance(answer, Exception)), None)
 
 
 def _connection(target: Target) -> Wire:

@@ -19,12 +19,11 @@ from uuid import uuid4
 
 import msgspec
 
-from durable.model.errors import StoreError
 from durable.model.names import partition_of
 from durable.ports import FACTS, STATUS, Topic
 
 from .local_signals import LocalSignals, Wake, with_others
-from .redis_connection import Answers, Connections, pack
+from .redis_connection import Connections, Unanswered, pack
 from .redis_subscriber import Subscriber
 
 _encode = msgspec.json.Encoder().encode
@@ -38,7 +37,6 @@ class RedisSignals(LocalSignals):
 
     def __init__(self, connections: Connections, bases: Sequence[bytes]) -> None:
         super().__init__()
-        self._connections = connections
         self._channels: dict[Topic, list[bytes]] = {
             topic: [base + b"%s@%d" % (topic.encode(), connections.target.db) for base in bases]
             for topic in (FACTS, STATUS)
@@ -48,8 +46,7 @@ class RedisSignals(LocalSignals):
         }
         self._me = uuid4().hex
         self._subscriber = Subscriber(connections, self._hear, self.wake_all)
-        self._saying = threading.Lock()
-        self._said: Callable[[], Answers] | None = None
+        self._mouth = Unanswered(connections)
 
     def notify(self, topic: Topic, instance_ids: Collection[str]) -> None:
         if not instance_ids:
@@ -60,22 +57,9 @@ class RedisSignals(LocalSignals):
         for instance_id in instance_ids:
             groups.setdefault(partition_of(instance_id, len(channels)), [self._me]).append(instance_id)
         messages = [pack("PUBLISH", channels[number], _encode(some)) for number, some in groups.items()]
-        with self._saying:
-            self._hear_answers()
-            try:
-                self._said = self._connections.send(messages)
-            except StoreError as error:
-                log.debug("news of %d instances may have been lost: %s", len(instance_ids), error)
-
-    def _hear_answers(self) -> None:
-        """Those to what was said before: nobody waits for the last ones."""
-        if self._said is None:
-            return
-        said, self._said = self._said, None
-        answers, trouble = said()
-        trouble = trouble or next((answer for answer in answers if isinstance(answer, Exception)), None)
+        trouble = self._mouth.say(messages)
         if trouble is not None:
-            log.debug("news may have been lost: %s", trouble)
+            log.debug("news of %d instances, or some before, may have been lost: %s", len(instance_ids), trouble)
 
     def listen(
         self, topic: Topic, wake: Wake, instance_id: str | None = None, *, here_only: bool = False
@@ -99,5 +83,4 @@ class RedisSignals(LocalSignals):
     def close(self) -> None:
         """Listen no more to others; listeners that are left hear of this process only. Idempotent."""
         self._subscriber.close()
-        with self._saying:
-            self._hear_answers()
+        self._mouth.hear()

@@ -45,15 +45,15 @@ CHUNK: Final = 500  # facts, leases or keys in one command: nobody else is serve
 
 T = TypeVar("T")
 
-_COMMIT: Final = read_script("commit")
-_DELIVER: Final = read_script("deliver")
-_LEASE: Final = read_script("lease")
-_LOAD: Final = read_script("load")
-_DUE: Final = read_script("due")
-_FIND: Final = read_script("find")
-_HISTORY: Final = read_script("history")
-_PURGE: Final = read_script("purge")
-_CLEAR: Final = read_script("clear")
+_COMMIT: Final = read_script("commit", "partition")
+_DELIVER: Final = read_script("deliver", "partition")
+_LEASE: Final = read_script("lease", "partition")
+_LOAD: Final = read_script("load", "partition")
+_DUE: Final = read_script("due", "partition")
+_FIND: Final = read_script("find", "partition")
+_HISTORY: Final = read_script("history", "partition")
+_PURGE: Final = read_script("purge", "partition")
+_CLEAR: Final = read_script("clear", "partition")
 
 _OUTCOMES: Final = (Outcome.CONFLICT, Outcome.COMMITTED)
 _DELIVERED: Final = (
