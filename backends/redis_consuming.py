@@ -117,18 +117,25 @@ class Consumer:
         self._settle(tags, self._acknowledge)
 
     def give_back(self, tags: Iterable[tuple[Subscription, bytes]]) -> None:
-        self._settle(tags, lambda ids: [self._queues.give_back(queue, some) for queue, some in ids.items()])
+        self._settle(tags, self._each(self._queues.give_back))
 
     def park(self, tags: Iterable[tuple[Subscription, bytes]]) -> None:
-        self._settle(tags, lambda ids: [self._queues.park(queue, some) for queue, some in ids.items()])
+        self._settle(tags, self._each(self._queues.park))
 
     def _acknowledge(self, ids: dict[str, list[bytes]]) -> None:
         trouble = self._queues.acknowledge(ids)
         if trouble is not None and not is_gone(trouble):
             raise trouble
 
+    def _each(self, call: Callable[[str, Sequence[bytes]], None]) -> Callable[[dict[str, list[bytes]]], None]:
+        def settle(ids: dict[str, list[bytes]]) -> None:
+            for queue, some in ids.items():
+                call(queue, some)
+
+        return settle
+
     def _settle(
-        self, tags: Iterable[tuple[Subscription, bytes]], how: Callable[[dict[str, list[bytes]]], object]
+        self, tags: Iterable[tuple[Subscription, bytes]], how: Callable[[dict[str, list[bytes]]], None]
     ) -> None:
         ids: dict[str, list[bytes]] = {}
         wakes = False

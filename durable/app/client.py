@@ -26,6 +26,7 @@ from .plugins import (
     events_url_or_default,
     open_backend,
     open_transport,
+    own_events_url,
     url_or_default,
     workspace_or_default,
 )
@@ -53,9 +54,10 @@ def connect(
     """A client of the store behind `url` (default: DURABLE_URL, else `sqlite:///.durable/durable.db`).
 
     url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://host:port/db`, `rediss://`, `memory://name`.
-    events: the broker between many workers, `amqp://user:password@host:port/vhost` or `amqps://` (default:
-    DURABLE_EVENTS_URL, else none). workspace: what has another name is never seen (default: DURABLE_WORKSPACE, else
-    "default"). Raises ValueError for a URL that nobody serves, StoreError or TransportError for one that can't be used.
+    events: the broker between many workers, `amqp://user:password@host:port/vhost`, `amqps://`, `redis://` or
+    `rediss://` (default: DURABLE_EVENTS_URL, else the store itself where it is Redis, else none). workspace: what has
+    another name is never seen (default: DURABLE_WORKSPACE, else "default"). Raises ValueError for a URL that
+    nobody serves, StoreError or TransportError for one that can't be used.
 
     codec: an object with `encode(bytes) -> bytes` and `decode(bytes) -> bytes` over the JSON of every payload, such as
     encryption or compression (default: DURABLE_CODEC as `module:object`, else none); thread-safe. Everything that uses
@@ -66,10 +68,17 @@ def connect(
     "(encoded by a codec ...)".
     """
     name = workspace_or_default(workspace)
-    events_url = events_url_or_default(events)
-    backend = open_backend(url_or_default(url), name)
+    url, broker_url = url_or_default(url), events_url_or_default(events)
+    backend = open_backend(url, name)
     try:
-        return Client(backend, limits or Limits(), name, events_url, codec_or_default(codec))
+        return Client(
+            backend,
+            limits or Limits(),
+            name,
+            broker_url or own_events_url(url),
+            codec_or_default(codec),
+            has_broker=broker_url is not None,
+        )
     except BaseException:
         backend.close()
         raise
@@ -85,14 +94,17 @@ class Client(Renewer):
         workspace: str = DEFAULT_WORKSPACE,
         events_url: str | None = None,
         codec: Codec | None = None,
+        *,
+        has_broker: bool = False,
     ) -> None:
         self._events_url = events_url
+        self._has_broker = has_broker
         self._codec = codec
         if codec is not None:
             backend, limits = SealedBackend(backend, codec), StoredLimits(limits, codec)
         transport = self._opened_transport(workspace)
         super().__init__(backend, transport, workspace, limits)
-        if self._transport is not None:
+        if has_broker and self._transport is not None:  # a store that carries events itself tells by its signals
             self._reply_to = self._transport.replies(self._waits.wake)
             self._waits.told_at(self._reply_to)
         self._closed = False
@@ -112,8 +124,14 @@ class Client(Renewer):
         """Where this client hears by the broker that what it started has ended; '' without a broker."""
         return self._reply_to
 
+    @property
+    def has_broker(self) -> bool:
+        """Whether events travel through a broker beside the store."""
+        return self._has_broker
+
     def open_transport(self) -> Transport | None:
-        """A connection of its own to the broker, for a worker; None where there is no broker. Raises TransportError."""
+        """A connection of its own to what carries events, for a worker; None where nothing does. Raises
+        TransportError."""
         return self._opened_transport(self._workspace)
 
     def _opened_transport(self, workspace: str) -> Transport | None:

@@ -50,7 +50,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
-    """workers: those seen lately. waiting: messages by queue, of the broker. unfinished: instances, by status."""
+    """workers: those seen lately. waiting: messages by queue, where there are any. unfinished: instances, by status."""
 
     workers: list[WorkerSeen]
     unfinished: dict[str, int]
@@ -203,6 +203,6 @@ def _about_queues(transport: Transport, workspace: str, alive: Sequence[Beat]) -
         kind = "that nobody understood, or that failed 20 times"
         what = f"{parked.messages} messages {kind}, are in {transport.dead_letters}"
         findings.append(
-            Finding(what, "look at them with RabbitMQ's tools, then purge the queue; no instance needs them")
+            Finding(what, "look at them with the tools of RabbitMQ or Redis, then delete them; no instance needs them")
         )
     return waiting, findings

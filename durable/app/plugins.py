@@ -16,6 +16,7 @@ STORES: Final = "durable.stores"
 TRANSPORTS: Final = "durable.transports"
 DEFAULT_URL: Final = "sqlite:///.durable/durable.db"
 DEFAULT_WORKSPACE: Final = "default"
+_CARRY_EVENTS: Final = ("redis", "rediss")  # schemes of stores that are brokers too
 
 
 def url_or_default(url: object) -> str:
@@ -26,6 +27,11 @@ def url_or_default(url: object) -> str:
 def events_url_or_default(url: object) -> str | None:
     """The broker's URL that a user gave, else DURABLE_EVENTS_URL (empty is unset), else None: no broker."""
     return _given(url, "events=") if url is not None else os.environ.get("DURABLE_EVENTS_URL") or None
+
+
+def own_events_url(store_url: str) -> str | None:
+    """The store's URL where the store itself carries events between workers, for those who have no broker."""
+    return store_url if store_url.partition("://")[0] in _CARRY_EVENTS else None
 
 
 def workspace_or_default(name: object) -> str:
@@ -71,7 +77,7 @@ def open_backend(url: str, workspace: str) -> Backend:
 def open_transport(url: str, workspace: str) -> Transport:
     """Open the broker behind `url`. Raises ValueError for a URL nobody serves, TransportError for an unusable one."""
     opener: Callable[[str, str], Transport] = _opener(
-        url, TRANSPORTS, "broker", "e.g. amqp://guest:guest@localhost:5672/; without one, leave it out"
+        url, TRANSPORTS, "broker", "e.g. amqp://guest:guest@localhost:5672/; without a broker, leave it out"
     )
     return opener(url, workspace)
 

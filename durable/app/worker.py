@@ -53,7 +53,7 @@ class Worker:
     time, sync and `async def` ones each. Those with `executor="process"` count among the sync ones, and each has a
     process while it runs, so that a worker for them wants about as many as there are processors.
     max_cached_orchestrations: warm instances kept; 0 replays every turn. eager_activities: run the activities of its
-    own turns itself, where it serves their queue and has a free slot, instead of sending them through the broker;
+    own turns itself, where it serves their queue and has a free slot, instead of sending them to whoever is free;
     default True without a broker, False with one. shutdown_grace: seconds (or timedelta) that running activities get
     when it stops; the rest is handed back.
 
@@ -110,9 +110,10 @@ class Worker:
         by_mail = transport is not None
         if not by_mail and self._eager is False:
             raise ValueError(
-                "eager_activities=False needs a broker to carry activities: give events= or DURABLE_EVENTS_URL"
+                "eager_activities=False needs a broker to carry activities: give events= or DURABLE_EVENTS_URL, "
+                "or keep the store in Redis, which is one"
             )
-        eager = not by_mail if self._eager is None else self._eager
+        eager = not client.has_broker if self._eager is None else self._eager
         serving = Serving(
             client.workspace, self._groups, self._queues, self._size, by_mail, eager, reply_to=client.reply_to
         )

@@ -23,9 +23,9 @@ def examine(session: Session) -> int:
         screen.document({**_plain(found), "findings": [{"what": f.what, "remedy": f.remedy} for f in findings]})
         return Exit.FAILED if findings else Exit.DONE
     screen.say(("store".ljust(_LABEL_CELLS), "bold"), session.store)  # whole, to be copied
-    if session.broker:
+    if session.broker or found.waiting:
         waiting = ", ".join(f"{number} in {safe(queue)}" for queue, number in found.waiting.items() if number)
-        _field(screen, "broker", f"{session.broker}; waiting: {waiting or 'nothing'}")
+        _field(screen, "broker", f"{session.broker or 'none but the store'}; waiting: {waiting or 'nothing'}")
     counted = ", ".join(f"{number} {status}" for status, number in sorted(found.unfinished.items()))
     _field(screen, "unfinished", counted or "none")
     if not found.workers:

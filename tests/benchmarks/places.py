@@ -28,9 +28,9 @@ else:
 
 WORKSPACE: Final = "default"
 
-# sqlite: a file. redis: a server, activities in the worker's process. eager: RabbitMQ beside it, activities run where
-# they were scheduled. broker: every activity travels through RabbitMQ.
-Kind = Literal["sqlite", "redis", "eager", "broker"]
+# sqlite: a file. redis: a server, activities run where they were scheduled. streams: every activity travels through
+# its streams. eager: RabbitMQ beside it, as with redis. broker: every activity travels through RabbitMQ.
+Kind = Literal["sqlite", "redis", "streams", "eager", "broker"]
 
 
 class Place(NamedTuple):
@@ -46,7 +46,7 @@ class Place(NamedTuple):
     @property
     def eager(self) -> bool:
         """Whether activities run in the process of the worker that schedules them."""
-        return self.kind != "broker"
+        return self.kind not in ("streams", "broker")
 
 
 def missing(kind: Kind) -> str | None:

@@ -72,14 +72,16 @@ QUICK: Final = Sizes(60, 10, 50, 100, (40, 80, 120), 50, 0.5)
 # Targets of hello sequences: a second by start_many and one by one, then milliseconds alone (p50).
 _TARGETS: Final[dict[Kind, tuple[float | None, float | None, float | None]]] = {
     "sqlite": (4_000, 1_500, 2.5),
-    "redis": (None, None, None),
+    "redis": (3_000, None, None),
+    "streams": (1_500, None, None),
     "eager": (3_000, None, 2.0),
     "broker": (800, None, 10.0),
 }
 
 HEADINGS: Final[dict[Kind, str]] = {
     "sqlite": "SQLite",
-    "redis": "Redis; activities in the worker's process",
+    "redis": "Redis alone; eager activities",
+    "streams": "Redis alone; every activity through a stream",
     "eager": "Redis and RabbitMQ; eager activities",
     "broker": "Redis and RabbitMQ; every activity through RabbitMQ",
 }
@@ -96,7 +98,10 @@ def rows(sizes: Sizes, repeats: int, warm_up: int) -> list[Row]:
         _parked(sizes, repeats, warm_up),
         _idle("sqlite", sizes, repeats, warm_up),
         *_hello("redis", sizes, repeats, warm_up),
+        *_apart("redis", sizes, repeats, warm_up),
         _idle("redis", sizes, repeats, warm_up),
+        *_hello("streams", sizes, repeats, warm_up),
+        *_apart("streams", sizes, repeats, warm_up),
         *_hello("eager", sizes, repeats, warm_up),
         *_apart("eager", sizes, repeats, warm_up),
         *_hello("broker", sizes, repeats, warm_up),

@@ -77,7 +77,17 @@ async def is_now(handle: durable.AsyncOrchestrationHandle[Any], status: str) -> 
 # ---- the same methods
 
 # What a worker in the same process asks of a client, and what has another form here.
-INNER = {"backend", "ended", "open_transport", "reply_to", "waits", "worker_died", "worker_started", "worker_stopped"}
+INNER = {
+    "backend",
+    "ended",
+    "has_broker",
+    "open_transport",
+    "reply_to",
+    "waits",
+    "worker_died",
+    "worker_started",
+    "worker_stopped",
+}
 
 
 def public(cls: type) -> set[str]:
