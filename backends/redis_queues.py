@@ -16,7 +16,7 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from durable.model.errors import StoreError, TransportError
 from durable.ports import Depth, Message, Published
@@ -66,8 +66,10 @@ class Queues:
         return b"%s:{%s}:stream" % (self._prefix, queue.encode(errors="surrogatepass"))
 
     def check(self) -> None:
-        """Raises TransportError unless Redis is new enough."""
+        """Raises TransportError, or StoreError, unless Redis can carry events and this user may."""
         [answer] = self._exchange([pack("XADD", self.key(""), "NOMKSTREAM", "*", EVENT, b"")])
+        if isinstance(answer, NoPermissionError):
+            raise explain(self.connections.target, answer) from answer
         if isinstance(answer, Exception):
             where = self.connections.target.where
             raise TransportError(f"{where} can't carry events ({answer}); it must be Redis 6.2 or newer, or a Valkey")

@@ -115,7 +115,14 @@ class Worker:
             )
         eager = not client.has_broker if self._eager is None else self._eager
         serving = Serving(
-            client.workspace, self._groups, self._queues, self._size, by_mail, eager, reply_to=client.reply_to
+            client.workspace,
+            self._groups,
+            self._queues,
+            self._size,
+            by_mail,
+            eager,
+            announces=client.has_broker,
+            reply_to=client.reply_to,
         )
         watchdog = Watchdog(limits.turn_seconds)
         holder = uuid4().hex

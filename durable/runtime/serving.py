@@ -31,8 +31,9 @@ class Serving(NamedTuple):
     an input or a result that travel in a message; what is larger is left in the store, and read there.
 
     by_mail: invocations and outcomes travel as CloudEvents on a transport. Without one a worker runs the activities of
-    its own turns, as it does with `eager` wherever it serves their queue and has a free slot. reply_to: the address of
-    the client in this process, which hears of ends without the broker.
+    its own turns, as it does with `eager` wherever it serves their queue and has a free slot. announces: what begins
+    and ends is told to the topic of lifecycle events. reply_to: the address of the client in this process, which hears
+    of ends without the broker.
     """
 
     workspace: str = "default"
@@ -41,6 +42,7 @@ class Serving(NamedTuple):
     slots: int = 32
     by_mail: bool = False
     eager: bool = True
+    announces: bool = False
     carried: int = 1 << 20
     reply_to: str = ""
     patience: Patience = Patience()

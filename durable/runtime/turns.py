@@ -410,7 +410,7 @@ class Turns:
                 news.append(instance_id)
                 if instance.summary.status.finished:
                     ended.append(instance.summary)
-                if self.serving.by_mail and (turn.began or instance.summary.status.finished):
+                if self.serving.announces and (turn.began or instance.summary.status.finished):
                     self.courier.announce(instance.summary, instance.length)
             run.extend(turn.invocations)
             cancelled.extend(turn.cancelled)

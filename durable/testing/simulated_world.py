@@ -92,7 +92,12 @@ def make_plan(random: Random, scripts: Sequence[Script], faults: bool) -> Plan:
         terminate={i for i in range(len(scripts)) if random.random() < 0.08},
         slow=random.choice((0.002, 0.002, 0.02)),
         serving=Serving(
-            by_mail=by_mail, eager=not by_mail or random.random() < 0.3, slots=4, carried=7, patience=HASTY
+            by_mail=by_mail,
+            eager=not by_mail or random.random() < 0.3,
+            announces=by_mail,
+            slots=4,
+            carried=7,
+            patience=HASTY,
         ),
     )
 

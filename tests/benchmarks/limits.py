@@ -1,6 +1,6 @@
 """The raw limit of hello sequences at a place: the bare programs of what is there, one after the other.
 
-With two servers the times of both programs are added. They could overlap a little, as the product's do.
+With two servers, or with streams, the times of both programs are added. They could overlap a little, as the product's do.
 """
 
 from __future__ import annotations
@@ -38,17 +38,22 @@ def sequences(place: Place, shape: Shape, count: int, warm_up: int, apart: bool 
         return Limit(written.seconds, _of_each(written.each, count), written.stored)
     # Only here: without the clients of the servers the other rows can be measured all the same.
     if TYPE_CHECKING:
-        from tests.benchmarks import raw_rabbitmq, raw_redis
+        from tests.benchmarks import raw_rabbitmq, raw_redis, raw_streams
     else:
         import raw_redis
     reply_to = raw_redis.REPLY_TO if place.events else ""
     stored = raw_redis.write(place.store, shape, count, warm_up, reply_to)
     limit = Limit(stored.seconds, _of_each(stored.each, count), stored.stored)
-    if place.events is None:
+    if place.events is not None:
+        if not TYPE_CHECKING:
+            import raw_rabbitmq
+        sent = raw_rabbitmq.carry(place.events, shape, count, warm_up, not place.eager, apart)
+    elif not place.eager:
+        if not TYPE_CHECKING:
+            import raw_streams
+        sent = raw_streams.carry(place.store, shape, count, warm_up)
+    else:
         return limit
-    if not TYPE_CHECKING:
-        import raw_rabbitmq
-    sent = raw_rabbitmq.carry(place.events, shape, count, warm_up, not place.eager, apart)
     both = zip(limit.each, _of_each(sent.each, count), strict=True)
     return Limit(limit.seconds + sent.seconds, [one + other for one, other in both], limit.stored)
 

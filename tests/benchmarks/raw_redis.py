@@ -67,7 +67,7 @@ class _Sequence(NamedTuple):
     read: bytes
 
 
-def _command(*words: bytes | str) -> bytes:
+def packed(*words: bytes | str) -> bytes:
     packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub wants a tuple of one
     return packed
 
@@ -94,7 +94,7 @@ def _commit(scripts: Scripts, base: bytes, transaction: raw.Transaction) -> byte
     words += (key for (key,) in transaction.drop)
     for key, kind, owner, _, due_at, holder, attempt, body in transaction.put:
         words += (key, _row(kind, owner, due_at, holder, attempt, body))
-    return _command(b"EVALSHA", scripts.commit, b"1", base, *words)
+    return packed(b"EVALSHA", scripts.commit, b"1", base, *words)
 
 
 def _sequences(scripts: Scripts, count: int, reply_to: str) -> list[_Sequence]:
@@ -106,9 +106,9 @@ def _sequences(scripts: Scripts, count: int, reply_to: str) -> list[_Sequence]:
         made.append(
             _Sequence(
                 _commit(scripts, base, start),
-                _command(b"EVALSHA", scripts.load, b"1", base, instance, b"0"),
+                packed(b"EVALSHA", scripts.load, b"1", base, instance, b"0"),
                 [_commit(scripts, base, turn) for turn in turns],
-                _command(b"HMGET", base + b"instances", instance),
+                packed(b"HMGET", base + b"instances", instance),
             )
         )
     return made
@@ -161,13 +161,13 @@ def write(url: str, shape: Shape, count: int, warm_up: int, reply_to: str = "") 
     try:
         scripts = Scripts(*(_load(connection, name) for name in ("commit", "load")))
         for pipeline in in_bulk(_sequences(scripts, warm_up, reply_to)):
-            _exchange(connection, _packets(pipeline), len(pipeline))
+            _exchange(connection, packets(pipeline), len(pipeline))
         made = PIPELINES[shape](_sequences(scripts, count, reply_to))
-        packets = [_packets(pipeline) for pipeline in made]
+        sent = [packets(pipeline) for pipeline in made]
         each = []
         begun = last = time.perf_counter()
-        for pipeline, packed in zip(made, packets, strict=True):
-            _exchange(connection, packed, len(pipeline))
+        for pipeline, parts_of in zip(made, sent, strict=True):
+            _exchange(connection, parts_of, len(pipeline))
             now = time.perf_counter()
             each.append(now - last)
             last = now
@@ -179,12 +179,12 @@ def write(url: str, shape: Shape, count: int, warm_up: int, reply_to: str = "") 
 def _load(connection: Any, name: str) -> bytes:
     """SCRIPT LOAD of `redis_<name>.lua`, after the file that comes before every script."""
     text = b"\n".join((_BACKENDS / f"redis_{part}.lua").read_bytes() for part in ("partition", name))
-    connection.send_packed_command([_command(b"SCRIPT", b"LOAD", text)])
+    connection.send_packed_command([packed(b"SCRIPT", b"LOAD", text)])
     sha: bytes = connection.read_response()
     return sha
 
 
-def _packets(pipeline: Pipeline) -> list[bytes]:
+def packets(pipeline: Sequence[bytes]) -> list[bytes]:
     packets: list[bytes] = []
     some: list[bytes] = []
     size = 0

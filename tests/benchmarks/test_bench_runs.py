@@ -28,7 +28,8 @@ SQLITE = (
     "idle"
 )
 SERVERS = (
-    "redis-many redis-single redis-alone redis-idle eager-many eager-single eager-alone eager-one eager-two "
+    "redis-many redis-single redis-alone redis-one redis-two redis-idle streams-many streams-single streams-alone "
+    "streams-one streams-two eager-many eager-single eager-alone eager-one eager-two "
     "broker-many broker-single broker-alone broker-one broker-two broker-idle"
 )
 
@@ -98,7 +99,7 @@ def test_the_measurement_beside_a_busy_thread_runs(tmp_path: Path) -> None:
 
 def test_raw_sends_as_many_and_as_long_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(HERE)
-    life = importlib.import_module("raw_rabbitmq").hello()
+    life = importlib.import_module("raw_messages").hello()
     now = datetime.now(timezone.utc)
     instance, execution = "a" * 32, "b" * 32
     task = Invocation(instance, execution, 1, 1, "hello", Raw(b'"Tokyo"'), "", orchestrator="hello_sequence")

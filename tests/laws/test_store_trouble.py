@@ -19,7 +19,7 @@ from durable.model.errors import StoreError
 from durable.model.history import Event, Raw, encode_event
 from durable.model.limits import Limits
 from durable.ports import Append, Commit, Fact, Row, Want
-from durable.replay.execution import Code
+from durable.replay.live_code import Code
 from durable.replay.guard import Watch
 from durable.runtime import recovery
 from durable.runtime import requests as ask

@@ -39,6 +39,15 @@ def app(me: str) -> durable.Registry:
         threading.Event().wait(0.01)
         return number + 1
 
+    @registry.activity(name="hold", queue="gpu")
+    def hold(number: int) -> str:
+        """Until there is a file `go`; a line in the ledger says who has begun."""
+        with open(LEDGER, "a") as ledger:
+            ledger.write(f"{me}\n")
+        while not os.path.exists("go"):
+            threading.Event().wait(0.01)
+        return f"{number} by {me}"
+
     @registry.activity(name="same", queue="gpu")
     def same(value: Any) -> Any:
         return value

@@ -289,7 +289,7 @@ class Diverged(Exception):
         self.unit = Unit("mm")
         self.huge = 2**70
         self.nothing = float("nan")
-        self.__dict__.update({1: "the key is no name"})
+        vars(self)[1] = "the key is no name"  # type: ignore[index]  # which nothing keeps users from
 
 
 class Unit(str):

@@ -122,9 +122,9 @@ class Outsider:
 class Place:
     """A workspace on the session's servers, and what runs on it until the test ends."""
 
-    def __init__(self, redis: RedisServer, rabbit: RabbitServer, folder: Path, partitions: int | None) -> None:
+    def __init__(self, redis: RedisServer, events: str | None, folder: Path, partitions: int | None) -> None:
         self.url = redis.url + (f"?partitions={partitions}" if partitions else "")
-        self.events = rabbit.url()
+        self.events = events
         self.workspace = uuid4().hex[:8]
         self.folder = folder
         self.closing = ExitStack()
@@ -151,9 +151,10 @@ class Place:
 
     def process(self, what: str, *rest: str) -> subprocess.Popen[str]:
         """shared_work.py on this workspace."""
-        return self.program(PROGRAM, what, self.url, self.events, self.workspace, *rest)
+        return self.program(PROGRAM, what, self.url, self.events or "", self.workspace, *rest)
 
     def outsider(self) -> Outsider:
+        assert self.events is not None
         outsider = Outsider(self.events, self.workspace)
         self.closing.callback(outsider.close)
         return outsider
@@ -175,8 +176,9 @@ class Place:
         return [handle.result(SOON) for handle in handles]
 
 
-def _places(redis: RedisServer, rabbit: RabbitServer, folder: Path, partitions: int | None) -> Iterator[Place]:
-    place = Place(redis, rabbit, folder, partitions)
+def places(redis: RedisServer, events: str | None, folder: Path, partitions: int | None) -> Iterator[Place]:
+    """A workspace, until the test ends."""
+    place = Place(redis, events, folder, partitions)
     with place.closing:
         yield place
 
@@ -187,7 +189,7 @@ def place(
 ) -> Iterator[Place]:
     """A workspace of two partitions."""
     monkeypatch.chdir(tmp_path)
-    yield from _places(redis_server, rabbitmq_server, tmp_path, 2)
+    yield from places(redis_server, rabbitmq_server.url(), tmp_path, 2)
 
 
 @pytest.fixture
@@ -196,7 +198,7 @@ def wide_place(
 ) -> Iterator[Place]:
     """A workspace of as many partitions as one has that nobody thought about."""
     monkeypatch.chdir(tmp_path)
-    yield from _places(redis_server, rabbitmq_server, tmp_path, None)
+    yield from places(redis_server, rabbitmq_server.url(), tmp_path, None)
 
 
 # ---- partitions
