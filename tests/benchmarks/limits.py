@@ -1,6 +1,7 @@
 """The raw limit of hello sequences at a place: the bare programs of what is there, one after the other.
 
-With two servers, or with streams, the times of both programs are added. They could overlap a little, as the product's do.
+With two servers, or with streams, the times of both programs are added. They could overlap a little, as the product's
+do.
 """
 
 from __future__ import annotations

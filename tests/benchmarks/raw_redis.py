@@ -68,8 +68,9 @@ class _Sequence(NamedTuple):
 
 
 def packed(*words: bytes | str) -> bytes:
-    packed: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub wants a tuple of one
-    return packed
+    """One command as it travels."""
+    command: bytes = hiredis.pack_command(words)  # type: ignore[arg-type]  # its stub wants a tuple of one
+    return command
 
 
 def _row(kind: str, instance: str, due_at: float, holder: str, attempt: int, body: bytes) -> bytes:
@@ -185,20 +186,21 @@ def _load(connection: Any, name: str) -> bytes:
 
 
 def packets(pipeline: Sequence[bytes]) -> list[bytes]:
-    packets: list[bytes] = []
+    """Few writes, so that the server begins while the rest is on its way."""
+    full: list[bytes] = []
     some: list[bytes] = []
     size = 0
     for command in pipeline:
         some.append(command)
         size += len(command)
         if size >= PACKET:
-            packets.append(b"".join(some))
+            full.append(b"".join(some))
             some, size = [], 0
-    return [*packets, b"".join(some)] if some else packets
+    return [*full, b"".join(some)] if some else full
 
 
-def _exchange(connection: Any, packets: list[bytes], answers: int) -> None:
-    connection.send_packed_command(packets)
+def _exchange(connection: Any, written: list[bytes], answers: int) -> None:
+    connection.send_packed_command(written)
     read = connection.read_response
     for _ in range(answers):
         if not read():

@@ -1,8 +1,9 @@
 """The raw limit of what travels over Redis Streams: a bare program that carries the same messages as hello sequences.
 
-It knows nothing of the product. Messages are packed before the clock starts, and those of a round go out in one pipeline
-over one connection of redis-py. A round is one step of up to `ROUND` sequences: their invocations to one stream, read by
-a consumer group; the outcome of each to the stream of its partition, read likewise; all acknowledged and deleted.
+It knows nothing of the product. Messages are packed before the clock starts, and those of a round go out in one
+pipeline over one connection of redis-py. A round is one step of up to `ROUND` sequences: their invocations to one
+stream, read by a consumer group; the outcome of each to the stream of its partition, read likewise; all acknowledged
+and deleted.
 
     python tests/benchmarks/raw_streams.py [--repeats 3] [--dir FOLDER]
 """

@@ -24,10 +24,10 @@ from tests.servers.rabbitmq_server import RabbitServer
 
 SOON = 20  # seconds; nothing here takes one
 
-# Kinds: a store, `+rabbitmq` with a broker, `-cold` where nothing is kept warm: every turn replays the whole history.
+# Kinds: a store, `+rabbitmq` with a broker (`+redis`: with a Redis as one), `-cold` where nothing is kept warm: every turn replays the whole history.
 EMBEDDED: Final = {"bench": ("memory", "memory-cold", "sqlite"), "world": ("memory", "sqlite")}
 EVERYWHERE: Final = ("redis", "sqlite+rabbitmq", "redis+rabbitmq")
-SLOW: Final = ("memory+rabbitmq", "redis+rabbitmq-cold")
+SLOW: Final = ("memory+rabbitmq", "redis+redis", "redis+rabbitmq-cold")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -86,7 +86,9 @@ def place_of(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callabl
         def make(kind: str) -> Place:
             store, _, broker = kind.removesuffix("-cold").partition("+")
             events = None
-            if broker:
+            if broker == "redis":
+                events = request.getfixturevalue("redis_server").url
+            elif broker:
                 events = request.getfixturevalue("rabbitmq_server").url()
                 after.callback(request.getfixturevalue("queue_remover"), workspace)
             if store == "redis":
