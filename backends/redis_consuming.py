@@ -77,7 +77,7 @@ class Consumer:
         self._subscriptions: dict[str, Subscription] = {}
         self._leaving: set[Subscription] = set()  # no longer receiving, not yet settled
         self._held: set[str] = set()  # queues in which this session's consumer may be
-        self._former: dict[str, set[str]] = {}  # consumers of lost sessions, and likewise
+        self._former: set[str] = set()  # consumers of lost sessions
         self._name = ""
         self._client_id = 0
         self._reading: _Reading | None = None  # that the connection is blocked on
@@ -208,7 +208,8 @@ class Consumer:
         with self._changed:
             name, self._name = self._name, ""
             if name:
-                self._former[name], self._held = self._held, set()
+                self._former.add(name)
+                self._held.clear()
             for subscription in (*self._subscriptions.values(), *self._leaving):
                 subscription.open.clear()
                 subscription.joined = False
@@ -221,16 +222,17 @@ class Consumer:
 
     def _leave(self) -> None:
         """Give everything back."""
+        for queue in self._held:
+            self._queues.give_back_all(queue, self._name)
+        self._bury_former()
         if self._name:
-            self._former[self._name] = self._held
-        self._give_back_former()
+            self._queues.leave(self._name)
 
-    def _give_back_former(self) -> None:
-        for name, queues in tuple(self._former.items()):
-            for queue in queues:
-                self._queues.give_back_all(queue, name)
+    def _bury_former(self) -> None:
+        """They live no more: the first look of the next session, or of anybody, gives back what they held."""
+        for name in tuple(self._former):
             self._queues.leave(name)
-            del self._former[name]
+            self._former.discard(name)
 
     def _serve(self) -> None:
         """One session, until closed. Raises what ends it."""
@@ -238,7 +240,7 @@ class Consumer:
         try:
             wire.send_packed_command([pack("CLIENT", "ID")])
             client_id = int(wire.read_response())
-            self._give_back_former()
+            self._bury_former()
             with self._changed:
                 self._client_id = client_id
                 self._name = OURS + uuid4().hex

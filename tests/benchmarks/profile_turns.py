@@ -31,7 +31,7 @@ else:
 def main() -> None:
     parser = argparse.ArgumentParser(description="where a worker's threads spend their time")
     parser.add_argument("--where", choices=HEADINGS, default="sqlite")
-    parser.add_argument("--thread", choices=("engine", "rabbitmq"), default="engine")
+    parser.add_argument("--thread", choices=("engine", "rabbitmq", "redis"), default="engine")
     parser.add_argument("--sequences", type=int, default=4_000)
     parser.add_argument("--one-by-one", action="store_true", help="start them one by one")
     parser.add_argument("--sort", default="tottime", choices=("tottime", "cumtime"))
@@ -40,6 +40,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.thread == "engine":
         profiles = _profiled(EngineThread, "_drive")
+    elif arguments.thread == "redis":
+        from durable.backends.redis_consuming import Consumer
+
+        profiles = _profiled(Consumer, "_run")
     else:
         from durable.backends.rabbitmq_connection import Session
 

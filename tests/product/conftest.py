@@ -24,7 +24,8 @@ from tests.servers.rabbitmq_server import RabbitServer
 
 SOON = 20  # seconds; nothing here takes one
 
-# Kinds: a store, `+rabbitmq` with a broker (`+redis`: with a Redis as one), `-cold` where nothing is kept warm: every turn replays the whole history.
+# Kinds: a store, `+rabbitmq` with a broker (`+redis`: with a Redis as one), `-cold` where nothing is kept warm: every
+# turn replays the whole history.
 EMBEDDED: Final = {"bench": ("memory", "memory-cold", "sqlite"), "world": ("memory", "sqlite")}
 EVERYWHERE: Final = ("redis", "sqlite+rabbitmq", "redis+rabbitmq")
 SLOW: Final = ("memory+rabbitmq", "redis+redis", "redis+rabbitmq-cold")

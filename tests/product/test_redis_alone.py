@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -26,10 +27,20 @@ def server(redis_server: RedisServer) -> Iterator[redis.Redis]:
         yield server
 
 
+def stream(place: Place, queue: str) -> str:
+    return f"durable:{{durable.{place.workspace}.{queue}}}:stream"
+
+
+def travelled(place: Place, server: redis.Redis, queue: str) -> bool:
+    """Whether anything was ever sent to it."""
+    found: Any = server.xinfo_stream(stream(place, queue))
+    return bool(found["last-generated-id"] != b"0-0")
+
+
 def left(place: Place, server: redis.Redis) -> dict[str, tuple[int, int]]:
     """Of each stream that is not empty, or that somebody receives from: its length and its consumers."""
     found = {}
-    for key in server.scan_iter(f"durable:{{durable.{place.workspace}.*}}:stream"):
+    for key in server.scan_iter(stream(place, "*")):
         consumers: list[object] = server.xinfo_consumers(key, "durable")  # type: ignore[assignment]  # redis-py's union
         length: int = server.xlen(key)
         if length or consumers:
@@ -56,6 +67,24 @@ def test_every_activity_can_travel(place: Place, server: redis.Redis) -> None:
     for worker in workers:
         worker.stop()
     assert left(place, server) == {}
+
+
+def test_by_default_a_worker_runs_its_own_activities_and_announces_nothing(place: Place, server: redis.Redis) -> None:
+    place.serve("plain")
+    assert place.run("step", "who") == "plain"
+    assert travelled(place, server, "work.default") is False
+    assert server.exists(stream(place, "lifecycle")) == 0
+
+
+def test_a_redis_named_as_the_broker_is_one_like_any_other(
+    redis_server: RedisServer, server: redis.Redis, tmp_path: Path
+) -> None:
+    for place in places(redis_server, redis_server.url, tmp_path, 2):
+        place.serve("plain")
+        assert place.run("step", "who") == "plain"
+        assert travelled(place, server, "work.default")
+        entries: Any = server.xrange(stream(place, "lifecycle"))
+        assert [fields[b"key"] for _, fields in entries] == [b"started.RUNNING.step", b"ended.COMPLETED.step"]
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP])
@@ -94,6 +123,6 @@ def test_a_redis_that_comes_back_finds_everybody_waiting(tmp_path: Path, monkeyp
 
 def test_the_doctor_sees_dead_letters(place: Place, server: redis.Redis) -> None:
     place.serve("plain")
-    server.xadd(f"durable:{{durable.{place.workspace}.work.default}}:stream", {"event": "not one"})
+    server.xadd(stream(place, "work.default"), {"event": "not one"})
     until(lambda: any("dead-letters" in finding.what for finding in place.client.diagnose().findings))
     assert place.run("step", "who") == "plain"
