@@ -5,7 +5,8 @@ everysec`, Redis's default, may lose the last second in a power cut; `always` do
 
 redis_url.py reads the URL, redis_connection.py talks to Redis, redis_store.py and the scripts beside it store,
 redis_signals.py tells who waits, redis_membership.py says who works; here the ports are put together and what must be
-so before anything is stored is checked. Needs Redis 6 or newer, or a Valkey.
+so before anything is stored is checked. Events travel over streams of the same Redis (redis_streams.py) where there is
+no broker. Needs Redis 6.2 or newer, or a Valkey.
 """
 
 from __future__ import annotations
