@@ -13,7 +13,6 @@ it, then the ids.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Collection, Sequence
 from uuid import uuid4
 
