@@ -41,7 +41,7 @@ log = logging.getLogger("durable.redis")
 
 
 class Subscription:
-    """open: ids delivered and not settled, which outlive `receiving`. more: the last reading was cut off."""
+    """open: ids delivered and not settled, which outlive `receiving`. more: the last common reading was cut off."""
 
     def __init__(self, queue: str, key: bytes, prefetch: int, sink: Sink) -> None:
         self.queue = queue
@@ -191,7 +191,6 @@ class Consumer:
     def _run(self) -> None:
         pause = FIRST_PAUSE_SECONDS
         while not self._closed:
-            began = time.monotonic()
             try:
                 self._serve()
             except (StoreError, TransportError, RedisError, OSError) as error:
@@ -199,7 +198,6 @@ class Consumer:
                 pause = FIRST_PAUSE_SECONDS if served else min(LONGEST_PAUSE_SECONDS, 2 * pause)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closed, pause * (0.5 + random.random()))
-                log.debug("another session after %.1f s", time.monotonic() - began)
         with suppress(StoreError, TransportError):
             self._leave()
 
@@ -293,8 +291,8 @@ class Consumer:
             self._held.discard(queue)
 
     def _next_reading(self) -> _Reading:
-        """Where the last reading was cut off there is more to be had at once. Else all wait together, for no more than
-        the fullest has room for: the number is one for all."""
+        """All wait together, for no more than the fullest has room for: the number is one for all. Where that cut a
+        reading off the rest is read before all wait again, once, or a long queue would hold up the others."""
         with self._changed:
             self._stale = False
             room = {s: s.free for s in self._subscriptions.values() if s.free > 0}
@@ -323,7 +321,7 @@ class Consumer:
         if not reading.waits:
             wire.send_packed_command([pack(*head, count, "STREAMS", s.key, ">") for s, count in reading.counts.items()])
             for subscription, count in reading.counts.items():
-                self._hand_over(wire.read_response(), {subscription.key: subscription}, count)
+                self._hand_over(wire.read_response(), {subscription.key: subscription}, count, waits=False)
             return
         by_key = {s.key: s for s in reading.counts}
         count = next(iter(reading.counts.values()))
@@ -338,12 +336,12 @@ class Consumer:
             answer = wire.read_response()
         finally:
             self._reading = None
-        self._hand_over(answer, by_key, count)
+        self._hand_over(answer, by_key, count, waits=True)
 
-    def _hand_over(self, answer: Any, by_key: dict[bytes, Subscription], count: int) -> None:
+    def _hand_over(self, answer: Any, by_key: dict[bytes, Subscription], count: int, *, waits: bool) -> None:
         came = {by_key[key]: entries for key, entries in answer or ()}
         for subscription in by_key.values():
-            subscription.more = len(came.get(subscription, ())) >= count
+            subscription.more = waits and len(came.get(subscription, ())) >= count
         for subscription, entries in came.items():
             ids = [id for id, _ in entries]
             with self._changed:

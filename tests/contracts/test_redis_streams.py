@@ -158,6 +158,19 @@ def test_others_can_work_on_a_queue(opening: Callable[..., Transport], queue: st
     assert server.xack(stream(queue), "durable", taken) == 1
 
 
+def test_a_long_queue_does_not_hold_up_another(opening: Callable[..., Transport], queue: str) -> None:
+    transport, short = opening(), f"{queue}.short"
+    transport.declare([queue, short])
+    transport.publish(events(queue, 20_000))
+    busy, other = Receiver(lambda deliveries: transport.ack([d.tag for d in deliveries])), Receiver()
+    transport.subscribe(short, 10, other)
+    transport.subscribe(queue, 50, busy)
+    busy.wait(100)
+    transport.publish([event(short, "in between")])
+    assert other.data(1) == ["in between"]
+    assert len(busy.deliveries) < 20_000
+
+
 def test_lifecycle_events_are_kept_for_a_while(
     opening: Callable[..., Transport], workspace: str, server: redis.Redis
 ) -> None:
