@@ -100,18 +100,20 @@ class Consumer:
                 self._thread.start()
         self._interrupt()
 
-    def unsubscribe(self, queue: str) -> None:
+    def unsubscribe(self, queue: str, give_back: bool) -> None:
         with self._changed:
-            known = self._remove(queue)
-        if known:
+            left = self._remove(queue)
+            ids = sorted(left.open, key=_place) if left is not None and give_back else []
+        if left is not None:
+            self.give_back((left, id) for id in ids)
             self._interrupt()
 
-    def _remove(self, queue: str) -> bool:
+    def _remove(self, queue: str) -> Subscription | None:
         subscription = self._subscriptions.pop(queue, None)
         if subscription is not None:
             subscription.receiving = False
             self._leaving.add(subscription)
-        return subscription is not None
+        return subscription
 
     def acknowledge(self, tags: Iterable[tuple[Subscription, bytes]]) -> None:
         self._settle(tags, self._acknowledge)
@@ -371,3 +373,8 @@ class Consumer:
                     subscription.joined = False
                 log.warning("queue %a was missing and is there again", subscription.queue)
                 self._tell(Trouble(subscription.queue))
+
+
+def _place(id: bytes) -> tuple[int, ...]:
+    """Where an entry stands in its stream."""
+    return tuple(map(int, id.split(b"-")))

@@ -81,8 +81,8 @@ class RedisStreams:
             raise TransportError(f"can't subscribe: there is no queue {queue!a} at {self._where}; declare it first")
         self._consumer.subscribe(Subscription(queue, self._queues.key(queue), prefetch, sink))
 
-    def unsubscribe(self, queue: str) -> None:
-        self._consumer.unsubscribe(queue)
+    def unsubscribe(self, queue: str, give_back: bool = False) -> None:
+        self._consumer.unsubscribe(queue, give_back)
 
     def ack(self, tags: Sequence[object]) -> None:
         self._consumer.acknowledge(cast("Sequence[tuple[Subscription, bytes]]", tags))

@@ -19,8 +19,8 @@ from durable.model.errors import StoreError
 from durable.model.history import Event, Raw, encode_event
 from durable.model.limits import Limits
 from durable.ports import Append, Commit, Fact, Row, Want
-from durable.replay.live_code import Code
 from durable.replay.guard import Watch
+from durable.replay.live_code import Code
 from durable.runtime import recovery
 from durable.runtime import requests as ask
 from durable.runtime.loop import Loop, Settings
