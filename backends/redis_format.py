@@ -17,6 +17,8 @@ from durable.model.errors import StoreError
 from durable.model.status import Summary
 from durable.ports import Append, Commit, Fact, Lease, Row, RowKind
 
+from .partition_listing import Asked
+
 _ROW: Final = Struct("<dIHcHH")  # due_at, attempt, size of holder, kind, sizes of group and instance id
 _RECORD: Final = Struct("<IBHHH")  # version, finished, sizes of commit id, execution id, group
 _START: Final = Struct("<I")
@@ -116,6 +118,13 @@ def pack_fact(fact: Fact) -> tuple[str, bytes, bytes]:
         raise ValueError(f"due_at of fact {fact.id!a} is not a number")
     digest = blake2b(fact.id.encode(), digest_size=16).digest()
     return fact.instance_id, _MARK.pack(fact.due_at, digest, fact.park), fact.body
+
+
+def pack_asked(asked: Asked) -> list[str]:
+    """A page of a listing as `redis_find.lua` wants it."""
+    after = "-inf" if asked.after is None else repr(asked.after)
+    before = "inf" if asked.before is None else repr(asked.before)
+    return [after, before, str(asked.limit), *((repr(asked.place[0]), asked.place[1]) if asked.place else ())]
 
 
 def pack_lease(lease: Lease) -> tuple[str, bytes, str, str]:

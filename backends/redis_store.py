@@ -29,10 +29,11 @@ from durable.ports import (
     Want,
 )
 
-from . import redis_listing as listing
-from .listing import due_place, encode_due
+from . import partition_listing as listing
+from .listing import Place, due_place, encode_due
 from .redis_connection import Arg, Connections, explain, pack, read_script
 from .redis_format import (
+    pack_asked,
     pack_commit,
     pack_fact,
     pack_lease,
@@ -171,11 +172,17 @@ class RedisStore:
         ]
 
     def find(self, query: Query) -> Slice[Summary]:
-        return listing.find(
-            query,
-            self.partitions,
-            lambda asked: self._connections.run(_FIND, [(self._bases[number], *some) for number, some in asked]),
-        )
+        return listing.find(query, self.partitions, self._pages)
+
+    def _pages(self, asked: Sequence[listing.Asked]) -> list[list[tuple[Place, Summary | None]]]:
+        calls = [(self._bases[page.partition], *pack_asked(page)) for page in asked]
+        return [
+            [
+                ((float(at), instance_id.decode()), unpack_record(stored).summary)
+                for instance_id, at, stored in zip(*answer, strict=True)
+            ]
+            for answer in self._connections.run(_FIND, calls)
+        ]
 
     def summaries(self, instance_ids: Sequence[str]) -> list[Summary | None]:
         def call(partition: int, some: list[str]) -> bytes:

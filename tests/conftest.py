@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from durable.backends.dynamodb_backend import create_dynamodb
+from tests.servers.dynamodb_server import CREDENTIALS, DynamoServer, missing_dynamodb
 from tests.servers.rabbitmq_server import RabbitServer, missing_rabbitmq
 from tests.servers.redis_server import RedisServer, missing_redis
 
@@ -41,4 +43,18 @@ def rabbitmq_server() -> Iterator[RabbitServer]:
     server = RabbitServer()
     server.start()
     yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def dynamodb_server() -> Iterator[DynamoServer]:
+    """A DynamoDB for the whole session, with the table `durable`; workspaces keep tests apart."""
+    need(missing_dynamodb())
+    server = DynamoServer()
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        create_dynamodb(server.url())
+        yield server
     server.close()

@@ -8,8 +8,11 @@ from uuid import uuid4
 
 import pytest
 
+from durable.backends.dynamodb_backend import open_dynamodb
 from durable.backends.redis_backend import open_redis
 from durable.ports import Backend
+from tests.servers import dynamodb_place
+from tests.servers.dynamodb_server import DynamoServer
 from tests.servers.process import HOST
 from tests.servers.redis_place import Opener
 from tests.servers.redis_server import RedisServer
@@ -46,3 +49,16 @@ def own_server(redis_server: RedisServer) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.close()
+
+
+@pytest.fixture
+def open_table(dynamodb_server: DynamoServer, prefix: str, after: ExitStack) -> dynamodb_place.Opener:
+    """Open a workspace of this test's own; `fresh`: another one; `port` for another way to the same server."""
+
+    def opening(parameters: str = "", fresh: bool = False, port: int | None = None) -> Backend:
+        workspace = uuid4().hex if fresh else prefix
+        backend = open_dynamodb(dynamodb_server.url(parameters, port=port), workspace)
+        after.callback(backend.close)
+        return backend
+
+    return opening

@@ -8,18 +8,29 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from durable.model.status import Summary
 from durable.ports import Query, Slice
 
 from .listing import Place, encode_place, place_of
-from .redis_format import unpack_record
 
 MAX_PAGE: Final = 256
 
-# Asks these partitions for a page each: (partition, arguments of redis_find.lua).
-Read = Callable[[Sequence[tuple[int, list[str]]]], list[Any]]
+
+class Asked(NamedTuple):
+    """A page of one partition, newest first: created at `after` or later, before `before`, beyond `place`."""
+
+    partition: int
+    after: float | None
+    before: float | None
+    place: Place | None
+    limit: int
+
+
+# What was found, None for an instance that has gone meanwhile; fewer than were asked for means that there are no more.
+Found = Sequence[tuple[Place, Summary | None]]
+Read = Callable[[Sequence[Asked]], Sequence[Found]]
 
 
 class _Source:
@@ -31,15 +42,13 @@ class _Source:
         self.found: deque[tuple[Place, Summary]] = deque()
         self.ended = False
 
-    def take(self, page: Sequence[Any], asked: int, query: Query) -> None:
+    def take(self, page: Found, asked: int, query: Query) -> None:
         """Keep what fits the query of a page that was asked to have so many."""
-        ids, times, records = page
-        for instance_id, at, stored in zip(ids, times, records, strict=True):
-            self.place = (float(at), instance_id.decode())
-            summary = unpack_record(stored).summary
-            if _matches(query, summary):
-                self.found.append((self.place, summary))
-        self.ended = len(ids) < asked
+        for place, summary in page:
+            self.place = place
+            if summary is not None and _matches(query, summary):
+                self.found.append((place, summary))
+        self.ended = len(page) < asked
 
 
 def find(query: Query, partitions: int, read: Read) -> Slice[Summary]:
@@ -51,7 +60,8 @@ def find(query: Query, partitions: int, read: Read) -> Slice[Summary]:
     while len(taken) <= query.limit:
         if any(not source.found and not source.ended for source in sources):
             low = [source for source in sources if not source.ended and len(source.found) < page // 2 + 1]
-            answers = read([(source.partition, _arguments(query, source.place, page)) for source in low])
+            after, before = query.created_after, query.created_before
+            answers = read([Asked(source.partition, after, before, source.place, page) for source in low])
             for source, answer in zip(low, answers, strict=True):
                 source.take(answer, page, query)
             page = min(MAX_PAGE, 2 * page)
@@ -64,14 +74,8 @@ def find(query: Query, partitions: int, read: Read) -> Slice[Summary]:
     return Slice([summary for _, summary in items], encode_place(*items[-1][0]) if len(taken) > len(items) else None)
 
 
-def _arguments(query: Query, place: Place | None, page: int) -> list[str]:
-    after = "-inf" if query.created_after is None else repr(query.created_after)
-    before = "inf" if query.created_before is None else repr(query.created_before)
-    return [after, before, str(page), *((repr(place[0]), place[1]) if place else ())]
-
-
 def _matches(query: Query, summary: Summary) -> bool:
-    """The filters but those by time, which Redis has applied."""
+    """The filters but those by time, which the store has applied."""
     return (
         (query.status is None or summary.status in query.status)
         and (query.name is None or summary.name == query.name)

@@ -1,0 +1,59 @@
+"""Values too large for their item: written before what refers to them, deleted after nothing does.
+
+Neither is part of a transaction, whose 4 MB they would fill. A crash just then leaves pieces that nobody refers to:
+room lost, nothing else.
+"""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from .dynamodb_connection import Connection
+from .dynamodb_items import CHUNK_BYTES, Item, Key, Names, chunks
+
+NONE = ""
+
+
+class Overflow:
+    """The pieces of one workspace. A reference is text: their number and how many there are."""
+
+    def __init__(self, connection: Connection, names: Names) -> None:
+        self._connection = connection
+        self._names = names
+
+    def place(self, item: Item, name: str, data: bytes) -> None:
+        """Give the item these data: as its attribute `name`, or beside it, with a reference as its attribute `o`."""
+        if len(data) <= CHUNK_BYTES:
+            item[name] = {"B": data}
+            return
+        pieces = chunks(data)
+        reference = f"{uuid4().hex}:{len(pieces)}"
+        for (pk, sk), piece in zip(self._keys(reference), pieces, strict=True):
+            self._connection.put({"pk": {"S": pk}, "sk": {"S": sk}, "y": {"B": piece}})
+        item["o"] = {"S": reference}
+
+    def data(self, item: Item, name: str) -> bytes | None:
+        """What `place` gave it. None when its pieces have gone: so has the item, after it was read."""
+        reference = reference_of(item)
+        if not reference:
+            data: bytes = item.get(name, {}).get("B", b"")
+            return data
+        keys = self._keys(reference)
+        found = self._connection.get(keys)
+        if len(found) < len(keys):
+            return None
+        return b"".join(found[key]["y"]["B"] for key in keys)
+
+    def discard(self, references: list[str]) -> None:
+        """Nothing refers to these any more."""
+        self._connection.discard([key for reference in references if reference for key in self._keys(reference)])
+
+    def _keys(self, reference: str) -> list[Key]:
+        number, _, count = reference.partition(":")
+        return [(self._names.overflow(number), f"{n:06}") for n in range(int(count))]
+
+
+def reference_of(item: Item) -> str:
+    """What an item refers to; empty when it has its data itself."""
+    reference: str = item.get("o", {}).get("S", NONE)
+    return reference

@@ -1,0 +1,125 @@
+"""What a `dynamodb://` URL says.
+
+    dynamodb://REGION/TABLE[?endpoint=https://host:port&partitions=16&timeout=5]
+
+There is no password in it: credentials are found as boto3 finds them (environment, profile, role). Nothing of a URL is
+ever shown but region, table, the endpoint's host and port, and the names of parameters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import SplitResult, quote, unquote, urlsplit
+
+from durable.model.errors import StoreError
+
+DEFAULT_PARTITIONS: Final = 16
+MAX_PARTITIONS: Final = 4096
+DEFAULT_TIMEOUT: Final = 5.0
+
+_SHAPE: Final = "dynamodb://REGION/TABLE, e.g. dynamodb://eu-central-1/durable"
+_REGION: Final = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+")
+_TABLE: Final = re.compile(r"[A-Za-z0-9_.-]{3,255}")
+_SAFE_NAME: Final = re.compile(r"[a-z][a-z_]{0,39}")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A table and how to reach it. `partitions`: what the URL asks for, None to take the workspace as it is."""
+
+    region: str
+    table: str
+    endpoint: str | None = None
+    partitions: int | None = None
+    timeout: float = DEFAULT_TIMEOUT
+
+    @property
+    def where(self) -> str:
+        """`DynamoDB table NAME in REGION`, to begin a message."""
+        at = f" at {urlsplit(self.endpoint).netloc}" if self.endpoint else ""
+        return f"DynamoDB table {self.table} in {self.region}{at}"
+
+    @property
+    def url(self) -> str:
+        """As short as it can be said."""
+        return f"dynamodb://{self.region}/{self.table}" + (f"?endpoint={self.endpoint}" if self.endpoint else "")
+
+
+def parse_url(url: str) -> Target:
+    """The target of a URL. Raises StoreError for anything that is not understood."""
+    parts = _parsed(url)
+    if parts is None or parts.scheme != "dynamodb" or not url.startswith("dynamodb://"):
+        raise StoreError(f"not the URL of a DynamoDB store: write {_SHAPE}")
+    if "@" in parts.netloc or parts.fragment:
+        raise StoreError("a DynamoDB URL has no user and no password: credentials are found as boto3 finds them")
+    if not _REGION.fullmatch(parts.netloc):
+        raise StoreError(f"the DynamoDB URL names no region: write {_SHAPE}")
+    table = parts.path.removeprefix("/")
+    if not _TABLE.fullmatch(table):
+        raise StoreError(
+            f"the DynamoDB URL names no table: write {_SHAPE}; a table's name has 3 to 255 of A-Z a-z 0-9 _ . -"
+        )
+    values: dict[str, Any] = {}
+    for part in parts.query.split("&") if parts.query else []:
+        name, _, text = part.partition("=")
+        read = _PARAMETERS.get(name)
+        if read is None:
+            shown = name if _SAFE_NAME.fullmatch(name) else "(not a plain word)"
+            known = ", ".join(sorted(_PARAMETERS))
+            raise StoreError(f"unknown parameter {shown} in the DynamoDB URL; known: {known}")
+        if name in values:
+            raise StoreError(f"parameter {name} stands twice in the DynamoDB URL")
+        values[name] = read(name, unquote(text))
+    return Target(parts.netloc, table, **values)
+
+
+def quote_part(text: str, what: str) -> str:
+    """A workspace as the beginning of a key: without `/`. Raises ValueError if it is empty."""
+    if not text:
+        raise ValueError(f"the {what} is empty; give it a name")
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        raise ValueError(f"the {what} {text[:40]!a} is not valid Unicode") from None
+
+
+def _parsed(url: str) -> SplitResult | None:
+    """None instead of an exception: the parser's quotes the URL, and would stay the context of ours."""
+    try:
+        url.encode()
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def _endpoint(name: str, text: str) -> str:
+    parts = _parsed(text)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise StoreError(f"parameter {name} in the DynamoDB URL must be like http://127.0.0.1:8000, without a user")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise StoreError(f"parameter {name} in the DynamoDB URL must end with its host and port")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _count(name: str, text: str) -> int:
+    if not re.fullmatch("[1-9][0-9]{0,3}", text) or int(text) > MAX_PARTITIONS:
+        raise StoreError(f"parameter {name} in the DynamoDB URL must be a number from 1 to {MAX_PARTITIONS}")
+    return int(text)
+
+
+def _seconds(name: str, text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,6})?", text) or float(text) == 0:
+        raise StoreError(f"parameter {name} in the DynamoDB URL must be a number of seconds above 0")
+    return float(text)
+
+
+_PARAMETERS: Final[dict[str, Callable[[str, str], Any]]] = {
+    "endpoint": _endpoint,
+    "partitions": _count,
+    "timeout": _seconds,
+}
