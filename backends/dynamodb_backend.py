@@ -13,7 +13,7 @@ from durable.model.errors import StoreError
 from durable.ports import Backend, Membership, Signals, Store
 
 from .dynamodb_items import Item, Names
-from .dynamodb_table import SCHEMA, check_table, cloudformation
+from .dynamodb_table import SCHEMA, check_table
 from .dynamodb_url import DEFAULT_PARTITIONS, Target, parse_url, quote_part
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from .dynamodb_signals import PollingSignals
 
 EXTRA: Final = "pip install 'durable-orchestrations[dynamodb]'"
-
-__all__ = ["cloudformation", "create_dynamodb", "open_dynamodb"]
 
 
 class DynamoBackend:

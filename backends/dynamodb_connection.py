@@ -48,7 +48,7 @@ _UNSENT: Final = (failures.EndpointConnectionError, failures.ConnectTimeoutError
 _CREDENTIALS: Final = "the environment, a profile (AWS_PROFILE) or a role must give valid ones, as boto3 finds them"
 _EXPLANATIONS: Final = {
     "ResourceNotFoundException": "does not exist: make it with `durable doctor --create` or with CloudFormation "
-    "(`durable doctor --cloudformation`), or check region and name",
+    "(`python -m durable.backends.dynamodb_table`), or check region and name",
     "AccessDeniedException": "refuses what this user asked: allow dynamodb:DescribeTable, GetItem, BatchGetItem, "
     "Query, PutItem, UpdateItem, DeleteItem, BatchWriteItem and ConditionCheckItem on the table and its indexes",
     "UnrecognizedClientException": f"does not know these credentials: {_CREDENTIALS}",

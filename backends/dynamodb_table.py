@@ -1,5 +1,7 @@
 """The one table: its keys, its two indexes, how it is made and checked.
 
+`python -m durable.backends.dynamodb_table` prints a CloudFormation template of it.
+
     <w>/s            s                      the workspace: schema, partitions
     <w>/i/<instance> m                      meta: version, commit, execution, summary; after a purge what is remembered
                      f/<purges>/<version>   an execution before the current one
@@ -84,3 +86,7 @@ def check_table(target: Target, found: dict[str, Any]) -> None:
             f"{target.where} was not made for this store: its keys or indexes are others; name another table, and make "
             "it with: durable doctor --create"
         )
+
+
+if __name__ == "__main__":
+    print(cloudformation(), end="")

@@ -175,7 +175,7 @@ class RedisStore:
         return listing.find(query, self.partitions, self._pages)
 
     def _pages(self, asked: Sequence[listing.Asked]) -> list[list[tuple[Place, Summary | None]]]:
-        calls = [(self._bases[page.partition], *pack_asked(page)) for page in asked]
+        calls: list[tuple[Arg, ...]] = [(self._bases[page.partition], *pack_asked(page)) for page in asked]
         return [
             [
                 ((float(at), instance_id.decode()), unpack_record(stored).summary)

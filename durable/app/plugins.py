@@ -1,4 +1,7 @@
-"""From a URL to a store or a transport: the scheme names an entry point (`durable.stores`, `durable.transports`)."""
+"""From a URL to a store or a transport: the scheme names an entry point (`durable.stores`, `durable.transports`).
+
+Of a store that is not made by opening it, `durable.creators` names what makes it, for `durable doctor --create`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from ..payload.codec import Codec, checked_codec
 from ..ports import Backend, Transport
 
 STORES: Final = "durable.stores"
+CREATORS: Final = "durable.creators"
 TRANSPORTS: Final = "durable.transports"
 DEFAULT_URL: Final = "sqlite:///.durable/durable.db"
 DEFAULT_WORKSPACE: Final = "default"
@@ -80,6 +84,18 @@ def open_transport(url: str, workspace: str) -> Transport:
         url, TRANSPORTS, "broker", "e.g. amqp://guest:guest@localhost:5672/; without a broker, leave it out"
     )
     return opener(url, workspace)
+
+
+def create_store(url: str) -> bool:
+    """Make what the store behind `url` needs; False when it is there, or is made by opening it. Raises StoreError."""
+    from importlib.metadata import entry_points
+
+    scheme = urlsplit(url).scheme if "://" in url else ""
+    found = entry_points(group=CREATORS)
+    if scheme not in found.names:
+        return False
+    creator: Callable[[str], bool] = found[scheme].load()
+    return creator(url)
 
 
 def _opener(url: str, group: str, what: str, hint: str) -> Any:

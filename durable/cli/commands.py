@@ -260,12 +260,15 @@ def _history(
 
 
 @command(app, "doctor", LOOK, needs_store=True)
-def _doctor(session: Session) -> int:
+def _doctor(
+    session: Session,
+    create: Annotated[bool, typer.Option("--create", help="First make the DynamoDB table if need be.")] = False,
+) -> int:
     """Check store, broker and workers; say what is stuck.
 
     Each finding comes with what to do. Exit status 1 when something needs attention.
     """
-    return examine(session)
+    return examine(session, create)
 
 
 # ---- Steer

@@ -14,8 +14,10 @@ _OURS: Final = "durable-orchestrations"
 _LABEL_CELLS: Final = 11
 
 
-def examine(session: Session) -> int:
-    """The command `doctor`; exit status 1 when there is a finding."""
+def examine(session: Session, create: bool) -> int:
+    """The command `doctor`; exit status 1 when there is a finding. create: make the store first where needed."""
+    if create and session.create_store() and not session.as_json:
+        _field(session.screen, "made", session.store, "green")
     found = session.client.diagnose()
     findings = [*_about_installation(), *found.findings]
     screen = session.screen

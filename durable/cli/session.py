@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from ..app.client import Client, connect
-from ..app.plugins import events_url_or_default, url_or_default, workspace_or_default
+from ..app.plugins import create_store, events_url_or_default, url_or_default, workspace_or_default
 from .exits import CommandError, Exit, command_error
 from .loading import search
 from .terminal import Screen, safe
@@ -63,6 +63,10 @@ class Session:
             search(Path.cwd())  # for DURABLE_CODEC, as `python -m` would
             self._client = connect(self._url, events=self.options.events_url, workspace=self.options.workspace)
         return self._client
+
+    def create_store(self) -> bool:
+        """Make the store where opening it does not; whether there was something to make."""
+        return create_store(self._url)
 
     def refuse_own_memory(self) -> None:
         """For commands that other processes have to see. Raises CommandError."""

@@ -1,8 +1,9 @@
 """Systems to try things on: `bench` and `world`, on each store, with and without a broker.
 
 The matrix is store x transport. A test runs on the embedded kinds; marked `everywhere` (itself, or its file) also on
-redis, sqlite+rabbitmq and redis+rabbitmq; and with the marker `slow` every test runs on all there are. What holds on
-the embedded kinds only is marked `embedded`, with the reason.
+redis, sqlite+rabbitmq and redis+rabbitmq; marked `on_dynamodb` also on dynamodb and dynamodb+rabbitmq, whose test
+server is slow; and with the marker `slow` every test runs on all there are. What holds on the embedded kinds only is
+marked `embedded`, with the reason.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ SOON = 20  # seconds; nothing here takes one
 EMBEDDED: Final = {"bench": ("memory", "memory-cold", "sqlite"), "world": ("memory", "sqlite")}
 EVERYWHERE: Final = ("redis", "sqlite+rabbitmq", "redis+rabbitmq")
 SLOW: Final = ("memory+rabbitmq", "redis+redis", "redis+rabbitmq-cold")
+DYNAMODB: Final = ("dynamodb", "dynamodb+rabbitmq")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "everywhere: in `make test` also on servers (see tests/product/conftest.py)")
+    config.addinivalue_line("markers", "on_dynamodb: in `make test` also on DynamoDB")
     config.addinivalue_line("markers", "embedded(reason): on embedded stores only")
 
 
@@ -46,9 +49,11 @@ def _on_servers(test: pytest.Item) -> list[Any]:
     if test.get_closest_marker("embedded") is not None:
         return []
     slow = [] if test.get_closest_marker("everywhere") else [pytest.mark.slow]
+    few = [] if test.get_closest_marker("on_dynamodb") else [pytest.mark.slow]
     return [
         *(pytest.param(kind, marks=slow) for kind in EVERYWHERE),
         *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW),
+        *(pytest.param(kind, marks=few) for kind in DYNAMODB),
     ]
 
 
@@ -92,6 +97,8 @@ def place_of(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callabl
             elif broker:
                 events = request.getfixturevalue("rabbitmq_server").url()
                 after.callback(request.getfixturevalue("queue_remover"), workspace)
+            if store == "dynamodb":
+                return Place(request.getfixturevalue("dynamodb_server").url("&partitions=1"), events, workspace)
             if store == "redis":
                 return Place(request.getfixturevalue("redis_server").url + "?partitions=1", events, workspace)
             return Place(

@@ -196,7 +196,7 @@ for group in ("durable.stores", "durable.transports"):
         assert callable(point.load())
         print(point.name)
 """
-    stores, brokers = ["memory", "redis", "rediss", "sqlite"], ["amqp", "amqps", "memory"]
+    stores, brokers = ["dynamodb", "memory", "redis", "rediss", "sqlite"], ["amqp", "amqps", "memory"]
     assert run(installed, "-c", code, cwd=tmp_path).split() == stores + brokers
 
 
