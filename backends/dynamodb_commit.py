@@ -109,18 +109,15 @@ class Commits:
                     return outcome
                 refers = reference_of(found)
                 continue
-            if split is not None:
-                self._split.finish(commit.instance_id, commit.partition)
             self._overflow.discard([refers, *(action.refers for action in others)])
-            return Outcome.COMMITTED
+            return Outcome.COMMITTED if split is None else self._finish(commit)
         raise StoreError(f"{self._connection.target.where}: instance {commit.instance_id!a} changes all the time")
 
     def _judge(self, commit: Commit, found: Item) -> Outcome | None:
         """What the meta item that refused the commit says of it; None to try again."""
         version = int(found["v"]["N"]) if "v" in found else 0
         if version == commit.expect + 1 and found["c"]["S"] == commit.id:
-            self._split.finish(commit.instance_id, commit.partition)
-            return Outcome.COMMITTED  # the same commit, sent again because its answer was lost
+            return self._finish(commit)  # the same commit, sent again because its answer was lost
         if version != commit.expect or (version and found["x"]["S"] != commit.continues):
             return Outcome.CONFLICT
         if not version and {"B": _purged(commit)} in found.get("q", {}).get("L", ()):
@@ -138,10 +135,16 @@ class Commits:
             found = self._connection.get([meta_key]).get(meta_key, {})
             if "v" not in found or int(found["v"]["N"]) != commit.expect + 1:
                 return Outcome.UNKNOWN
-            if found["c"]["S"] != commit.id:
-                return Outcome.CONFLICT
-            self._split.finish(commit.instance_id, commit.partition)
         except StoreError:
+            return Outcome.UNKNOWN
+        return Outcome.CONFLICT if found["c"]["S"] != commit.id else self._finish(commit)
+
+    def _finish(self, commit: Commit) -> Outcome:
+        """It has been decided. UNKNOWN when not all of it could be written yet: whoever reads it finishes it first."""
+        try:
+            self._split.finish(commit.instance_id, commit.partition)
+        except StoreError as error:
+            log.warning("a turn of instance %r is written in part, and goes on later: %s", commit.instance_id, error)
             return Outcome.UNKNOWN
         return Outcome.COMMITTED
 

@@ -28,7 +28,7 @@ from .dynamodb_table import DEFINITION, EXPIRES
 from .dynamodb_url import Target
 
 THREADS: Final = 16
-PATIENCE: Final = 20.0  # seconds of refusals for the moment, or of silence, until a request has failed
+PATIENCE: Final = 4  # times the timeout: of refusals for the moment, or of silence, until a request has failed
 BATCH_GET: Final = 100
 BATCH_WRITE: Final = 25
 LONGEST_PAUSE: Final = 2.0
@@ -43,6 +43,7 @@ _LATER: Final = frozenset(
     "ThrottledException TransactionConflictException TransactionConflict TransactionInProgressException "
     "ProvisionedThroughputExceeded InternalServerError ServiceUnavailable ReplicatedWriteConflictException".split()
 )
+_CANCELLED: Final = "TransactionCanceledException"
 _MAYBE_DONE: Final = frozenset({"InternalServerError", "ServiceUnavailable", "TransactionInProgressException"})
 _UNSENT: Final = (failures.EndpointConnectionError, failures.ConnectTimeoutError, failures.ProxyConnectionError)
 _CREDENTIALS: Final = "the environment, a profile (AWS_PROFILE) or a role must give valid ones, as boto3 finds them"
@@ -237,7 +238,7 @@ class Connection:
         retrying = Retrying(
             retry=retry_if_exception_type(_Later),
             wait=wait_random_exponential(multiplier=0.02, max=LONGEST_PAUSE),
-            stop=stop_after_delay(max(PATIENCE, 2 * self.target.timeout)),
+            stop=stop_after_delay(PATIENCE * self.target.timeout),
             sleep=self._pause,
             reraise=True,
         )
@@ -271,7 +272,7 @@ class Connection:
         code = _code(error)
         if code == "ConditionalCheckFailedException":
             return Refused(error.response.get("Item", {}))
-        if code == "TransactionCanceledException":
+        if code == _CANCELLED:
             reasons = error.response.get("CancellationReasons", [])
             codes = {reason.get("Code", "None") for reason in reasons}
             if "ConditionalCheckFailed" in codes:
@@ -329,7 +330,7 @@ def explain(target: Target, error: Exception, reasons: str = "") -> StoreError:
     code = _code(error)
     if code in _EXPLANATIONS:
         return StoreError(f"{target.where} {_EXPLANATIONS[code]}")
-    if code in _LATER:
+    if code in _LATER or (code == _CANCELLED and not reasons):
         return StoreError(f"{target.where} is throttled or contended ({code}), nothing was done; try again later")
     if code:
         message = error.response["Error"].get("Message", "") if isinstance(error, failures.ClientError) else ""

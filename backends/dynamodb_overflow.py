@@ -6,12 +6,15 @@ room lost, nothing else.
 
 from __future__ import annotations
 
+import logging
 from uuid import uuid4
+
+from durable.model.errors import StoreError
 
 from .dynamodb_connection import Connection
 from .dynamodb_items import CHUNK_BYTES, Item, Key, Names, chunks
 
-NONE = ""
+log = logging.getLogger("durable.dynamodb")
 
 
 class Overflow:
@@ -45,8 +48,12 @@ class Overflow:
         return b"".join(found[key]["y"]["B"] for key in keys)
 
     def discard(self, references: list[str]) -> None:
-        """Nothing refers to these any more."""
-        self._connection.discard([key for reference in references if reference for key in self._keys(reference)])
+        """Nothing refers to these any more. What fails leaves them: what they belonged to was done all the same."""
+        keys = [key for reference in references if reference for key in self._keys(reference)]
+        try:
+            self._connection.discard(keys)
+        except StoreError as error:
+            log.warning("%d pieces that nothing refers to are left in the table: %s", len(keys), error)
 
     def _keys(self, reference: str) -> list[Key]:
         number, _, count = reference.partition(":")
@@ -55,5 +62,5 @@ class Overflow:
 
 def reference_of(item: Item) -> str:
     """What an item refers to; empty when it has its data itself."""
-    reference: str = item.get("o", {}).get("S", NONE)
+    reference: str = item.get("o", {}).get("S", "")
     return reference

@@ -128,6 +128,7 @@ def test_an_event_reaches_another_orchestration_once_for_each_call(bench: Bench,
     assert bench.types(counter).count("EventRaised") == 5
 
 
+@pytest.mark.on_dynamodb
 def test_an_event_for_nobody_is_kept_shown_and_taken_by_who_comes(bench: Bench, app: durable.Registry) -> None:
     bench.serve(app)
     assert bench.run("tells", "unborn", 2) == 2

@@ -178,6 +178,7 @@ def test_misuse_of_a_start_is_refused_before_anything_is_stored(bench: Bench, ap
 # ---- reading
 
 
+@pytest.mark.on_dynamodb
 def test_the_status_tells_the_whole_story(bench: Bench, app: durable.Registry) -> None:
     before = datetime.now(timezone.utc) - timedelta(seconds=1)
     handle = bench.start("wait", instance_id="story", tags={"a": "b"})
@@ -352,6 +353,7 @@ def test_a_history_travels_as_cloudevents(bench: Bench, app: durable.Registry) -
     assert data.items() >= (shared | {"result": 5}).items()
 
 
+@pytest.mark.on_dynamodb
 def test_listing_is_newest_first_in_pages_without_duplicates(bench: Bench, app: durable.Registry) -> None:
     ids = [f"i-{number:02}" for number in range(25)]
     for instance_id in ids:
@@ -622,6 +624,7 @@ def test_what_a_call_does_depends_on_the_state(bench: Bench, app: durable.Regist
 # ---- workers come and go
 
 
+@pytest.mark.on_dynamodb
 def test_the_next_worker_goes_on_where_the_last_one_stopped(bench: Bench) -> None:
     app = durable.Registry()
     calls: list[int] = []

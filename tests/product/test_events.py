@@ -73,6 +73,7 @@ def test_data_of_a_wrong_type_can_be_caught_and_waited_for_again(bench: Bench, a
     assert answer is True
 
 
+@pytest.mark.on_dynamodb
 def test_early_events_are_kept_in_order_and_each_satisfies_one_wait(bench: Bench, app: durable.Registry) -> None:
     handle = bench.start("take", ["b", "a", "a", "b", "a"])
     for number, name in enumerate("aabba"):
@@ -369,6 +370,7 @@ def test_the_same_event_id_is_one_event(bench: Bench, app: durable.Registry) -> 
     assert bench.types(handle).count("EventRaised") == 2
 
 
+@pytest.mark.on_dynamodb
 def test_event_ids_are_remembered_over_continue_as_new(bench: Bench) -> None:
     app = durable.Registry()
 

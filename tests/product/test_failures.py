@@ -363,6 +363,7 @@ def test_a_caught_failure_is_no_failure_and_the_orchestrator_can_compensate(benc
 # ---- retries
 
 
+@pytest.mark.on_dynamodb
 def test_attempts_count_the_first_try_and_show_in_the_history(bench: Bench) -> None:
     app = failing(2, ValueError("not yet"))
     flow = calls(app, durable.RetryPolicy(3, first_interval=MS))

@@ -348,6 +348,7 @@ def test_a_yielded_list_means_task_all_and_empty_ones_are_done(bench: Bench, app
     assert bench.run(flow) == [[0, 2, 4, 6], [], [], [0, 2, 4, 6]]
 
 
+@pytest.mark.on_dynamodb
 @pytest.mark.everywhere
 def test_task_all_fails_with_the_first_failure_while_others_still_run(bench: Bench, app: durable.Registry) -> None:
     gate = threading.Event()
@@ -615,6 +616,7 @@ def test_timers_take_moments_and_durations(bench: Bench, when: datetime | timede
         assert created.fire_at == when
 
 
+@pytest.mark.on_dynamodb
 @pytest.mark.everywhere
 def test_a_timer_never_fires_early(bench: Bench) -> None:
     app = durable.Registry()
@@ -675,6 +677,7 @@ def test_what_is_no_moment_is_refused_at_that_line(bench: Bench, when: Any, erro
 # ---- children
 
 
+@pytest.mark.on_dynamodb
 @pytest.mark.everywhere
 def test_a_child_has_a_derived_id_and_knows_its_parent(bench: Bench) -> None:
     app = durable.Registry()

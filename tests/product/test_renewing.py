@@ -399,6 +399,7 @@ def test_restart_starts_the_same_again_under_a_fresh_id(bench: Bench, shop: Shop
     assert shop.ran == ["a", "b"] * 3
 
 
+@pytest.mark.on_dynamodb
 def test_restart_in_place(bench: Bench, shop: Shop) -> None:
     bench.serve(shop.registry)
     shop.broken = {"a"}

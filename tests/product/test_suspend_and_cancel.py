@@ -254,6 +254,7 @@ def test_a_blocked_orchestration_is_suspended_once_its_code_fits(bench: Bench, a
 # ---- cancel
 
 
+@pytest.mark.on_dynamodb
 @pytest.mark.parametrize("orchestrator", ["saga", "async_saga"])
 def test_a_cancelled_orchestration_compensates(bench: Bench, app: durable.Registry, orchestrator: str) -> None:
     bench.serve(app)
