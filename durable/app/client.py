@@ -53,7 +53,8 @@ def connect(
 ) -> Client:
     """A client of the store behind `url` (default: DURABLE_URL, else `sqlite:///.durable/durable.db`).
 
-    url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://host:port/db`, `rediss://`, `memory://name`.
+    url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://host:port/db`, `rediss://`,
+    `dynamodb://region/table`, `memory://name`.
     events: the broker between many workers, `amqp://user:password@host:port/vhost`, `amqps://`, `redis://` or
     `rediss://` (default: DURABLE_EVENTS_URL, else the store itself where it is Redis, else none). workspace: what has
     another name is never seen (default: DURABLE_WORKSPACE, else "default"). Raises ValueError for a URL that

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 
+from tests.servers.dynamodb_server import missing_dynamodb
 from tests.servers.rabbitmq_server import missing_rabbitmq
 from tests.servers.redis_server import missing_redis
 
@@ -32,6 +33,8 @@ def install(packages: list[str]) -> None:
 
 
 def main() -> int:
+    if (lacking := missing_dynamodb()) is not None:  # make venv installs it; its tests say so too, and fail
+        print(lacking, file=sys.stderr)
     packages = missing()
     allowed = os.environ.get("ALLOW_SKIP") == "1"
     if packages and not allowed and shutil.which("apt-get") and os.geteuid() == 0:

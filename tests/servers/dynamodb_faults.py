@@ -68,7 +68,7 @@ class FaultyWay:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), name="faulty-way", daemon=True).start()
 
     def refuse(self, operation: str, code: str, *reasons: str, times: int = 1, after: int = 0) -> None:
-        """The next requests of this operation, `times` of them `after` some, are refused; `reasons` of a transaction."""
+        """The next requests of this operation, `times` of them `after` some, are refused; `reasons`: a transaction."""
         with self._lock:
             self._faults.append((_Fault(operation, code, reasons), after, times))
 
