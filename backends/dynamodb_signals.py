@@ -1,8 +1,7 @@
 """Signals where there is no channel: plain calls inside this process, and between processes only looking again.
 
-Whoever waits for one instance of another process is told to look after 50 ms, then after pauses that grow to two
-seconds: DynamoDB has nothing that tells. Facts from elsewhere are found by the owner's sweep, within a second. With a
-broker its messages come first and this is seldom needed.
+DynamoDB has nothing that tells. So whoever waits for one instance of another process is told to look after 50 ms, then
+after pauses that grow to two seconds, and who listens to all of them (a worker, for facts) every second.
 """
 
 from __future__ import annotations
@@ -21,16 +20,17 @@ from .local_signals import LocalSignals, Wake, call
 FIRST_PAUSE: Final = 0.05
 LONGEST_PAUSE: Final = 2.0
 GROWTH: Final = 1.5
+STEADY_PAUSE: Final = 1.0
 
 
 class PollingSignals(LocalSignals):
-    """`LocalSignals`, and a thread that tells listeners for one instance to look for themselves."""
+    """`LocalSignals`, and a thread that tells listeners to look for themselves."""
 
     def __init__(self) -> None:
         super().__init__()
         self._changed = threading.Condition()
         self._numbers = count()
-        self._plan: list[tuple[float, int, float]] = []  # when, which listener, the pause before
+        self._plan: list[tuple[float, int, float, float]] = []  # when, which listener, the pause before, the longest
         self._wakes: dict[int, Wake] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -39,12 +39,13 @@ class PollingSignals(LocalSignals):
         self, topic: Topic, wake: Wake, instance_id: str | None = None, *, here_only: bool = False
     ) -> Callable[[], None]:
         stop_listening = super().listen(topic, wake, instance_id)
-        if here_only or instance_id is None:
+        if here_only:
             return stop_listening
         number = next(self._numbers)
+        pause, longest = (FIRST_PAUSE, LONGEST_PAUSE) if instance_id is not None else (STEADY_PAUSE, STEADY_PAUSE)
         with self._changed:
             self._wakes[number] = wake
-            heapq.heappush(self._plan, (time.monotonic() + FIRST_PAUSE, number, FIRST_PAUSE))
+            heapq.heappush(self._plan, (time.monotonic() + pause, number, pause, longest))
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._tell, name="dynamodb-signals", daemon=True)
                 self._thread.start()
@@ -64,11 +65,11 @@ class PollingSignals(LocalSignals):
                     self._changed.wait(self._plan[0][0] - time.monotonic() if self._plan else None)
                 if self._closed:
                     return
-                _, number, pause = heapq.heappop(self._plan)
+                _, number, pause, longest = heapq.heappop(self._plan)
                 wake = self._wakes.get(number)
                 if wake is not None:
-                    pause = min(LONGEST_PAUSE, pause * GROWTH)
-                    heapq.heappush(self._plan, (time.monotonic() + pause, number, pause))
+                    pause = min(longest, pause * GROWTH)
+                    heapq.heappush(self._plan, (time.monotonic() + pause, number, pause, longest))
             if wake is not None:
                 call(wake, None)
 
