@@ -119,9 +119,7 @@ class Inboxes:
 
     def _is_known(self, key: Key) -> bool:
         found = self._connection.get([key]).get(key)
-        return (found is not None and int(found.get(EXPIRES, {}).get("N", "0") or 0) >= self._clock()) or (
-            found is not None and EXPIRES not in found
-        )
+        return found is not None and (EXPIRES not in found or int(found[EXPIRES]["N"]) >= self._clock())
 
     def _now(self) -> Item:
         return {":now": {"N": str(int(self._clock()))}}

@@ -156,7 +156,7 @@ def test_partitions_are_for_ever(open_table: Opener) -> None:
 
 def test_doctor_makes_the_table_once(dynamodb_server: DynamoServer, tmp_path: Path) -> None:
     command = Command(tmp_path)
-    url = dynamodb_server.url(table=f"made-{uuid4().hex[:8]}")
+    url = dynamodb_server.url(table=f"new-{uuid4().hex[:8]}")
     said = command("doctor", "--url", url)
     assert said.returncode == 4
     assert "doctor --create" in said.stderr

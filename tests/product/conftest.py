@@ -36,6 +36,7 @@ DYNAMODB: Final = ("dynamodb", "dynamodb+rabbitmq")
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "everywhere: in `make test` also on servers (see tests/product/conftest.py)")
     config.addinivalue_line("markers", "on_dynamodb: in `make test` also on DynamoDB")
+    config.addinivalue_line("markers", "not_on_dynamodb(reason): on no kind of DynamoDB")
     config.addinivalue_line("markers", "embedded(reason): on embedded stores only")
 
 
@@ -50,10 +51,11 @@ def _on_servers(test: pytest.Item) -> list[Any]:
         return []
     slow = [] if test.get_closest_marker("everywhere") else [pytest.mark.slow]
     few = [] if test.get_closest_marker("on_dynamodb") else [pytest.mark.slow]
+    dynamodb = () if test.get_closest_marker("not_on_dynamodb") else DYNAMODB
     return [
         *(pytest.param(kind, marks=slow) for kind in EVERYWHERE),
         *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW),
-        *(pytest.param(kind, marks=few) for kind in DYNAMODB),
+        *(pytest.param(kind, marks=few) for kind in dynamodb),
     ]
 
 
