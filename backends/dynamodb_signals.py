@@ -59,19 +59,24 @@ class PollingSignals(LocalSignals):
         return stop
 
     def _tell(self) -> None:
-        while True:
-            with self._changed:
-                while not self._closed and (not self._plan or self._plan[0][0] > time.monotonic()):
-                    self._changed.wait(self._plan[0][0] - time.monotonic() if self._plan else None)
-                if self._closed:
-                    return
-                _, number, pause, longest = heapq.heappop(self._plan)
-                wake = self._wakes.get(number)
-                if wake is not None:
-                    pause = min(longest, pause * GROWTH)
-                    heapq.heappush(self._plan, (time.monotonic() + pause, number, pause, longest))
+        while self._tell_next():
+            pass
+
+    def _tell_next(self) -> bool:
+        """Wait for the next look and tell of it; False at the end. Nothing of a listener outlives it in this thread."""
+        with self._changed:
+            while not self._closed and (not self._plan or self._plan[0][0] > time.monotonic()):
+                self._changed.wait(self._plan[0][0] - time.monotonic() if self._plan else None)
+            if self._closed:
+                return False
+            _, number, pause, longest = heapq.heappop(self._plan)
+            wake = self._wakes.get(number)
             if wake is not None:
-                call(wake, None)
+                pause = min(longest, pause * GROWTH)
+                heapq.heappush(self._plan, (time.monotonic() + pause, number, pause, longest))
+        if wake is not None:
+            call(wake, None)
+        return True
 
     def close(self) -> None:
         """Tell nobody any more; listeners hear of this process only. Idempotent."""

@@ -352,6 +352,7 @@ def test_who_waits_is_told_and_need_not_ask(bench: Bench) -> None:
     run(main())
 
 
+@pytest.mark.not_on_dynamodb("its test server takes 200 requests a second")
 @pytest.mark.everywhere
 def test_a_thousand_wait_and_hardly_a_thread(bench: Bench) -> None:
     bench.serve(app)

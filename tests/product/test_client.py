@@ -751,6 +751,7 @@ def test_a_second_worker_on_one_store_stands_by_until_the_first_has_stopped(
         assert bench.run("echo", 3) == 3
 
 
+@pytest.mark.not_on_dynamodb("it asks on sixteen threads, however many are parked")
 def test_parked_orchestrations_need_no_thread_of_their_own(bench: Bench, app: durable.Registry) -> None:
     bench.serve(app)
     handles = [bench.start("wait")]

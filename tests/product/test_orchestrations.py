@@ -1079,6 +1079,7 @@ def test_an_orchestration_knows_who_it_is(bench: Bench) -> None:
     assert (status.name, status.version, status.tags) == ("who", "1.2", {"team": "a", "run": "1"})
 
 
+@pytest.mark.not_on_dynamodb("its test server takes 200 requests a second")
 def test_ten_thousand_commands_in_one_turn_are_the_limit(bench: Bench) -> None:
     app = durable.Registry()
 

@@ -682,6 +682,7 @@ def test_purge_where_takes_what_fits_and_has_finished(bench: Bench, shop: Shop) 
         bench.client.purge_where(created_after=datetime(2026, 1, 1))  # naive on purpose
 
 
+@pytest.mark.not_on_dynamodb("its test server takes 200 requests a second")
 def test_many_are_purged_at_once(bench: Bench, shop: Shop) -> None:
     bench.serve(shop.registry)
     for handle in bench.client.start_many("parent", [["a"]] * 250):
