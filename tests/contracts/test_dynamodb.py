@@ -29,18 +29,9 @@ from durable.ports import (
     Store,
     Want,
 )
-from durable.testing.store_contract import (
-    SignalsContract,
-    StoreContract,
-    ended,
-    events,
-    fact,
-    keys,
-    loaded,
-    turn,
-    work,
-)
+from durable.testing import SignalsContract, StoreContract
 from durable.testing.store_machine import check_store
+from durable.testing.store_samples import ended, events, fact, keys, loaded, turn, work
 from tests.servers.dynamodb_faults import FaultyWay
 from tests.servers.dynamodb_place import Opener
 from tests.servers.dynamodb_server import REGION, DynamoServer
