@@ -73,9 +73,9 @@ class Intake:
                 self.courier.take(work, delivery.tag)
                 fresh.append(work)
         yield from self._run(fresh)
-        if doubtful:
+        while doubtful:
             try:
-                leased = yield from self._lease(doubtful)
+                leased, doubtful = yield from self._lease(doubtful)
             except StoreError:
                 self.offered[:0] = doubtful
                 raise
@@ -121,15 +121,18 @@ class Intake:
             self.courier.done.append(taken.tag)  # ignored if its connection is gone; else this is a second copy
             self.courier.taken[taken.invocation.row_key] = taken._replace(tag=delivery.tag)
 
-    def _lease(self, offered: Sequence[Offered]) -> Generator[Request, Any, list[Work]]:
+    def _lease(self, offered: Sequence[Offered]) -> Generator[Request, Any, tuple[list[Work], list[Offered]]]:
+        """Those that are ours now, and those whose row changed between the reading and the leasing: whoever changed it
+        may just have let go of it, because this very delivery is with the broker."""
         rows: list[Row | None] = yield Read([self._row_key(work) for work, _ in offered])
         now = self.clock().timestamp()
         leases: list[Lease] = []
-        wanted: list[Work] = []
-        for (work, _), row in zip(offered, rows, strict=True):
-            if work.invocation.row_key in self.courier.taken:
-                continue  # a first copy came in the same batch
-            if row is None or self._runs_elsewhere(work, row, now):
+        wanted: list[Offered] = []
+        settled: list[object] = []  # the row is gone, somebody's who lives, or ours: the delivery is not needed
+        for (work, delivery), row in zip(offered, rows, strict=True):
+            is_second_copy = work.invocation.row_key in self.courier.taken  # of one in the same batch
+            if is_second_copy or row is None or self._runs_elsewhere(work, row, now):
+                settled.append(delivery.tag)
                 continue
             due_at, holder = now + self.env.hold, self.env.holder
             if not self._serves(work):
@@ -139,22 +142,26 @@ class Intake:
                     "",
                 )  # its owner sends it again then, perhaps to others
             leases.append(Lease(row.partition, row.key, row.holder, row.attempt, due_at, holder))
-            wanted.append(work)
+            wanted.append((work, delivery))
         granted: list[bool] = (yield Claim(leases)) if leases else []
-        # Whatever came of it, the deliveries are not needed: the rows are gone, somebody's who lives, or ours.
-        self.courier.done += [delivery.tag for _, delivery in offered]
         started: list[Work] = []
-        for work, lease, ours in zip(wanted, leases, granted, strict=True):
-            if ours and lease.holder:
+        refused: list[Offered] = []
+        for (work, delivery), lease, ours in zip(wanted, leases, granted, strict=True):
+            if not ours:
+                refused.append((work, delivery))
+                continue
+            settled.append(delivery.tag)
+            if lease.holder:
                 self.workload.hold(lease)
                 self.courier.take(work, None)
                 started.append(work)
-        return started
+        self.courier.done += settled
+        return started, refused
 
     def _runs_elsewhere(self, work: Work, row: Row, now: float) -> bool:
         return row.holder not in (work.sent_by, self.env.holder) and self.roster.lives(row.holder, now)
 
-    def _row_key(self, work: Work) -> RowKey:
+    def _row_key(self, work: Work | Taken) -> RowKey:
         invocation = work.invocation
         return RowKey(partition_of(invocation.instance_id, self.env.partitions), invocation.row_key)
 
@@ -177,19 +184,26 @@ class Intake:
             yield from self.receive()
 
     def _claim(self, kept: Sequence[Taken]) -> Generator[Request, Any, None]:
-        if not kept:
-            return
-        keys = [RowKey(partition_of(t.invocation.instance_id, self.env.partitions), t.invocation.row_key) for t in kept]
-        rows: list[Row | None] = yield Read(keys)
-        until = self.clock().timestamp() + self.env.hold
-        leases = [Lease(row.partition, row.key, row.holder, row.attempt, until, self.env.holder) for row in rows if row]
-        granted: list[bool] = (yield Claim(leases)) if leases else []
-        for lease, ours in zip(leases, granted, strict=True):
-            if ours:
-                self.workload.hold(lease)
-        yield from self.receive(len(kept))  # before acknowledging, or the broker would send as many again
-        for taken in kept:
-            self.courier.acknowledge(taken.invocation.row_key)
+        """Until each row is ours or gone: one that changed between the reading and the leasing may be nobody's."""
+        while kept:
+            keys = [self._row_key(taken) for taken in kept]
+            rows: list[Row | None] = yield Read(keys)
+            until = self.clock().timestamp() + self.env.hold
+            leases = [
+                Lease(row.partition, row.key, row.holder, row.attempt, until, self.env.holder) for row in rows if row
+            ]
+            granted: list[bool] = (yield Claim(leases)) if leases else []
+            refused: set[str] = set()
+            for lease, ours in zip(leases, granted, strict=True):
+                if ours:
+                    self.workload.hold(lease)
+                else:
+                    refused.add(lease.key)
+            seen_to = [taken for taken in kept if taken.invocation.row_key not in refused]
+            yield from self.receive(len(seen_to))  # before acknowledging, or the broker would send as many again
+            for taken in seen_to:
+                self.courier.acknowledge(taken.invocation.row_key)
+            kept = [taken for taken in kept if taken.invocation.row_key in refused]
 
     def receive(self, more: int = 0) -> Generator[Request, Any, None]:
         """As many deliveries at a time as there are slots that no long activity has (`more`: that will be long)."""
