@@ -180,6 +180,7 @@ class Intake:
         """Subscribe to everything once more; see `Courier.distrust`. What is not settled comes again, as after a lost
         connection, for among it may be what a dead subscription holds."""
         if self.courier.distrust(now):
+            self.offered.clear()
             yield from self.connection_lost()
             yield from self.receive()
 

@@ -226,7 +226,8 @@ class Workload:
 
     def hand_back(self) -> Generator[Request, Any, None]:
         """What we have not seen to is due now: the next worker need not wait. What is with the broker runs elsewhere,
-        and what has its outcome in the store need not run."""
+        and what has its outcome in the store need not run. A row that is due and nobody's makes whoever finds it doubt
+        the broker (see `recover`), so what the broker never got stays ours by name."""
         yield from self._release([key for key in self.held if key not in self.stored], sent_too=False)
 
     def _release(self, row_keys: Sequence[str], *, sent_too: bool = True) -> Generator[Request, Any, None]:
@@ -234,8 +235,11 @@ class Workload:
         leases: list[Lease] = []
         for key in row_keys:
             held = self.held[key]
-            due_at = now if sent_too or key not in self.sent else now + self._sent_for(held.attempt)
-            leases.append(Lease(held.partition, key, self.env.holder, held.attempt, due_at))
+            sent = key in self.sent
+            due_at = now if sent_too or not sent else now + self._sent_for(held.attempt)
+            leases.append(
+                Lease(held.partition, key, self.env.holder, held.attempt, due_at, "" if sent else self.env.holder)
+            )
         if leases:
             yield Claim(leases)
         self.forget(row_keys)

@@ -11,7 +11,7 @@ import pytest
 from durable.engine.instance import Env, Invocation
 from durable.model.history import Raw
 from durable.model.limits import Limits
-from durable.ports import Row
+from durable.ports import Delivery, Row
 from durable.replay.guard import Watch
 from durable.runtime.courier import Courier
 from durable.runtime.intake import Intake
@@ -70,6 +70,15 @@ def test_what_runs_here_is_leased_before_it_is_given_back(intake: Intake) -> Non
     assert isinstance(receive, Receive)
     assert receive.anew
     assert list(receive.prefetch.values()) == [3]
+
+
+def test_what_was_delivered_and_not_begun_runs_when_it_comes_again(intake: Intake) -> None:
+    invocation = Invocation("i1", "e", 1, 1, "quick", Raw(b"null"), "key1")
+    work = Work(invocation, "back", "them", False, NOW.timestamp())
+    intake.offered.append((work, Delivery("work", b"", "old tag", redelivered=False)))
+    asked(intake.receive_anew())
+    assert asked(intake.accept()) == []
+    assert intake.courier.done == []
 
 
 def test_what_nobody_doubts_is_kept(intake: Intake) -> None:
