@@ -82,6 +82,7 @@ class Workload:
         here: list[Invocation] = []
         for invocation in invocations:
             key = invocation.row_key
+            self.forget([key])  # sent before and run by another, who handed it back: it is not with the broker now
             self.held[key] = Held(partition_of(invocation.instance_id, self.env.partitions), leased, due_at)
             if self.closed:
                 continue  # handed back at the end of the drain

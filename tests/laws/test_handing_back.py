@@ -14,7 +14,7 @@ from durable.engine.step import create
 from durable.model import history as h
 from durable.model.history import Event, Raw
 from durable.model.limits import Limits
-from durable.ports import Append, Commit, Row
+from durable.ports import Append, Commit, Lease, Row, RowKey
 from durable.replay.guard import Watch
 from durable.runtime.courier import Courier
 from durable.runtime.requests import Claim, Load, Request
@@ -48,9 +48,9 @@ def store() -> MemoryStore:
     return store
 
 
-def workload(me: str) -> Workload:
+def workload(me: str, sent: float = 300.0) -> Workload:
     env = Env(me, 60.0, iter(f"id{n}" for n in range(10)).__next__, 1, Limits(), Watch())
-    serving = Serving(by_mail=True, eager=False, patience=Patience(sent=0.0))
+    serving = Serving(by_mail=True, eager=False, patience=Patience(sent=sent))
     return Workload(env, serving, Names(), Courier(env, serving, lambda: NOW), lambda: NOW)
 
 
@@ -85,8 +85,23 @@ def test_what_is_handed_back_is_no_reason_to_doubt_the_broker(store: MemoryStore
 
 
 def test_what_was_sent_and_comes_due_is_one(store: MemoryStore) -> None:
-    first = workload("first")
+    first = workload("first", sent=0.0)
     drive(store, first.begin([INVOCATION]))
     first.sent.add(KEY)
     drive(store, first.hand_back())
     assert recovered(store).overdue
+
+
+def test_what_was_sent_and_came_back_is_not_with_the_broker(store: MemoryStore) -> None:
+    """Another worker leased it, stopped and handed it back to the first one, which stops too."""
+    first = workload("first")
+    drive(store, first.begin([INVOCATION]))
+    first.sent.add(KEY)
+    assert store.lease([Lease(0, KEY, "first", 0, AT, "second")]) == [True]
+    first.closed = True
+    first.orphans = {row.key: row for row in store.rows([RowKey(0, KEY)]) if row is not None}
+    drive(store, first.recover(10))
+    drive(store, first.hand_back())
+    [row] = store.rows([RowKey(0, KEY)])
+    assert row is not None
+    assert row.due_at <= AT
