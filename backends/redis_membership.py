@@ -32,23 +32,23 @@ class RedisMembership:
         self._unreadable: set[bytes] = set()
 
     def beat(self, me: Beat) -> list[Beat]:
-        commands = [pack("HSET", self._key, me.incarnation, _encode(me)), pack("HVALS", self._key)]
+        commands = [pack("HSET", self._key, me.incarnation, _encode(me)), pack("HGETALL", self._key)]
         return self._decoded(self._connections.ask(commands)[1])
 
     def members(self) -> list[Beat]:
-        return self._decoded(self._connections.ask([pack("HVALS", self._key)])[0])
+        return self._decoded(self._connections.ask([pack("HGETALL", self._key)])[0])
 
     def leave(self, incarnation: str) -> None:
         self._connections.ask([pack("HDEL", self._key, incarnation)])
 
     def _decoded(self, stored: list[Any]) -> list[Beat]:
         beats: list[Beat] = []
-        for text in stored:
+        for incarnation, text in zip(stored[::2], stored[1::2], strict=True):
             try:
                 beats.append(_beat.decode(text))
             except msgspec.MsgspecError as error:
                 # One beat that is newer or damaged must not stop all the others; said once.
-                if text not in self._unreadable:
-                    self._unreadable.add(text)
+                if incarnation not in self._unreadable:
+                    self._unreadable.add(incarnation)
                     log.warning("a worker's sign of life can't be read and is left out: %s", error)
         return beats

@@ -404,8 +404,9 @@ def test_a_beat_that_is_newer_stops_nobody(
 ) -> None:
     membership = open_here().membership
     key = f"{prefix}:{{w}}:members"
-    raw(redis_server.port, ("HSET", key, "x", '{"incarnation":"x","new":1}', "y", "{}"))
-    for _ in range(2):
+    raw(redis_server.port, ("HSET", key, "x", '{"incarnation":"x","new":1}'))
+    for counter in range(2):
+        raw(redis_server.port, ("HSET", key, "y", f'{{"counter":{counter}}}'))
         assert sorted(beat.incarnation for beat in membership.beat(Beat("a"))) == ["a", "x"]
     assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
 
