@@ -97,6 +97,8 @@ class Seat:
         self._repairs: dict[str, int] | None = None
         self._wait = BEAT_EVERY
         self._standing_by = False
+        self._beating = threading.Lock()  # one beat after the other: what an older one shows must not come last
+        self._changing = threading.Lock()  # `_me`; never while the store is asked
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="durable-membership", daemon=True)
 
@@ -107,13 +109,15 @@ class Seat:
 
     def repaired(self) -> None:
         """A queue was found missing: everybody hears of it with the next beat."""
-        self._me = msgspec.structs.replace(self._me, repairs=self._me.repairs + 1)
+        with self._changing:
+            self._me = msgspec.structs.replace(self._me, repairs=self._me.repairs + 1)
 
     def retire(self) -> None:
         """Partitions go to the others, if there are any; what is held here stays ours until `leave`."""
         view = self._view
         if view is not None and len(view.alive) > 1:
-            self._me = msgspec.structs.replace(self._me, groups=())
+            with self._changing:
+                self._me = msgspec.structs.replace(self._me, groups=())
             self._beat_if_possible()
 
     def leave(self) -> None:
@@ -132,22 +136,25 @@ class Seat:
 
     def _beat_if_possible(self) -> None:
         try:
-            self._beat()
+            with self._beating:
+                self._beat()
         except StoreError as error:
             log.warning("the store did not take a sign of life, trying again in %g s: %s", BEAT_EVERY, error)
         except Exception:  # a bug, here or in a store: a worker that works on must not be dead to the others
             log.exception("no sign of life could be given, trying again in %g s", BEAT_EVERY)
 
     def _beat(self) -> None:
-        self._me = msgspec.structs.replace(
-            self._me, counter=self._me.counter + 1, activities=self._names(), at=time.time()
-        )
-        beats = self._membership.beat(self._me)
+        names = self._names()
+        with self._changing:
+            self._me = me = msgspec.structs.replace(
+                self._me, counter=self._me.counter + 1, activities=names, at=time.time()
+            )
+        beats = self._membership.beat(me)
         now = time.monotonic()
-        alive = self._peers.alive(beats, self._me.incarnation, now)
-        admitted = any(beat.incarnation == self._me.incarnation for beat in beats)
+        alive = self._peers.alive(beats, me.incarnation, now)
+        admitted = any(beat.incarnation == me.incarnation for beat in beats)
         self._say(admitted, beats)
-        mine = owned(self._me, alive, self._partitions) if admitted else frozenset()
+        mine = owned(me, alive, self._partitions) if admitted else frozenset()
         view = _View(mine, frozenset(beat.incarnation for beat in alive))
         if view != self._view:
             self._view = view
@@ -156,7 +163,7 @@ class Seat:
         if known is not None and any(n > known.get(incarnation, 0) for incarnation, n in self._repairs.items()):
             self._tell(Lost())
         for incarnation in self._peers.dead(now):
-            if incarnation != self._me.incarnation:
+            if incarnation != me.incarnation:
                 self._membership.leave(incarnation)
         self._wait = self._peers.look_in(now)
 

@@ -121,6 +121,22 @@ def test_a_repair_is_heard_even_when_another_repairer_dies_in_the_same_moment() 
     assert "me" not in place.beats
 
 
+def test_news_that_come_while_a_beat_is_made_are_in_a_later_one() -> None:
+    place, told = _Place(), list[News]()
+    place.beats["you"] = Beat("you")
+
+    def names() -> tuple[str, ...]:
+        if "me" in place.beats and not place.beats["me"].repairs:
+            seat.repaired()
+        return ()
+
+    seat = Seat(place, Beat("me"), 4, told.append, names)
+    seat.take()
+    seat.retire()  # beats here and now, and hears of a repair on the way
+    assert (place.beats["me"].repairs, place.beats["me"].groups) == (1, ())
+    seat.leave()
+
+
 def test_a_bug_in_the_membership_costs_a_beat_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
     place = _Place()
     place.beats["other"] = Beat("other")
