@@ -212,9 +212,9 @@ class Courier:
         announce = self._announce_at if self.lifecycle else math.inf
         return min(announce, self.not_before if self.waits else math.inf)
 
-    def announce_all(self) -> None:
-        """The next `post` is the last one."""
-        self._announce_at = 0.0
+    def hurry(self) -> None:
+        """Nothing is to wait any more; an outcome that the broker does not take goes to the store."""
+        self._announce_at = self.not_before = 0.0
 
     def _is_time_to_announce(self) -> bool:
         return self.clock().timestamp() >= self._announce_at

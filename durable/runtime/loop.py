@@ -284,7 +284,8 @@ class Loop:
         yield from self._send()
         if self.serving.by_mail:
             self.courier.want_outcomes(())
-            self.courier.announce_all()
+            self.courier.hurry()
             yield from self.courier.receive()
-            yield from self._post()
+            while self.courier.busy:
+                yield from self._post()
         return True

@@ -2,106 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta, timezone
-from itertools import count
-from typing import Any
+from datetime import timedelta
 from unittest.mock import patch
 
 import pytest
 
 from durable.backends.memory import MemoryStore
-from durable.engine.instance import Env, Invocation
+from durable.engine.instance import Invocation
 from durable.engine.messages import Message, encode_message
 from durable.engine.step import create, inbox_arrivals
 from durable.model import history as h
-from durable.model.errors import StoreError
 from durable.model.history import Event, Raw, encode_event
-from durable.model.limits import Limits
 from durable.ports import Append, Commit, Fact, Row, Want
-from durable.replay.guard import Watch
-from durable.replay.live_code import Code
 from durable.runtime import recovery
 from durable.runtime import requests as ask
-from durable.runtime.loop import Loop, Settings
+from tests.laws.driven import NOW, Driven
 
-NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 MANY = 50
-
-
-class Nothing:
-    """A codebase."""
-
-    def orchestrator(self, name: str, version: str, first_turn: bool) -> Code | None:
-        return None
-
-    def serves_activity(self, name: str) -> bool:
-        return False
-
-    def known(self, kind: str) -> list[str]:
-        return []
-
-
-class Driven:
-    """A loop on a store that can fail. Every wait takes as long as it may."""
-
-    def __init__(self) -> None:
-        self.store = store = MemoryStore()
-        self.now = NOW
-        self.reads = self.writes = True
-        self.ids = count()
-        env = Env("me", 60.0, lambda: f"id{next(self.ids)}", 1, Limits(), Watch())
-        self.loop = Loop(env, Nothing(), lambda: self.now, Settings(batch=10, part=10))
-        self.requests = self.loop.run()
-        self.pending: Any = next(self.requests)
-        self.over = False
-        self.outcomes: list[Any] = []
-        self.answers: dict[type, Callable[[Any], Any]] = {
-            ask.Load: self.reading(lambda r: store.load(r.wants)),
-            ask.Due: self.reading(lambda r: store.due(r.partition, r.group, r.until, r.limit, r.after)),
-            ask.Read: self.reading(lambda r: store.rows(r.keys)),
-            ask.Begin: self.writing(lambda r: self.outcomes.append(store.commit(r.commits))),
-            ask.Finish: lambda r: self.outcomes.pop(),
-            ask.Deliver: self.writing(lambda r: store.deliver(r.facts)),
-            ask.Claim: self.writing(lambda r: store.lease(r.leases)),
-            ask.Halt: lambda r: [],
-        }
-
-    def reading(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        return lambda request: call(request) if self.reads else refuse()
-
-    def writing(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        return lambda request: call(request) if self.writes else refuse()
-
-    def go_on(self, waits: int, news: Sequence[ask.News] = ()) -> None:
-        """Until it has waited so often, or has ended."""
-        while waits and not self.over:
-            answer: Any = None
-            error: StoreError | None = None
-            if isinstance(self.pending, ask.Wait):
-                waits -= 1
-                self.now += timedelta(seconds=self.pending.seconds)
-                answer, news = list(news), ()
-            else:
-                try:
-                    call = self.answers.get(type(self.pending))
-                    answer = call(self.pending) if call else None
-                except StoreError as failed:
-                    error = failed
-            try:
-                self.pending = self.requests.throw(error) if error else self.requests.send(answer)
-            except StopIteration:
-                self.over = True
-
-    @property
-    def kept(self) -> int:
-        """How much is in memory, to be done when the store is well."""
-        loop = self.loop
-        return len(loop.work.orphans) + len(loop.outbox.rows) + sum(map(len, loop.turns.arrived.values()))
-
-
-def refuse() -> Any:
-    raise StoreError("not now")
 
 
 def work_left_behind() -> Commit:
