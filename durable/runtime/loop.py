@@ -259,7 +259,7 @@ class Loop:
         others: list[str] = []
         for instance_id in instance_ids:
             if self.turns.owns(instance_id):
-                self.turns.hint(instance_id)
+                self.turns.suppose(instance_id)
             else:
                 others.append(instance_id)
         if others:

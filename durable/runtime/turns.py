@@ -55,13 +55,14 @@ class Stepped(NamedTuple):
     """A part of a batch, ready for its commit.
 
     turns: with what arrived for each. leases: rows of parked instances. foreign: what came for instances that are
-    somebody else's, or can't be read here. gone: what came for instances that are not there (any more). uncreated: what
-    can't begin here and now.
+    somebody else's, or can't be read here. untold: those of them whose workers know of nothing yet. gone: what came for
+    instances that are not there (any more). uncreated: what can't begin here and now.
     """
 
     turns: list[tuple[Turn, list[Arrival]]]
     leases: list[Lease]
     foreign: dict[str, list[Arrival]]
+    untold: list[str]
     gone: dict[str, list[Arrival]]
     uncreated: list[str]
 
@@ -93,6 +94,7 @@ class Turns:
         self.hinted: dict[str, None] = {}
         self._fired: set[str] = set()  # the rows of timers among what has arrived
         self.fresh: dict[str, Record] = {}
+        self.untold: set[str] = set()  # hinted by this worker itself: nobody else has heard of it
         self.parking = Parking(env, clock)
         self.ignored = 0
         self.faulty = False
@@ -117,6 +119,14 @@ class Turns:
     def hint(self, instance_id: str) -> None:
         """Something is new in its inbox, or it has to be read again."""
         self.hinted[instance_id] = None
+
+    def suppose(self, instance_id: str) -> None:
+        """The same, from this worker itself: should it turn out to be another group's, its worker is told.
+
+        What was heard is not told again, or workers would tell each other for ever.
+        """
+        self.hint(instance_id)
+        self.untold.add(instance_id)
 
     def takes(self, commit: Commit) -> bool:
         """Whether what this creates is for this worker. May be called from any thread."""
@@ -215,7 +225,7 @@ class Turns:
         if wants:
             records: list[Record | None] = yield Load(wants)
             loaded.update((want.instance_id, record) for want, record in zip(wants, records, strict=True))
-        found = Stepped([], [], {}, {}, [])
+        found = Stepped([], [], {}, [], {}, [])
         now = self.clock()
         for instance_id, known in batch.items():
             if _is_uncreated(known) and not self._creates(instance_id, loaded):
@@ -226,10 +236,13 @@ class Turns:
                 self._fired.difference_update([a.row_key for a in arrivals])
             if not self._is_ours(instance_id, loaded):
                 found.foreign[instance_id] = arrivals
+                if instance_id in self.untold:
+                    found.untold.append(instance_id)
                 continue
             turn = self._step(instance_id, arrivals, loaded, found, now)
             if turn is not None:
                 found.turns.append((turn, arrivals))
+        self.untold.difference_update(batch)
         undelivered = [fact for turn, _ in found.turns for fact in turn.undelivered]
         if undelivered:
             yield Deliver(undelivered)
@@ -274,6 +287,8 @@ class Turns:
         if stepped.leases:
             yield Claim(stepped.leases)
         yield from self._hand_over(stepped.foreign)
+        if stepped.untold:
+            yield Notify(FACTS, stepped.untold)
         if stepped.gone:
             yield from self._forget(stepped.gone)
 
