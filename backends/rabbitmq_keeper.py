@@ -17,7 +17,7 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Final, NamedTuple
 
@@ -46,6 +46,7 @@ from .rabbitmq_url import Target
 
 FIRST_SECONDS: Final = 0.2  # before the first try: a broker that drops us at once is not to be hammered
 BACK_OFF: Final = wait_random_exponential(multiplier=0.4, min=0.2, max=5)  # full jitter, after each failure
+REFUSED_SECONDS: Final = (0.5, 60.0)  # until a queue that was refused is tried again: the first time, and at most
 LOCKED_SECONDS: Final = 60.0  # the broker notices a connection that just vanished by its missing heartbeats
 SILENT_SESSIONS: Final = 2
 INTERNAL_ERROR: Final = 541
@@ -62,6 +63,13 @@ class Subscription(NamedTuple):
     queue: str
     prefetch: int
     sink: Sink
+
+
+class PutOff(NamedTuple):
+    """When a queue that the broker refused is tried again, by the monotonic clock, and after how long a pause."""
+
+    at: float
+    pause: float
 
 
 class Keeper:
@@ -83,6 +91,7 @@ class Keeper:
         self._watchers: dict[object, Callable[[Trouble], None]] = {}
         self._wakes: list[Wake] = []
         self._silent: dict[str, int] = {}
+        self._refused: dict[str, PutOff] = {}
         self._ready = threading.Event()
         self._closing = threading.Event()
         self._repairs: SimpleQueue[Session | str | None] = SimpleQueue()
@@ -206,7 +215,7 @@ class Keeper:
     # On the keeper's thread; `_restore` in `open` too.
 
     def _keep(self) -> None:
-        for repair in iter(self._repairs.get, None):
+        for repair in iter(self._next_repair, None):
             if self._closing.is_set():
                 return
             try:
@@ -217,6 +226,16 @@ class Keeper:
             except TransportError as error:  # a loss in the middle, which is the next repair
                 if not self._closing.is_set():
                     log.warning("repair interrupted: %s", error)
+
+    def _next_repair(self) -> Session | str | None:
+        """What was asked for, or else a refused queue whose pause is over."""
+        if not self._refused:
+            return self._repairs.get()
+        queue, (at, _) = min(self._refused.items(), key=lambda item: item[1])
+        try:
+            return self._repairs.get(timeout=max(0.0, at - monotonic()))
+        except Empty:
+            return queue
 
     def _reconnect(self) -> None:
         if self.session is not None:
@@ -287,6 +306,7 @@ class Keeper:
         return again
 
     def _resume(self, session: Session, again: Sequence[str]) -> None:
+        self._refused.clear()
         for queue in again:
             self._say_made_again(queue)
         with self._state:
@@ -300,7 +320,8 @@ class Keeper:
             self._repairs.put(self.address)
 
     def _make_again(self, queue: str) -> None:
-        """The broker ended the subscription to it."""
+        """The broker ended the subscription to it, or refused it some time ago."""
+        before = self._refused.pop(queue, None)
         session = self.session
         if session is None:
             return  # `_restore` does it
@@ -311,11 +332,16 @@ class Keeper:
             topology = Topology(session, self.names)
             self._declare_again(topology, [queue])
             topology.close()
-            self._say_made_again(queue)
             with self._state:
                 subscription = self._subscriptions.get(queue)
-            if subscription is not None and self._consume(session, [subscription]):
-                self._repairs.put(queue)
+            refused = self._consume(session, [subscription]).get(queue) if subscription else None
+        if refused is None:
+            self._say_made_again(queue)
+            return
+        first, longest = REFUSED_SECONDS
+        pause = min(2 * before.pause, longest) if before else first
+        self._refused[queue] = PutOff(monotonic() + pause, pause)
+        log.error("nothing is received from queue %a: %s; next try in %g s", queue, refused, pause)
 
     def _say_made_again(self, queue: str) -> None:
         log.warning("queue %a was missing at %s and is there again", queue, self.target)

@@ -542,6 +542,23 @@ def test_a_queue_that_somebody_made_otherwise(
         assert f"queue '{other}' is there with other arguments" in caplog.text
 
 
+def test_a_queue_that_may_not_be_made_again_for_a_while(
+    frail: RabbitServer, mistreated: Callable[..., Mistreated], caplog: pytest.LogCaptureFixture
+) -> None:
+    frail.control("add_user", "poor", "poor")
+    frail.control("set_permissions", "poor", ".*", ".*", ".*")
+    it = mistreated(frail.url().replace("guest:guest", "poor:poor"))
+    frail.control("set_permissions", "poor", "^$", ".*", ".*")
+    frail.control("delete_queue", it.queue)
+    _until(lambda: "the permission `configure`" in caplog.text)
+    frail.control("set_permissions", "poor", ".*", ".*", ".*")
+    it.publish_when_back(0)
+    assert it.receiver.data(1) == [0]
+    it.heard.wait(Trouble(it.queue))
+    assert it.heard.all == [Trouble(it.queue)]
+    assert caplog.text.count("the permission `configure`") < 8  # with pauses that grow
+
+
 def test_a_broker_that_is_killed(frail: RabbitServer, mistreated: Callable[..., Mistreated]) -> None:
     it = mistreated()
     assert it.publish(0, 1, 2) == [CONFIRMED] * 3
