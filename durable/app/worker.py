@@ -142,6 +142,8 @@ class Worker:
 
         def died(error: BaseException) -> None:
             seat.leave()  # the others take over what this one will not do any more
+            if transport is not None:
+                transport.close()  # or it would go on to take what nobody here looks at
             client.worker_stopped(neighbour, error)
 
         engine = EngineThread(loop, backend.store, backend.signals, activities, transport, watchdog, client.ended, died)

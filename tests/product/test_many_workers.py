@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -28,6 +29,7 @@ from cloudevents.core.bindings.rabbitmq import (
 )
 
 import durable
+from tests.product.conftest import Heard
 from tests.product.shared_work import LEDGER, app
 from tests.servers.rabbitmq_server import RabbitServer
 from tests.servers.redis_server import RedisServer
@@ -415,6 +417,18 @@ def test_eager_activities_are_not_published(place: Place, eager: bool) -> None:
         assert outsider.received == []
     else:
         assert {event.get_subject() for event in outsider.wait(5)} == {handle.instance_id for handle in handles}
+
+
+def test_a_worker_whose_engine_stopped_takes_nothing_from_the_others(place: Place, log: Heard) -> None:
+    place.serve("broken")
+    assert place.run("step", "who") == "broken"
+    with patch("durable.runtime.loop.Loop._sort", side_effect=RuntimeError("a bug")):
+        first = place.start("step", "who")
+        log.wait_for("the engine stopped")
+    place.serve("well")
+    assert first.result(SOON) == "well"
+    handles = [place.start("step", "who") for _ in range(20)]
+    assert [handle.result(SOON) for handle in handles] == ["well"] * 20
 
 
 def test_an_eager_worker_without_a_free_slot_sends_the_rest(place: Place) -> None:
