@@ -31,7 +31,7 @@ from ..payload.signature import Signature
 from .activity_context import ActivityContext, Attempt
 from .activity_outcome import failure_of, result_of
 from .deadlines import Deadline, Deadlines
-from .requests import Done
+from .requests import Done, Stuck
 
 if TYPE_CHECKING:
     from .child_messages import Call
@@ -66,7 +66,7 @@ class Activities:
     def __init__(
         self,
         find: Callable[[str], ActivityCode | None],
-        report: Callable[[Done], None],
+        report: Callable[[Done | Stuck], None],
         *,
         size: int,
         limits: Limits,
@@ -110,6 +110,7 @@ class Activities:
             attempt = self._attempts.pop(key, None)
             if attempt is None:
                 continue
+            self._strand(attempt)
             attempt.abandon()
             code = self._find(attempt.invocation.name)
             if code is not None and code.executor == "process":
@@ -123,7 +124,11 @@ class Activities:
                 invocation = self._queue.get_nowait()
             except Empty:
                 break
-            if invocation is not None and self._attempts.pop(invocation.row_key, None) is not None:
+            if invocation is None:
+                continue
+            with self._lock:
+                self._open -= 1
+            if self._attempts.pop(invocation.row_key, None) is not None:
                 keys.append(invocation.row_key)
         for key, attempt in list(self._attempts.items()):
             if attempt.task is not None and attempt.started_at is None and self._attempts.pop(key, None) is not None:
@@ -166,6 +171,10 @@ class Activities:
             event = None if attempt is None else self._call(attempt)
             with self._lock:  # before the report, which brings the next one: that one is for this thread
                 self._open -= 1
+                if attempt is not None:
+                    attempt.on_thread = False
+            if attempt is not None and attempt.stuck:
+                self._report(Stuck(-1))
             if attempt is not None and event is not None:
                 self._finish(attempt, event)
 
@@ -174,6 +183,7 @@ class Activities:
             code = self._code(attempt)
             if code.executor == "process":
                 return self._call_in_child(attempt, code)
+            attempt.on_thread = True
             self._begin(attempt, code)
             return self._completed(attempt, code.fn(*self._arguments(attempt, code)))
         except BaseException as error:  # law 4: SystemExit from an activity must not end the thread either
@@ -268,9 +278,18 @@ class Activities:
 
     def _end_late(self, attempt: _Attempt, what: str) -> None:
         error = builtins.TimeoutError(f"activity {attempt.invocation.name!r} (attempt {attempt.number}) {what}")
+        self._strand(attempt)
         self._finish(attempt, self._failed(attempt, failure_of(error)))
         attempt.abandon()
         attempt.kill()
+
+    def _strand(self, attempt: _Attempt) -> None:
+        """Nobody waits for it any more, and nobody can have its thread."""
+        with self._lock:
+            strands = attempt.on_thread and not attempt.stuck
+            attempt.stuck |= strands
+        if strands:
+            self._report(Stuck(1))
 
     def _completed(self, attempt: _Attempt, value: Any) -> Event:
         return self._event(attempt, h.TASK_COMPLETED, result_of(value, attempt.invocation.name, self._limits))
@@ -301,8 +320,10 @@ class _Attempt(Attempt):
         "heartbeat_timeout",
         "invocation",
         "on_first_beat",
+        "on_thread",
         "row_key",
         "started_at",
+        "stuck",
         "task",
     )
 
@@ -315,6 +336,8 @@ class _Attempt(Attempt):
         self.deadline: Deadline | None = None
         self.on_first_beat: Callable[[], None] | None = None
         self.task: Any = None
+        self.on_thread = False  # of ours, while it runs
+        self.stuck = False
         self.child: Child | None = None  # while one runs it
 
     def beat(self, details: Any) -> None:

@@ -211,6 +211,6 @@ class Intake:
         if self.serving.by_mail:
             long = more + sum(1 for taken in self.courier.taken.values() if taken.tag is None)
             self.room = self.workload.room
-            slots = max(0, self.serving.slots - long)
-            self.courier.want_work(0 if self.workload.closed else slots * self.room // self.serving.slots)
+            slots = max(0, self.workload.slots - long)
+            self.courier.want_work(0 if self.workload.closed else slots * self.workload.depth)
             yield from self.courier.receive()

@@ -34,6 +34,7 @@ from .requests import (
     Notify,
     Request,
     Started,
+    Stuck,
     Wait,
 )
 from .roster import Roster
@@ -163,6 +164,11 @@ class Loop:
         if now >= self.work.next_renewal or set_back:
             yield from self.work.renew(now)
             yield from self.intake.claim_long_ones(now)
+            if self.serving.by_mail and not self.work.slots:
+                queued: list[str] = yield Halt()
+                if queued:
+                    self.work.give_up(queued)
+                    self.agenda.sweep_soon()
         if self.intake.room != self.work.room:
             yield from self.intake.receive()
         yield from self.intake.accept()
@@ -197,6 +203,8 @@ class Loop:
                 if not self.courier.ended(item):
                     arrival = Arrival(item.event, invocation.execution_id)
                     self.turns.tell(invocation.instance_id, arrival)
+            elif isinstance(item, Stuck):
+                self.work.stuck += item.more
             elif isinstance(item, Arrived):
                 outcomes, invocations = self.courier.sort(item.deliveries)
                 self.intake.offered += invocations

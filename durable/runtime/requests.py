@@ -168,6 +168,12 @@ class Done(NamedTuple):
     seconds: float = 0.0
 
 
+class Stuck(NamedTuple):
+    """So many more threads are with activities that nobody waits for any more; negative: so many are free again."""
+
+    more: int
+
+
 class Assigned(NamedTuple):
     """What this loop serves from now on, as (group, partition), and the holders that are alive, itself included.
 
@@ -201,4 +207,4 @@ class Stop(NamedTuple):
     grace: float
 
 
-News = Hint | Started | Done | Assigned | Arrived | Lost | CodeChanged | Stop
+News = Hint | Started | Done | Stuck | Assigned | Arrived | Lost | CodeChanged | Stop

@@ -69,6 +69,8 @@ class Workload:
         self.overdue = False  # an invocation that is with the broker has come due: does anybody receive it?
         self.next_renewal = 0.0
         self.closed = False
+        self.stuck = 0  # threads that no activity of ours can have
+        self.slots = serving.slots  # the others, at the last renewal: what is cancelled mostly ends soon
         self._slowest = 1.0  # seconds; until it is known, nobody queues
         self._warned: set[tuple[str, str]] = set()
 
@@ -109,7 +111,12 @@ class Workload:
     @property
     def room(self) -> int:
         """How many activities may be here at a time, running or next: more than there are slots while all are quick."""
-        return self.serving.slots * (_QUEUED_FOR_SLOT if self._slowest < self.serving.patience.quick else 1)
+        return self.slots * self.depth
+
+    @property
+    def depth(self) -> int:
+        """How many of them for each slot."""
+        return _QUEUED_FOR_SLOT if self._slowest < self.serving.patience.quick else 1
 
     def ended(self, done: Done) -> None:
         """It has left its slot. One slow activity is remembered for some hundreds that come after it."""
@@ -164,6 +171,7 @@ class Workload:
     def renew(self, now: float) -> Generator[Request, Any, None]:
         """Keep our rows ours, let go of those that are with the broker, start what is served by now."""
         self.next_renewal = now + min(_RENEW_EVERY, self.env.hold / 4)
+        self.slots = max(0, self.serving.slots - self.stuck)
         soon = now + self.env.hold / 2
         self.forget([key for key in self.stored if self.held[key].due_at <= now])
         ready = {key for key, i in self.unserved.items() if self._runs_here(i)}
@@ -230,6 +238,12 @@ class Workload:
         and what has its outcome in the store need not run. A row that is due and nobody's makes whoever finds it doubt
         the broker (see `recover`), so what the broker never got stays ours by name."""
         yield from self._release([key for key in self.held if key not in self.stored], sent_too=False)
+
+    def give_up(self, row_keys: Collection[str]) -> None:
+        """These have not begun, and no thread here will have them: the broker or the next sweep finds who has one."""
+        self.running.difference_update(row_keys)
+        self.courier.give_back(row_keys)
+        self.forget(row_keys)
 
     def _release(self, row_keys: Sequence[str], *, sent_too: bool = True) -> Generator[Request, Any, None]:
         now = self.clock().timestamp()

@@ -22,7 +22,7 @@ def told() -> list[str]:
 def driven(told: list[str]) -> Driven:
     """A loop that serves one group, with an instance of another one in a partition whose number it has too."""
     driven = Driven()
-    driven.answers[ask.Notify] = lambda request: request.topic == FACTS and told.extend(request.instance_ids)
+    driven.answers[ask.Notify] = lambda request: told.extend(request.instance_ids if request.topic == FACTS else ())
     driven.store.commit([instance("here", ""), instance("far", "night")])
     driven.go_on(2, [ask.Assigned([("default", 0)], ["me"])])
     return driven

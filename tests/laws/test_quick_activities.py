@@ -62,3 +62,12 @@ def test_one_slow_activity_sends_the_next_ones_to_whoever_is_free(workload: Work
     end(workload, range(1), 1.0)
     end(workload, range(100), 0.001)
     assert began(workload, range(40)) == 4
+
+
+def test_threads_that_hang_are_no_room_until_they_are_free_again(workload: Workload) -> None:
+    workload.stuck = 3
+    list(workload.renew(NOW.timestamp()))
+    assert began(workload, range(10)) == 1
+    workload.stuck = 0
+    list(workload.renew(NOW.timestamp()))
+    assert began(workload, range(10, 20)) == 3

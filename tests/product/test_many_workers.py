@@ -431,6 +431,22 @@ def test_a_worker_whose_engine_stopped_takes_nothing_from_the_others(place: Plac
     assert [handle.result(SOON) for handle in handles] == ["well"] * 20
 
 
+def test_a_worker_whose_threads_all_hang_leaves_the_work_to_the_others(place: Place) -> None:
+    hanging, gate = app("hanging"), threading.Event()
+    place.closing.callback(gate.set)
+
+    @hanging.activity(name="hang", timeout=0.05)
+    def hang() -> None:
+        gate.wait()
+
+    place.serve(hanging, max_concurrent_activities=1)
+    with pytest.raises(durable.OrchestrationFailedError, match="timeout"):
+        place.run("step", "hang")
+    place.serve("well", max_concurrent_activities=1)
+    handles = [place.start("step", "who") for _ in range(20)]
+    assert [handle.result(SOON) for handle in handles] == ["well"] * 20
+
+
 def test_an_eager_worker_without_a_free_slot_sends_the_rest(place: Place) -> None:
     gate = threading.Event()
     registry = durable.Registry()
