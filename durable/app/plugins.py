@@ -105,6 +105,12 @@ def _opener(url: str, group: str, what: str, hint: str) -> Any:
     found = entry_points(group=group)
     if not scheme or scheme not in found.names:
         known = ", ".join(f"{name}://" for name in sorted(found.names)) or "none (is the package installed?)"
-        problem = f"no installed {what} serves {scheme}:// URLs" if scheme else f"the {what}'s URL has no scheme"
+        before = url.partition(":")[0]
+        if scheme:
+            problem = f"no installed {what} serves {scheme}:// URLs"
+        elif ":" in url and before in found.names:
+            problem = f"the // after {before}: is missing in the {what}'s URL"
+        else:
+            problem = f"the {what}'s URL has no scheme"
         raise ValueError(f"{problem}; known: {known}. {hint}")
     return found[scheme].load()

@@ -28,7 +28,7 @@ from .following import Following
 from .loading import choose, load, split_target
 from .logs import show_logs
 from .session import Session
-from .terminal import duration, safe
+from .terminal import cut, duration, json_text, safe
 
 GRACE_SECONDS: Final = 10.0
 # What was blocked before we came is tried again by our worker. Blocked after this long, it is blocked by this code.
@@ -110,7 +110,7 @@ def _check_input(orchestrator: Orchestrator[..., Any], value: Any, was_given: bo
 def _start_or_find(
     session: Session, orchestrator: Orchestrator[..., Any], value: Any, was_given: bool, instance_id: str
 ) -> None:
-    found = session.client.get_status(instance_id, payloads=False)
+    found = session.client.get_status(instance_id, payloads=was_given)
     if found is None:
         _check_input(orchestrator, value, was_given)
         # start_many takes an input, as --input is one; start_orchestration takes arguments.
@@ -123,6 +123,9 @@ def _start_or_find(
     if not session.as_json:
         how = "started" if found is None else f"found, {found.runtime_status}"
         session.screen.note((safe(instance_id), "bold"), f"  {safe(orchestrator.name)}  {how}")
+    if found is not None and was_given and found.input != value:
+        kept = cut(json_text(found.input), 200)
+        session.screen.note_value({"input": found.input}, f"its input stays {kept}; for another one give another --id")
 
 
 class _Embedded:

@@ -112,7 +112,7 @@ def _path_of(url: str, workspace: str | None) -> str | None:
         return None
     path = unquote(parts.path[1:])
     refused = parts.netloc or not path or path.endswith("/") or path == ":memory:" or not path.isprintable()
-    if parts.scheme != "sqlite" or refused:
+    if not url.casefold().startswith("sqlite://") or refused:
         return None
     workspace = workspace_or_default(workspace)
     beside = "" if workspace == "default" else f"@{quote(workspace, safe='')}"  # each has a file of its own

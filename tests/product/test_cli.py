@@ -135,6 +135,26 @@ def test_run_under_json_says_nothing_but_the_result(command: Command) -> None:
     assert "card refused" in error["message"]
 
 
+def test_a_second_run_under_an_id_says_that_its_input_is_not_taken(command: Command) -> None:
+    start = ("run", "flows.py:two", "--id", "x")
+    assert "input" not in command(*start, "--input", "[1, 2]").stderr
+    for again in (["--input", "[1,2]"], []):
+        assert "its input" not in command(*start, *again).stderr
+    done = command(*start, "--input", "[6, 7]")
+    assert (done.returncode, done.stdout) == (0, "2\n")
+    assert "its input stays [1,2];" in done.stderr
+    under_json = command(*start, "--input", "[6, 7]", "--json")
+    assert (under_json.stdout, json.loads(under_json.stderr)) == ("2\n", {"input": [1, 2]})
+
+
+def test_a_url_without_its_slashes_is_told_so(command: Command) -> None:
+    for arguments in (["list"], ["run", "flows.py:two", "--input", "[1, 2]"]):
+        done = command(*arguments, "--url", "sqlite:/foo.db")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "the // after sqlite: is missing" in done.stderr
+    assert not list(command.folder.rglob("*.db"))
+
+
 def test_an_order_killed_in_its_second_step_goes_on_there(command: Command) -> None:
     os.mkfifo(command.folder / "gate")
     start = ("run", "flows.py:order", "--input", '"book"', "--id", "order-42")
