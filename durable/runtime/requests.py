@@ -73,7 +73,7 @@ class Cancel(NamedTuple):
 
 
 class Halt(NamedTuple):
-    """Start nothing more. -> list[str]: the row keys that were queued and will not run."""
+    """Forget what has not begun. -> list[str]: the row keys of that."""
 
 
 class Notify(NamedTuple):
