@@ -167,8 +167,8 @@ class Loop:
             if self.serving.by_mail and not self.work.slots:
                 queued: list[str] = yield Halt()
                 if queued:
-                    self.work.give_up(queued)
                     self.agenda.sweep_soon()
+                    yield from self.work.give_up(queued)
         if self.intake.room != self.work.room:
             yield from self.intake.receive()
         yield from self.intake.accept()

@@ -239,11 +239,14 @@ class Workload:
         the broker (see `recover`), so what the broker never got stays ours by name."""
         yield from self._release([key for key in self.held if key not in self.stored], sent_too=False)
 
-    def give_up(self, row_keys: Collection[str]) -> None:
+    def give_up(self, row_keys: Collection[str]) -> Generator[Request, Any, None]:
         """These have not begun, and no thread here will have them: the broker or the next sweep finds who has one."""
         self.running.difference_update(row_keys)
         self.courier.give_back(row_keys)
-        self.forget(row_keys)
+        try:
+            yield from self._release([key for key in row_keys if key in self.held])
+        finally:
+            self.forget(row_keys)  # what is held and does not run would be renewed for ever
 
     def _release(self, row_keys: Sequence[str], *, sent_too: bool = True) -> Generator[Request, Any, None]:
         now = self.clock().timestamp()

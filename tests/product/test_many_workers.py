@@ -431,7 +431,8 @@ def test_a_worker_whose_engine_stopped_takes_nothing_from_the_others(place: Plac
     assert [handle.result(SOON) for handle in handles] == ["well"] * 20
 
 
-def test_a_worker_whose_threads_all_hang_leaves_the_work_to_the_others(place: Place) -> None:
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_worker_whose_threads_all_hang_leaves_the_work_to_the_others(place: Place, eager: bool) -> None:
     hanging, gate = app("hanging"), threading.Event()
     place.closing.callback(gate.set)
 
@@ -439,10 +440,10 @@ def test_a_worker_whose_threads_all_hang_leaves_the_work_to_the_others(place: Pl
     def hang() -> None:
         gate.wait()
 
-    place.serve(hanging, max_concurrent_activities=1)
+    place.serve(hanging, max_concurrent_activities=1, eager_activities=eager)
     with pytest.raises(durable.OrchestrationFailedError, match="timeout"):
         place.run("step", "hang")
-    place.serve("well", max_concurrent_activities=1)
+    place.serve("well", max_concurrent_activities=1, eager_activities=eager)
     handles = [place.start("step", "who") for _ in range(20)]
     assert [handle.result(SOON) for handle in handles] == ["well"] * 20
 
