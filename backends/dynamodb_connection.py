@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-import boto3  # type: ignore[import-untyped]  # boto3 and botocore have no py.typed
-import botocore.exceptions as failures  # type: ignore[import-untyped]
+import botocore.exceptions as failures  # type: ignore[import-untyped]  # boto3 and botocore have no py.typed
+from boto3.session import Session  # type: ignore[import-untyped]
 from botocore.config import Config  # type: ignore[import-untyped]
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
@@ -101,7 +101,7 @@ class Connection:
             tcp_keepalive=True,
         )
         try:
-            self.client = boto3.session.Session().client(
+            self.client = Session().client(
                 "dynamodb", region_name=target.region, endpoint_url=target.endpoint, config=config
             )
         except (failures.BotoCoreError, ValueError) as error:
