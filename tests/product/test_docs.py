@@ -31,7 +31,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 SOON = 30  # seconds
 # `durable.NAME` in a page is a public name, or one of these: public modules, loggers, entry points.
 OTHER_NAMES = (
-    *("ports", "testing"),
+    *("backends", "ports", "testing"),
     *("activity", "client", "codec", "orchestration", "worker"),
     *("stores", "transports"),
 )

@@ -196,7 +196,10 @@ for group in ("durable.stores", "durable.transports"):
         assert callable(point.load())
         print(point.name)
 """
-    stores, brokers = ["dynamodb", "memory", "redis", "rediss", "sqlite"], ["amqp", "amqps", "memory"]
+    stores, brokers = (
+        ["dynamodb", "memory", "redis", "rediss", "sqlite"],
+        ["amqp", "amqps", "memory", "redis", "rediss"],
+    )
     assert run(installed, "-c", code, cwd=tmp_path).split() == stores + brokers
 
 
