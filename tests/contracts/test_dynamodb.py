@@ -89,12 +89,18 @@ def way(dynamodb_server: DynamoServer) -> Iterator[FaultyWay]:
 
 @pytest.fixture
 def store(open_table: Opener, way: FaultyWay) -> Store:
-    """Behind `way`, and soon out of patience."""
+    """Behind `way`."""
+    return open_table("&partitions=1", port=way.port).store
+
+
+@pytest.fixture
+def hurried(open_table: Opener, way: FaultyWay) -> Store:
+    """Likewise, and soon out of patience: for tests of that alone, since a busy machine tries it too."""
     return open_table("&partitions=1&timeout=0.4", port=way.port).store
 
 
 @pytest.fixture
-def direct(open_table: Opener, store: Store) -> Store:
+def direct(open_table: Opener) -> Store:
     """The same workspace, reached without faults."""
     return open_table("&partitions=1").store
 
@@ -133,14 +139,14 @@ def test_a_reason_that_lasts_is_an_error_that_names_it(store: Store, way: Faulty
     assert store.load([Want("a")]) == [None]
 
 
-def test_patience_has_an_end_and_nothing_was_written(store: Store, way: FaultyWay) -> None:
+def test_patience_has_an_end_and_nothing_was_written(hurried: Store, way: FaultyWay) -> None:
     way.refuse("TransactWriteItems", CANCELLED, "TransactionConflict", "None", "None", times=9_999)
     with pytest.raises(StoreError, match=r"throttled or contended .* nothing was done; try again later"):
-        store.commit([turn("a", 0, events("a", 0))])
+        hurried.commit([turn("a", 0, events("a", 0))])
     way.heal()
-    assert store.load([Want("a")]) == [None]
+    assert hurried.load([Want("a")]) == [None]
     way.refuse("TransactWriteItems", CANCELLED, "TransactionConflict", "None", "None", times=9_999)
-    begun = store.begin([turn("a", 0)])
+    begun = hurried.begin([turn("a", 0)])
     with pytest.raises(StoreError, match="contended"):
         begun()
 
@@ -188,28 +194,28 @@ def test_an_answer_that_is_lost_is_asked_for_again(store: Store, way: FaultyWay,
     assert store.purge([ExecutionKey("a", "x/a")]) == [Purged.GONE]
 
 
-def test_a_commit_that_is_never_answered_is_settled_by_reading(store: Store, way: FaultyWay, direct: Store) -> None:
+def test_a_commit_that_is_never_answered_is_settled_by_reading(hurried: Store, way: FaultyWay, direct: Store) -> None:
     way.lose("TransactWriteItems", times=9_999)
     commit = turn("a", 0, events("a", 0))
-    assert store.commit([commit]) == [COMMITTED]
+    assert hurried.commit([commit]) == [COMMITTED]
     assert loaded(direct, "a").commit_id == commit.id
     way.lose("GetItem", times=9_999)
     again = turn("a", 1, events("a", 1))
-    assert store.commit([again]) == [UNKNOWN]
+    assert hurried.commit([again]) == [UNKNOWN]
     way.heal()
     assert loaded(direct, "a").commit_id == again.id
-    assert store.commit([again]) == [COMMITTED]  # sent again, applied once
+    assert hurried.commit([again]) == [COMMITTED]  # sent again, applied once
     assert loaded(direct, "a").version == 2
     assert direct.commit([turn("a", 2)]) == [COMMITTED]
-    assert store.commit([again]) == [CONFLICT]
+    assert hurried.commit([again]) == [CONFLICT]
 
 
-def test_a_commit_that_another_has_overtaken_is_a_conflict(store: Store, way: FaultyWay, direct: Store) -> None:
+def test_a_commit_that_another_has_overtaken_is_a_conflict(hurried: Store, way: FaultyWay, direct: Store) -> None:
     direct.commit([turn("a", 0)])
     way.refuse("TransactWriteItems", "InternalServerError", times=9_999)  # it may have been done: it says no more
-    assert store.commit([turn("a", 1)]) == [UNKNOWN]
+    assert hurried.commit([turn("a", 1)]) == [UNKNOWN]
     direct.commit([turn("a", 1)])
-    assert store.commit([turn("a", 1)]) == [CONFLICT]
+    assert hurried.commit([turn("a", 1)]) == [CONFLICT]
 
 
 # Turns that do not fit into one transaction.
@@ -399,7 +405,7 @@ def test_a_purge_that_died_half_way_is_finished_before_another_life_begins(
 def test_other_verbs_without_an_answer_raise(open_table: Opener, dynamodb_server: DynamoServer) -> None:
     proxy = Proxy(dynamodb_server.port)
     try:
-        backend = open_table("&partitions=1&timeout=0.1", port=proxy.port)
+        backend = open_table("&partitions=1&timeout=0.2", port=proxy.port)
         store = backend.store
         store.commit([turn("a", 0, events("a", 0), put=[work("k")])])
         verbs: list[Callable[[], object]] = [
