@@ -15,9 +15,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import botocore.exceptions as failures  # type: ignore[import-untyped]  # boto3 and botocore have no py.typed
+import msgspec
 from boto3.session import Session  # type: ignore[import-untyped]
 from botocore.config import Config  # type: ignore[import-untyped]
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
@@ -106,6 +108,7 @@ class Connection:
             )
         except (failures.BotoCoreError, ValueError) as error:
             raise explain(target, error) from error
+        self.client.meta.events.register("before-parse.dynamodb", _refuse_cut_off)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dynamodb")
 
     def submit(self, call: Callable[[A], B], item: A) -> Future[B]:
@@ -299,6 +302,15 @@ class Connection:
         self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self.client.close()
+
+
+def _refuse_cut_off(response_dict: Any, **_: Any) -> None:
+    """An answer that was cut off is none. botocore reads it as an empty one: nothing of what was asked for is there."""
+    if response_dict["status_code"] == HTTPStatus.OK:
+        try:
+            msgspec.json.decode(response_dict["body"], type=msgspec.Raw)
+        except msgspec.DecodeError as error:
+            raise failures.HTTPClientError(error=f"the answer was cut off: {error}") from error
 
 
 class _Attempts:

@@ -194,6 +194,21 @@ def test_an_answer_that_is_lost_is_asked_for_again(store: Store, way: FaultyWay,
     assert store.purge([ExecutionKey("a", "x/a")]) == [Purged.GONE]
 
 
+@pytest.mark.parametrize("heard", [0.0, 0.5])
+def test_an_answer_that_is_cut_off_says_nothing(store: Store, way: FaultyWay, heard: float) -> None:
+    way.cut_off("TransactWriteItems", heard)
+    assert store.commit([turn("a", 0, events("a", 0), put=[work("k", due_at=3.0)])]) == [COMMITTED]
+    way.cut_off("GetItem", heard)
+    assert loaded(store, "a").version == 1
+    way.cut_off("Query", heard)
+    assert keys(store) == ["k"]
+    way.cut_off("PutItem", heard)
+    assert store.deliver([fact("a", "f")]) == [Delivered.NEW]
+    for operation in ("GetItem", "BatchGetItem", "Query"):
+        way.cut_off(operation, heard)
+    assert [row.body for row in loaded(store, "a").inbox] == [b'"f"']
+
+
 def test_a_commit_that_is_never_answered_is_settled_by_reading(hurried: Store, way: FaultyWay, direct: Store) -> None:
     way.lose("TransactWriteItems", times=9_999)
     commit = turn("a", 0, events("a", 0))

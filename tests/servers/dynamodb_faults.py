@@ -3,6 +3,7 @@
 Laws.
 1. What fails is chosen by operation and number; everything else is passed on, one request after another a connection.
 2. `refuse`: nothing reaches the server. `lose`: the server does it, and the connection ends without an answer.
+   `cut_off`: likewise, in the middle of an answer that had not said how long it is.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from .process import HOST
 class _Fault(NamedTuple):
     operation: str
     code: str | None  # None: to be lost
-    reasons: tuple[str, ...]
+    reasons: tuple[str, ...] = ()
+    heard: float = 0.0  # which part of the answer is not lost
+    begins: bool = False  # whether there is one at all
 
 
 class FaultyWay:
@@ -49,6 +52,10 @@ class FaultyWay:
                 server.close()
                 if fault is not None:
                     self.close_connection = True
+                    if fault.begins:
+                        self.send_response(answer.status)
+                        self.end_headers()
+                        self.wfile.write(said[: int(len(said) * fault.heard)])
                     return
                 self._answer(answer.status, said)
 
@@ -75,7 +82,12 @@ class FaultyWay:
     def lose(self, operation: str, times: int = 1, after: int = 0) -> None:
         """The next ones are carried out, and their answers lost."""
         with self._lock:
-            self._faults.append((_Fault(operation, None, ()), after, times))
+            self._faults.append((_Fault(operation, None), after, times))
+
+    def cut_off(self, operation: str, heard: float) -> None:
+        """The next one is carried out, and only this part of its answer's body arrives."""
+        with self._lock:
+            self._faults.append((_Fault(operation, None, (), heard, True), 0, 1))
 
     def heal(self) -> None:
         """No more faults."""
