@@ -322,7 +322,7 @@ class _Maker:
             self.left -= 3
             acts = [self.act() for _ in range(self.random.randint(5, 20))]
             if chance < 0.92:
-                once = [[*act[:3], 1, 0, ""] for act in acts]
+                once = [[*act[:2], 9 if act[2] else 0, 1, 0, ""] for act in acts]  # or a rewind could let it pass
                 return self.safe(["map", once, len(acts) // 3, chance < 0.91])
             return self.safe(["all", acts, True])
         if chance < 0.96:
