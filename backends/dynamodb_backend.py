@@ -14,7 +14,8 @@ from durable.ports import Backend, Membership, Signals, Store
 
 from .dynamodb_items import Item, Names
 from .dynamodb_table import SCHEMA, check_table
-from .dynamodb_url import DEFAULT_PARTITIONS, Target, parse_url, quote_part
+from .dynamodb_url import DEFAULT_PARTITIONS, Target, parse_url
+from .url_parts import quote_part
 
 if TYPE_CHECKING:
     from .dynamodb_connection import Connection

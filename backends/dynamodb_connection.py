@@ -20,8 +20,8 @@ from typing import Any, Final, TypeVar
 
 import botocore.exceptions as failures  # type: ignore[import-untyped]  # boto3 and botocore have no py.typed
 import msgspec
-from boto3.session import Session  # type: ignore[import-untyped]
-from botocore.config import Config  # type: ignore[import-untyped]
+from boto3.session import Session  # type: ignore[import-untyped]  # as above
+from botocore.config import Config  # type: ignore[import-untyped]  # as above
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from durable.model.errors import StoreError

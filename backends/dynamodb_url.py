@@ -12,9 +12,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from durable.model.errors import StoreError
+
+from .url_parts import parsed
 
 DEFAULT_PARTITIONS: Final = 16
 MAX_PARTITIONS: Final = 4096
@@ -50,7 +52,7 @@ class Target:
 
 def parse_url(url: str) -> Target:
     """The target of a URL. Raises StoreError for anything that is not understood."""
-    parts = _parsed(url)
+    parts = parsed(url)
     if parts is None or parts.scheme != "dynamodb" or not url.startswith("dynamodb://"):
         raise StoreError(f"not the URL of a DynamoDB store: write {_SHAPE}")
     if "@" in parts.netloc or parts.fragment:
@@ -76,29 +78,8 @@ def parse_url(url: str) -> Target:
     return Target(parts.netloc, table, **values)
 
 
-def quote_part(text: str, what: str) -> str:
-    """A workspace as the beginning of a key: without `/`. Raises ValueError if it is empty."""
-    if not text:
-        raise ValueError(f"the {what} is empty; give it a name")
-    try:
-        return quote(text, safe="")
-    except UnicodeEncodeError:
-        raise ValueError(f"the {what} {text[:40]!a} is not valid Unicode") from None
-
-
-def _parsed(url: str) -> SplitResult | None:
-    """None instead of an exception: the parser's quotes the URL, and would stay the context of ours."""
-    try:
-        url.encode()
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts
-
-
 def _endpoint(name: str, text: str) -> str:
-    parts = _parsed(text)
+    parts = parsed(text)
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise StoreError(f"parameter {name} in the DynamoDB URL must be like http://127.0.0.1:8000, without a user")
     if parts.path.strip("/") or parts.query or parts.fragment:

@@ -19,7 +19,8 @@ from durable.model.errors import StoreError, TransportError
 from durable.ports import Backend, Membership, Signals, Store, Transport
 
 from .queue_names import names
-from .redis_url import DEFAULT_PARTITIONS, Target, parse_url, quote_part
+from .redis_url import DEFAULT_PARTITIONS, Target, parse_url
+from .url_parts import quote_part
 
 if TYPE_CHECKING:
     from .redis_connection import Connections

@@ -13,9 +13,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from urllib.parse import SplitResult, unquote
 
 from durable.model.errors import StoreError
+
+from .url_parts import parsed
 
 DEFAULT_PORT: Final = 6379
 DEFAULT_PREFIX: Final = "durable"
@@ -86,7 +88,7 @@ def parse_url(url: str) -> Target:
 
 def _split(url: str) -> SplitResult:
     """The parts of the URL, host and port readable. A password that is not percent-encoded is the usual trouble."""
-    parts = _parsed(url)
+    parts = parsed(url)
     if parts is None:
         raise StoreError(f"the Redis URL can't be parsed: write {_SHAPE}, user and password percent-encoded")
     if parts.scheme not in ("redis", "rediss") or not url[len(parts.scheme) :].startswith("://"):
@@ -94,27 +96,6 @@ def _split(url: str) -> SplitResult:
     if parts.fragment or "@" in parts.query or "@" in parts.path:
         raise StoreError("the Redis URL has a '#', '?' or '/' in its user or password; percent-encode it (%23 %3F %2F)")
     return parts
-
-
-def _parsed(url: str) -> SplitResult | None:
-    """None instead of an exception: the parser's quotes the URL, and would stay the context of ours."""
-    try:
-        url.encode()
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts
-
-
-def quote_part(text: str, what: str) -> str:
-    """A prefix or workspace as part of a key: without `{`, `}`, `:` and glob characters. Raises ValueError if empty."""
-    if not text:
-        raise ValueError(f"the {what} is empty; give it a name")
-    try:
-        return quote(text, safe="")
-    except UnicodeEncodeError:
-        raise ValueError(f"the {what} {text[:40]!a} is not valid Unicode") from None
 
 
 def _text(name: str, text: str) -> str:
