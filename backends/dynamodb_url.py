@@ -16,10 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 from durable.model.errors import StoreError
 
-from .url_parts import parsed
+from .url_parts import MAX_PARTITIONS, count, parsed, seconds
 
 DEFAULT_PARTITIONS: Final = 16
-MAX_PARTITIONS: Final = 4096
 DEFAULT_TIMEOUT: Final = 5.0
 
 _SHAPE: Final = "dynamodb://REGION/TABLE, e.g. dynamodb://eu-central-1/durable"
@@ -87,20 +86,16 @@ def _endpoint(name: str, text: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _count(name: str, text: str) -> int:
-    if not re.fullmatch("[1-9][0-9]{0,3}", text) or int(text) > MAX_PARTITIONS:
-        raise StoreError(f"parameter {name} in the DynamoDB URL must be a number from 1 to {MAX_PARTITIONS}")
-    return int(text)
+def _partitions(name: str, text: str) -> int:
+    return count(text, MAX_PARTITIONS, name, "DynamoDB")
 
 
 def _seconds(name: str, text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,6})?", text) or float(text) == 0:
-        raise StoreError(f"parameter {name} in the DynamoDB URL must be a number of seconds above 0")
-    return float(text)
+    return seconds(text, name, "DynamoDB")
 
 
 _PARAMETERS: Final[dict[str, Callable[[str, str], Any]]] = {
     "endpoint": _endpoint,
-    "partitions": _count,
+    "partitions": _partitions,
     "timeout": _seconds,
 }

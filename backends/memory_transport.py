@@ -23,6 +23,7 @@ from durable.ports import Delivery, Depth, Message, Published, Transport, Troubl
 
 from .cloud_events import subjects
 from .queue_names import names
+from .watchers import Watchers
 
 DELIVERY_LIMIT: Final = 20  # as often may a message come back; then it is a dead letter
 
@@ -248,7 +249,8 @@ class MemoryTransport:
         self._lock = threading.Lock()
         self._closed = False
         self._subscriptions: dict[str, _Consumer] = {}
-        self._watchers: dict[object, Callable[[Trouble], None]] = {}
+        self._watchers = Watchers("a transport in memory", log)
+        self.watch, self.tell = self._watchers.watch, self._watchers.tell
         self._wakes: list[Wake] = []
 
     def declare(self, queues: Sequence[str]) -> list[bool]:
@@ -302,23 +304,6 @@ class MemoryTransport:
 
     def park(self, tags: Sequence[object]) -> None:
         self._broker.settle(tags, self._broker.bury)
-
-    def watch(self, call: Callable[[Trouble], None]) -> Callable[[], None]:
-        token = object()  # the same callable may watch twice
-        with self._lock:
-            self._watchers[token] = call
-
-        def stop() -> None:
-            with self._lock:
-                self._watchers.pop(token, None)
-
-        return stop
-
-    def tell(self, trouble: Trouble) -> None:
-        with self._lock:
-            calls = tuple(self._watchers.values())
-        for call in calls:
-            call(trouble)
 
     def replies(self, wake: Wake) -> str:
         with self._lock:

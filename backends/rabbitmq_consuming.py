@@ -17,6 +17,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from pika.exceptions import ChannelClosed  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
+
 from durable.model.errors import TransportError
 from durable.ports import Delivery
 
@@ -35,6 +37,14 @@ class Refused(TransportError):
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
         self.code = code
+
+
+def refusal(what: str, reason: Any) -> Refused | None:
+    """Why the broker closed a channel; None when its connection ended: pika tells channels first, and the session knows
+    what that means."""
+    if not isinstance(reason, ChannelClosed):
+        return None
+    return Refused(reason.reply_code, f"{what}: {reason.reply_code} {reason.reply_text}")
 
 
 class Consumer:
@@ -150,10 +160,12 @@ class Consumer:
         if self.session.lost or self._ending:
             return
         self._ending = True
-        code, text = getattr(reason, "reply_code", 0), getattr(reason, "reply_text", str(reason))
+        refused = refusal(f"queue {self._queue!a} at {self.session.target}", reason)
         assert self._answer is not None
+        if refused is None:
+            return
         if not self._answer.done():
-            settle(self._answer, error=Refused(code, f"queue {self._queue!a} at {self.session.target}: {code} {text}"))
+            settle(self._answer, error=refused)
         else:
             # Such as a delivery that was held for longer than the broker's consumer_timeout.
-            self.session.fail(f"the channel of queue {self._queue!a} was closed: {code} {text}")
+            self.session.fail(f"the channel was closed of {refused}")

@@ -43,6 +43,7 @@ from .rabbitmq_consuming import Consumer, Refused, Sink
 from .rabbitmq_publishing import Publisher
 from .rabbitmq_topology import LOCKED, NOT_FOUND, Topology
 from .rabbitmq_url import Target
+from .watchers import Watchers
 
 FIRST_SECONDS: Final = 0.2  # before the first try: a broker that drops us at once is not to be hammered
 BACK_OFF: Final = wait_random_exponential(multiplier=0.4, min=0.2, max=5)  # full jitter, after each failure
@@ -80,6 +81,7 @@ class Keeper:
         self.names = names
         self.session: Session | None = None
         self.publisher: Publisher | None = None
+        self.watchers = Watchers(target, log)
         self.address = names.reply_prefix + uuid.uuid4().hex
         self._patience = patience
         self._control = threading.RLock()  # one sequence of declarations and subscriptions at a time
@@ -88,7 +90,6 @@ class Keeper:
         self._declared: dict[str, None] = {}
         self._subscriptions: dict[str, Subscription] = {}
         self._consumers: dict[str, Consumer] = {}
-        self._watchers: dict[object, Callable[[Trouble], None]] = {}
         self._wakes: list[Wake] = []
         self._silent: dict[str, int] = {}
         self._refused: dict[str, PutOff] = {}
@@ -142,17 +143,6 @@ class Keeper:
             with self._state:
                 self._declared.update(dict.fromkeys(queues))
 
-    def watch(self, call: Callable[[Trouble], None]) -> Callable[[], None]:
-        token = object()  # the same callable may watch twice
-        with self._state:
-            self._watchers[token] = call
-
-        def stop() -> None:
-            with self._state:
-                self._watchers.pop(token, None)
-
-        return stop
-
     def subscribe(self, subscription: Subscription) -> None:
         """In the place of an earlier one to the same queue. Raises TransportError for a queue the broker refuses."""
         queue = subscription.queue
@@ -195,17 +185,8 @@ class Keeper:
             self.session = self.publisher = None
             self._consumers.clear()
         log.warning("%s; connecting again", why)
-        self._tell(Trouble())
+        self.watchers.tell(Trouble())
         self._repairs.put(session)
-
-    def _tell(self, trouble: Trouble) -> None:
-        with self._state:
-            calls = tuple(self._watchers.values())
-        for call in calls:
-            try:
-                call(trouble)
-            except Exception:  # the watcher's mistake must not end the repair
-                log.exception("a watcher of %s raised", self.target)
 
     def _wake(self, deliveries: Sequence[Delivery]) -> None:
         about = subjects(delivery.body for delivery in deliveries)
@@ -345,7 +326,7 @@ class Keeper:
 
     def _say_made_again(self, queue: str) -> None:
         log.warning("queue %a was missing at %s and is there again", queue, self.target)
-        self._tell(Trouble(queue))
+        self.watchers.tell(Trouble(queue))
 
     def _delete_silent(self, topology: Topology) -> None:
         for queue in [queue for queue, sessions in self._silent.items() if sessions >= SILENT_SESSIONS]:
@@ -361,7 +342,19 @@ class Keeper:
     # Under `_control`.
 
     def _consume(self, session: Session, subscriptions: Sequence[Subscription]) -> dict[str, Refused]:
-        """Subscribe to all at once; which were refused. The session is given up when a queue does not answer."""
+        """Subscribe to all; which were refused. The session is given up when a queue does not answer.
+
+        All at once, but for those that did not answer before, which come last and one by one: so the healthy among
+        them are told apart from the one that breaks the session.
+        """
+        suspects = [[some] for some in subscriptions if some.queue in self._silent]
+        refused = self._consume_together(session, [some for some in subscriptions if some.queue not in self._silent])
+        for suspect in suspects:
+            if not session.lost:
+                refused |= self._consume_together(session, suspect)
+        return refused
+
+    def _consume_together(self, session: Session, subscriptions: Sequence[Subscription]) -> dict[str, Refused]:
         started = []
         for subscription in subscriptions:
             queue, prefetch, sink = subscription

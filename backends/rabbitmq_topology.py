@@ -17,7 +17,7 @@ from durable.ports import Depth
 
 from .queue_names import Names
 from .rabbitmq_connection import ANSWER_SECONDS, Answer, Session, settle
-from .rabbitmq_consuming import Refused
+from .rabbitmq_consuming import Refused, refusal
 
 DELIVERY_LIMIT: Final = 20
 DELETE_SECONDS: Final = 30.0  # a queue whose processes are gone takes the broker five
@@ -64,9 +64,9 @@ class Desk:
     def _on_closed(self, channel: Any, reason: Any) -> None:
         if channel is self._channel:
             self._channel = None
-        if self._answer is not None:
-            code, text = getattr(reason, "reply_code", 0), getattr(reason, "reply_text", str(reason))
-            settle(self._answer, error=Refused(code, f"{self._session.target}: {code} {text}"))
+        refused = refusal(str(self._session.target), reason)
+        if self._answer is not None and refused is not None:
+            settle(self._answer, error=refused)
 
 
 def _close(channel: Any) -> None:

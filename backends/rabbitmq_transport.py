@@ -107,7 +107,7 @@ class RabbitTransport:
         _settle("park", tags)
 
     def watch(self, call: Callable[[Trouble], None]) -> Callable[[], None]:
-        return self._keeper.watch(call)
+        return self._keeper.watchers.watch(call)
 
     def replies(self, wake: Callable[[Collection[str]], None]) -> str:
         self._keeper.replies(wake)

@@ -24,6 +24,7 @@ from .cloud_events import subjects
 from .redis_consuming import Consumer, Subscription
 from .redis_queues import Queues
 from .redis_subscriber import Subscriber
+from .watchers import Watchers
 
 T = TypeVar("T")
 
@@ -41,10 +42,11 @@ class RedisStreams:
         self._lock = threading.Lock()
         self._closed = False
         self._declared: set[str] = set()
-        self._watchers: dict[object, Callable[[Trouble], None]] = {}
+        self._watchers = Watchers(self._where, log)
+        self.watch = self._watchers.watch
         self._wakes: list[Callable[[Collection[str]], None]] = []
         self._replies: Subscriber | None = None
-        self._consumer = Consumer(queues, self._tell)
+        self._consumer = Consumer(queues, self._watchers.tell)
 
     def __repr__(self) -> str:
         return f"<RedisStreams {self._where}>"
@@ -58,7 +60,7 @@ class RedisStreams:
             lost = [queue for queue, gone in zip(queues, missing, strict=True) if gone and queue in self._declared]
             self._declared.update(queues)
         for queue in lost:
-            self._tell(Trouble(queue))
+            self._watchers.tell(Trouble(queue))
         return missing
 
     def depth(self, queue: str) -> Depth | None:
@@ -92,26 +94,6 @@ class RedisStreams:
 
     def park(self, tags: Sequence[object]) -> None:
         self._consumer.park(cast("Sequence[tuple[Subscription, bytes]]", tags))
-
-    def watch(self, call: Callable[[Trouble], None]) -> Callable[[], None]:
-        token = object()  # the same callable may watch twice
-        with self._lock:
-            self._watchers[token] = call
-
-        def stop() -> None:
-            with self._lock:
-                self._watchers.pop(token, None)
-
-        return stop
-
-    def _tell(self, trouble: Trouble) -> None:
-        with self._lock:
-            calls = tuple(self._watchers.values())
-        for call in calls:
-            try:
-                call(trouble)
-            except Exception:  # the watcher's mistake must not end the thread that receives
-                log.exception("a watcher of %s raised", self._where)
 
     def replies(self, wake: Callable[[Collection[str]], None]) -> str:
         with self._lock:

@@ -17,12 +17,11 @@ from urllib.parse import SplitResult, unquote
 
 from durable.model.errors import StoreError
 
-from .url_parts import parsed
+from .url_parts import MAX_PARTITIONS, count, parsed, seconds
 
 DEFAULT_PORT: Final = 6379
 DEFAULT_PREFIX: Final = "durable"
 DEFAULT_PARTITIONS: Final = 16
-MAX_PARTITIONS: Final = 4096
 
 _SHAPE: Final = "redis://user:password@host:6379/0 (rediss:// for TLS)"
 _SAFE_NAME: Final = re.compile(r"[a-z][a-z_]{0,39}")
@@ -110,22 +109,18 @@ def _flag(name: str, text: str) -> bool:
     return text.lower() in ("1", "true", "yes")
 
 
-def _count(name: str, text: str) -> int:
-    if not re.fullmatch("[1-9][0-9]{0,3}", text) or int(text) > MAX_PARTITIONS:
-        raise StoreError(f"parameter {name} in the Redis URL must be a number from 1 to {MAX_PARTITIONS}")
-    return int(text)
+def _partitions(name: str, text: str) -> int:
+    return count(text, MAX_PARTITIONS, name, "Redis")
 
 
 def _seconds(name: str, text: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,6})?", text) or float(text) == 0:
-        raise StoreError(f"parameter {name} in the Redis URL must be a number of seconds above 0")
-    return float(text)
+    return seconds(text, name, "Redis")
 
 
 _OURS: Final = frozenset({"prefix", "partitions", "allow_unsafe"})
 _PARAMETERS: Final[dict[str, Callable[[str, str], Any]]] = {
     "prefix": _text,
-    "partitions": _count,
+    "partitions": _partitions,
     "allow_unsafe": _flag,
     "socket_timeout": _seconds,
     "socket_connect_timeout": _seconds,

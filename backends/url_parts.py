@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
 from urllib.parse import SplitResult, quote, urlsplit
+
+from durable.model.errors import StoreError
+
+MAX_PARTITIONS: Final = 4096
 
 
 def parsed(url: str) -> SplitResult | None:
@@ -14,6 +20,20 @@ def parsed(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts
+
+
+def count(text: str, most: int, name: str, server: str) -> int:
+    """The whole number that a parameter gives. Raises StoreError for anything but 1 to `most`."""
+    if not re.fullmatch("[1-9][0-9]{0,9}", text) or int(text) > most:
+        raise StoreError(f"parameter {name} in the {server} URL must be a number from 1 to {most}")
+    return int(text)
+
+
+def seconds(text: str, name: str, server: str) -> float:
+    """The duration that a parameter gives. Raises StoreError."""
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,6})?", text) or float(text) == 0:
+        raise StoreError(f"parameter {name} in the {server} URL must be a number of seconds above 0")
+    return float(text)
 
 
 def quote_part(text: str, what: str) -> str:

@@ -595,6 +595,26 @@ def test_a_queue_that_the_crash_of_its_broker_broke(
         assert receiver.data(1) == ["again"]
 
 
+def test_a_queue_that_breaks_the_connection_of_whoever_subscribes(
+    frail: RabbitServer, mistreated: Callable[..., Mistreated], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As seen after a crash of the broker: 541 INTERNAL_ERROR, which ends the whole connection."""
+    it = mistreated()
+    broken = f"{it.queue}.broken"
+    receiver = Receiver()
+    it.transport.declare([broken])
+    _until(lambda: frail.knows_queue(broken))
+    frail.control("eval", f"ra:stop_server(quorum_queues, {{'%2F_{broken}', node()}}).")
+    it.transport.subscribe(broken, 10, receiver)
+    it.heard.wait(Trouble(broken))
+    assert "answers no more" in caplog.text
+    _until(lambda: it.transport.publish([event(broken, "again")]) == [CONFIRMED])
+    assert receiver.data(1) == ["again"]
+    it.publish_when_back("here")
+    assert it.receiver.data(1) == ["here"]
+    assert Trouble(it.queue) not in it.heard.all, "the healthy one is left alone"
+
+
 def test_a_memory_alarm(frail: RabbitServer, mistreated: Callable[..., Mistreated]) -> None:
     it = mistreated()
     it.publish(0)
