@@ -11,7 +11,7 @@ Laws.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 from zlib import crc32
@@ -35,14 +35,13 @@ _pairs = msgspec.json.Decoder(list[tuple[str, str]])
 _held = msgspec.json.Decoder(list[tuple[str, str, int]])
 
 
-def chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def chunks(items: Sequence[Any]) -> Sequence[Sequence[Any]]:
     """The items, so many at a time that their variables stay below SQLite's limit."""
+    if not items:
+        return ()
     if len(items) <= CHUNK:
-        if items:
-            yield items
-        return
-    for first in range(0, len(items), CHUNK):
-        yield items[first : first + CHUNK]
+        return (items,)
+    return [items[first : first + CHUNK] for first in range(0, len(items), CHUNK)]
 
 
 @lru_cache(maxsize=4 * CHUNK)
@@ -60,7 +59,8 @@ def commit(connection: sqlite3.Connection, commits: Sequence[Commit]) -> list[Ou
             f"WHERE instance_id IN ({marks(len(some))})"
         )
         versions.update(_versions.decode(connection.execute(sql, some).fetchone()[0]))
-    late = purged(connection, [item.summary.execution_id for item in commits if not item.expect])
+    begun = [item.summary.execution_id for item in commits if not item.expect]
+    late = purged(connection, begun) if begun else ()
     outcomes: list[Outcome] = []
     instances: dict[str, tuple[Any, ...]] = {}
     history: list[tuple[Any, ...]] = []

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
-from uuid import uuid4
 
 from ..engine.step import create
 from ..model import history as h
@@ -175,7 +174,7 @@ class Client(Renewer):
     def worker_started(self, worker: Neighbour) -> None:
         """Told by a worker on this client, which takes what is started here."""
         self._neighbour = worker
-        self._waits.worker_died(None)
+        self._waits.served_by(worker.serves)
 
     def ended(self, summaries: Sequence[Summary]) -> None:
         """Told by a worker on this client: these are committed."""
@@ -185,6 +184,7 @@ class Client(Renewer):
         """Told by that worker: it takes no more; its engine ended by `error`."""
         if self._neighbour is worker:
             self._neighbour = Nobody()
+            self._waits.served_by(self._neighbour.serves)
         if error is not None:
             self._waits.worker_died(error)
 
@@ -204,23 +204,24 @@ class Client(Renewer):
     ) -> OrchestrationHandle[Any]:
         """Start an orchestration; durable once this returns.
 
-        instance_id: default is a fresh `uuid4().hex`. start_at: when its first turn comes, an aware datetime, or a
-        timedelta or seconds from now; until then it is PENDING. if_exists: "raise" refuses a taken id in any state with
-        InstanceExistsError, "return" gives a handle on the one that is there, "replace" starts in place of a finished
-        one and refuses any other. Raises TypeError for wrong arguments,
-        ValueError for an id outside the rules or a naive datetime, PayloadError for arguments that can't travel.
+        instance_id: default is a fresh one, 32 random hex digits. start_at: when its first turn comes, an aware
+        datetime, or a timedelta or seconds from now; until then it is PENDING. if_exists: "raise" refuses a taken id in
+        any state with InstanceExistsError, "return" gives a handle on the one that is there, "replace" starts in place
+        of a finished one and refuses any other. Raises TypeError for wrong arguments, ValueError for an id outside the
+        rules or a naive datetime, PayloadError for arguments that can't travel.
         """
         self._refuse_inside("start_orchestration", "ctx.call_sub_orchestrator or ctx.start_orchestration")
         ref = _reference(orchestrator, version, tags)
         _check_if_exists(if_exists)
         payload = ref.encode_input(args, self._limits)
-        instance = uuid4().hex if instance_id is None else check_name(instance_id, "instance_id=")
+        instance = random_ids(1)[0] if instance_id is None else check_name(instance_id, "instance_id=")
         now = self._now()
         creation = self._creation(ref, payload, instance, now, start_time(start_at, now))
+        self._waits.remember([instance], now)
         existing = self._start_or_replace([creation], if_exists, unheard_of=instance_id is None and start_at is None)
         if existing and if_exists != "return":
             raise InstanceExistsError(_exists(existing, if_exists), existing)
-        return self._waits.remember(OrchestrationHandle(self, instance, ref.returns), now)
+        return OrchestrationHandle(self, instance, ref.returns)
 
     @overload
     def start_many(
@@ -266,6 +267,7 @@ class Client(Renewer):
             raise ValueError(f"start_many: {len(payloads)} inputs, but {len(ids)} instance_ids")
         now = self._now()
         at = start_time(start_at, now)
+        self._waits.remember(ids, now)
         existing: list[str] = []
         for first in range(0, len(ids), _COMMITTED_TOGETHER):
             # Made when they are committed: 100,000 at once would be some 80 megabytes.
@@ -277,7 +279,7 @@ class Client(Renewer):
             taken = set(existing)
             started = [i for i in ids if i not in taken]
             raise InstanceExistsError(_exists(existing, if_exists), existing, started)
-        return [self._waits.remember(OrchestrationHandle(self, i, ref.returns), now) for i in ids]
+        return [OrchestrationHandle(self, i, ref.returns) for i in ids]
 
     def _start_or_replace(self, creations: list[Commit], if_exists: IfExists, *, unheard_of: bool) -> list[str]:
         """The ids that are taken, and were not replaced. unheard_of: see `_start`."""

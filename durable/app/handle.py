@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from ..model.errors import (
@@ -59,8 +59,6 @@ class OrchestrationHandle(Generic[R]):
     def __init__(self, client: Steering, instance_id: str, returns: Any = Any) -> None:
         self._client = client
         self.instance_id = instance_id
-        self.ended: Summary | None = None  # how it completed, once this process was told
-        self.since: datetime | None = None  # when this process started it
         self.returns = returns
 
     def result(self, timeout: timedelta | float | None = None, *, on_blocked: Literal["wait", "raise"] = "wait") -> R:

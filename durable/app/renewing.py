@@ -146,8 +146,7 @@ class Renewer(Purger):
         unheard_of: the ids were made here, so nobody can have sent anything to them yet, and their inboxes are empty;
         and they may begin at once.
         """
-        # Only many at once: each would wait for the worker's whole round, where one by one the commits come faster.
-        known = self._neighbour.create(commits) if unheard_of and len(commits) > 1 else {}
+        known = self._neighbour.create(commits) if unheard_of else {}
         left = [c for c in commits if c.instance_id not in known]
         outcomes = self._store.commit(left)
         started = [c for c, outcome in zip(left, outcomes, strict=True) if outcome is Outcome.COMMITTED]

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, cast, overload
 
 from ..model.moments import to_timedelta, to_utc
+from ..model.status import Summary
 from ..ports import Commit, Outcome
 from ..replay.arity import A, B, C, D, E, F, R, Takes0, Takes1, Takes2, Takes3, Takes4, Takes5, Takes6
 from ..replay.callee import OrchestratorRef
@@ -31,6 +32,10 @@ class Neighbour(Protocol):
         """These were just created; the ids of those that are not for it."""
         ...
 
+    def serves(self, summary: Summary) -> bool:
+        """Whether it takes the turns of this orchestration, now."""
+        ...
+
 
 class Nobody:
     """The `Neighbour` of a client without a worker."""
@@ -40,6 +45,9 @@ class Nobody:
 
     def created(self, commits: Sequence[Commit]) -> list[str]:
         return [commit.instance_id for commit in commits]
+
+    def serves(self, summary: Summary) -> bool:
+        return False
 
 
 class ManyOptions(TypedDict, total=False):

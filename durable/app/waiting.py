@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
-from weakref import WeakValueDictionary
+from itertools import islice
+from typing import Final
 
 from ..model.errors import DurableError, TimeoutError, not_found
 from ..model.moments import to_timedelta
@@ -16,13 +16,12 @@ from ..model.status import RuntimeStatus, Summary
 from ..payload.codec import shown
 from ..ports import STATUS, Backend
 from .diagnosis import living
-from .handle import OrchestrationHandle
 
 log = logging.getLogger("durable.client")
 
-R = TypeVar("R")
-
 REREAD: Final = 5.0  # a signal is a hint and may be lost; reading again now and then makes a wait right
+HERE_FIRST: Final = 0.05  # in which a worker here mostly is done: to hear of others takes a thread or a subscription
+REMEMBERED: Final = 10_000  # starts; what is forgotten is read
 ALONE: Final = 2.0  # seconds after which somebody who waits is told that nobody works
 
 
@@ -35,8 +34,10 @@ class Waits:
         self._membership = backend.membership
         self._addresses: set[str] = set()
         self._dead: BaseException | None = None
+        self._served_here: Callable[[Summary], bool] = lambda _: False
         self._waiting: dict[str, list[threading.Event]] = {}
-        self._handles: WeakValueDictionary[str, OrchestrationHandle[Any]] = WeakValueDictionary()
+        self._started: dict[str, datetime] = {}  # the newest ones, by instance id
+        self._ends: dict[str, Summary] = {}  # how these completed
         self._watching: list[Callable[[Collection[str]], None]] = []
         self._lock = threading.Lock()
 
@@ -53,37 +54,46 @@ class Waits:
         for call in self._watching:
             call(instance_ids)
 
-    def remember(self, handle: OrchestrationHandle[R], since: datetime) -> OrchestrationHandle[R]:
-        """Tell this handle when `ended` says that what it has started is complete: its result need not be read then.
+    def remember(self, instance_ids: Sequence[str], since: datetime) -> None:
+        """These were started here: once `ended` says that one is complete, its result need not be read.
 
-        since: when it was started. What was there before, under the same id, is none of its business.
+        since: when that was. What was there before, under the same id, is none of its business.
         """
-        handle.since = since
-        self._handles[handle.instance_id] = handle
-        return handle
+        with self._lock:
+            self._started.update(dict.fromkeys(instance_ids[-REMEMBERED:], since))
+            for instance_id in list(islice(self._started, max(0, len(self._started) - REMEMBERED))):
+                self._forget(instance_id)
 
     def forget(self, instance_id: str) -> None:
-        """It was purged or replaced, or its end was told, and another process may begin another life of it: what a
-        handle knows of its end, or is told late, counts no more."""
-        handle = self._handles.pop(instance_id, None)
-        if handle is not None:
-            handle.ended = None
+        """It was purged or replaced, or its end was told, and another process may begin another life of it: what is
+        known of its end, or is told late, counts no more."""
+        with self._lock:
+            self._forget(instance_id)
+
+    def _forget(self, instance_id: str) -> None:
+        self._started.pop(instance_id, None)
+        self._ends.pop(instance_id, None)
 
     def ended(self, summaries: Sequence[Summary]) -> None:
         """These were committed by a worker on this client. A failure is read each time: it may be mended meanwhile."""
-        for summary in summaries:
-            handle = self._handles.get(summary.instance_id)
-            if handle is None or summary.status is not RuntimeStatus.COMPLETED:
-                continue
-            if handle.since is not None and summary.created_at >= handle.since:
-                handle.ended = summary
+        with self._lock:
+            for summary in summaries:
+                since = self._started.get(summary.instance_id)
+                if since is not None and summary.status is RuntimeStatus.COMPLETED and summary.created_at >= since:
+                    self._ends[summary.instance_id] = summary
 
     def told_at(self, address: str) -> None:
         """`wake` will be called for the ends of what was started with this reply address."""
         self._addresses.add(address)
 
-    def worker_died(self, error: BaseException | None) -> None:
-        """The worker in this process ended by `error`, or (None) one has just started."""
+    def served_by(self, serves: Callable[[Summary], bool]) -> None:
+        """From now on the worker in this process, of which this says what it serves, wakes who waits for that."""
+        self._dead = None
+        self._served_here = serves
+        self.wake(list(self._waiting))
+
+    def worker_died(self, error: BaseException) -> None:
+        """The worker in this process ended by `error`."""
         self._dead = error
         self.wake(list(self._waiting))
 
@@ -92,7 +102,7 @@ class Waits:
         deadline = None
         if timeout is not None:
             deadline = time.monotonic() + to_timedelta(timeout, "timeout=").total_seconds()
-        known = self._known_end(instance_id)
+        known = self._ends.get(instance_id)
         if known is not None:
             self.forget(instance_id)
             return known
@@ -105,17 +115,18 @@ class Waits:
         # takes when the answer is there already, and for an end of which the broker tells whoever started it.
         stop = self._signals.listen(STATUS, wake, instance_id, here_only=True)
         self._enter(instance_id, changed)
-        everywhere = False
+        everywhere = hurried = False
         patience = ALONE
         try:
             while True:
                 changed.clear()
-                summary = found(instance_id, self._known_end(instance_id) or self._summary(instance_id))
+                summary = found(instance_id, self._ends.get(instance_id) or self._summary(instance_id))
                 if self.over(summary, until, blocked_ends):
                     if summary.status.finished:
                         self.forget(instance_id)
                     return summary
-                if not everywhere and not self.told(summary, until, blocked_ends):
+                told = everywhere or self.told(summary, until, blocked_ends)
+                if not told and (hurried or not self._served_here(summary)):
                     everywhere = True
                     stop()
                     stop = self._signals.listen(STATUS, wake, instance_id)
@@ -123,7 +134,11 @@ class Waits:
                 left = REREAD if deadline is None else min(REREAD, deadline - time.monotonic())
                 if left <= 0:
                     raise TimeoutError(late(summary, timeout))
-                if not changed.wait(min(left, patience)) and patience is ALONE:
+                if changed.wait(min(left, patience if told else HERE_FIRST)):
+                    continue
+                if not told:
+                    hurried = True
+                elif patience is ALONE:
                     patience = REREAD
                     self.warn_if_alone(summary)
         finally:
@@ -165,10 +180,6 @@ class Waits:
             self._waiting[instance_id].remove(changed)
             if not self._waiting[instance_id]:
                 del self._waiting[instance_id]
-
-    def _known_end(self, instance_id: str) -> Summary | None:
-        handle = self._handles.get(instance_id)
-        return None if handle is None else handle.ended
 
     def _summary(self, instance_id: str) -> Summary | None:
         return self._store.summaries([instance_id])[0]

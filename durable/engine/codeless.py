@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
 from ..model import history as h
 from ..model.history import Event, Parent, Raw, encode_event, encode_events
@@ -96,7 +96,7 @@ def only_drop(instance: Instance, arrivals: Sequence[Arrival], env: Env, ignored
     summary = instance.summary
     partition = partition_of(summary.instance_id, env.partitions)
     commit = Commit(env.mint(), summary.instance_id, partition, instance.version, summary, drop=tuple(drop))
-    after = instance._replace(version=instance.version + 1)
+    after = replace(instance, version=instance.version + 1)
     return Turn(commit, after, ignored=ignored, late=summary.status.finished)
 
 
@@ -139,27 +139,27 @@ def park(
     if never_ran and unserved:
         unchanged, blocked = True, summary  # nothing has happened yet: PENDING says it better than BLOCKED
     else:
-        blocked = msgspec.structs.replace(summary, status=RuntimeStatus.BLOCKED, blocked_reason=reason, updated_at=now)
+        blocked = replace(summary, status=RuntimeStatus.BLOCKED, blocked_reason=reason, updated_at=now)
     if unchanged and not drop:
-        return Turn(None, instance._replace(execution=None), parked=reason)
+        return Turn(None, replace(instance, execution=None), parked=reason)
     wake = wake_row(summary, partition, now.timestamp() + env.hold, env.holder)
     commit = Commit(
         env.mint(), summary.instance_id, partition, instance.version, blocked, put=(wake,), drop=tuple(drop)
     )
-    after = instance._replace(summary=blocked, version=instance.version + 1, execution=None)
+    after = replace(instance, summary=blocked, version=instance.version + 1, execution=None)
     return Turn(commit, after, parked=reason, undelivered=undelivered)
 
 
 def outcome_fact(instance_id: str, arrival: Arrival, partitions: int, now: datetime) -> Fact:
     """The outcome of an activity as a fact for the inbox: from somebody who can't commit it, or not now."""
-    event = msgspec.structs.replace(arrival.event, execution_id=arrival.execution_id)
+    event = replace(arrival.event, execution_id=arrival.execution_id)
     partition = partition_of(instance_id, partitions)
     return Fact(instance_id, partition, f"task/{row_behind(arrival)}", encode_event(event), now.timestamp())
 
 
 def ended_summary(summary: Summary, ended: Event, custom: Raw, now: datetime) -> Summary:
     """How an instance stands once it has ended."""
-    return msgspec.structs.replace(
+    return replace(
         summary,
         status=RuntimeStatus(ended.status),
         updated_at=now,

@@ -27,7 +27,7 @@ class Env(NamedTuple):
     watch: Watch
 
 
-class Arrival(NamedTuple):
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """One fact for one instance. `row_key`: the row that the turn which takes it deletes; `execution_id` may be ''.
 
     tag: of the delivery that brought it, to be acknowledged once a turn has taken it.
@@ -39,7 +39,7 @@ class Arrival(NamedTuple):
     tag: object = None
 
 
-class Instance(NamedTuple):
+class Instance(msgspec.Struct, frozen=True, gc=False):
     """One instance at one version; `execution` is its live code, None when it has to be replayed first.
 
     length, size: events of the current execution, and their stored bytes.
@@ -93,7 +93,7 @@ class Invocation(msgspec.Struct, frozen=True, gc=False):
     number: int = 0
 
 
-class Turn(NamedTuple):
+class Turn(msgspec.Struct, frozen=True, gc=False):
     """What a step decided. Nothing of it may be done before `commit` is committed, except `undelivered`.
 
     commit: None when there is nothing to write. instance: how it stands once that is committed.

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
 from ..model import history as h
 from ..model.history import Event, Raw, UnreadableHistory, encode_events
@@ -76,7 +76,7 @@ def in_place_of(record: Record, creation: Commit) -> Commit:
     """The same start, as another life in place of one that has finished. What waits for another one it finds."""
     inbox = tuple(row.key for row in record.inbox if row.group != PARKED)
     before = record.summary.execution_id
-    return msgspec.structs.replace(creation, expect=record.version, drop=inbox, replaces=before)
+    return replace(creation, expect=record.version, drop=inbox, replaces=before)
 
 
 def step(
@@ -90,8 +90,9 @@ def step(
     facts: list[Event] = []
     request: Event | None = None
     steered = False
-    for event, execution_id, _, _ in arrivals:
-        if execution_id and execution_id != summary.execution_id:
+    for arrival in arrivals:
+        event = arrival.event
+        if arrival.execution_id and arrival.execution_id != summary.execution_id:
             continue
         facts.append(event)
         if event.type == h.TIMER_FIRED:
@@ -119,7 +120,8 @@ def step(
         if suspending == 0:
             return suspend(instance, arrivals, 0, now, env)
         opening = not execution.begun
-        events = execution.take(facts, now, _is_long(instance, env.limits))
+        is_long = instance.length > env.limits.history_events or instance.size > env.limits.history_bytes
+        events = execution.take(facts, now, is_long)
     except Mismatch as mismatch:
         return park(instance, arrivals, mismatch.reason, now, env)
     except UnreadableHistory as error:
@@ -128,7 +130,7 @@ def step(
         return park(instance, arrivals, _stuck(stuck, env.limits), now, env)
     ignored = len(arrivals) - execution.taken
     if not events:
-        settled = instance._replace(execution=execution, history=())
+        settled = replace(instance, execution=execution, history=())
         return only_drop(settled, arrivals, env, ignored)
     return _commit(instance, execution, events, arrivals, opening, now, env, ignored)
 
@@ -171,10 +173,6 @@ def revive(instance: Instance, code: Code, env: Env) -> Execution:
 _NULL = Raw(b"null")
 
 
-def _is_long(instance: Instance, limits: Limits) -> bool:
-    return instance.length > limits.history_events or instance.size > limits.history_bytes
-
-
 def _commit(
     instance: Instance,
     execution: Execution,
@@ -187,7 +185,7 @@ def _commit(
 ) -> Turn:
     summary = instance.summary
     if execution.version != summary.version:
-        summary = msgspec.structs.replace(summary, version=execution.version)
+        summary = replace(summary, version=execution.version)
     run = Effects(instance, env, now.timestamp())
     run.of(events, instance.length)
     for task_id in execution.unused_timers:
@@ -215,7 +213,7 @@ def _commit(
         opened = [started, *execution.carried_events()]
         row = encode_events(opened)
         appends.append(Append(started.execution_id, 0, row))
-        summary = msgspec.structs.replace(
+        summary = replace(
             summary,
             execution_id=started.execution_id,
             status=RuntimeStatus.RUNNING,
@@ -279,7 +277,7 @@ def _timers_left(execution: Execution) -> list[str]:
 
 
 def _next_execution(started: Event, continued: Event, version: str, now: datetime, env: Env) -> Event:
-    return msgspec.structs.replace(
+    return replace(
         started,
         timestamp=now,
         input=continued.input,

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
-import msgspec
+from msgspec.structs import replace
 
 from ..model import history as h
 from ..model.history import Event, encode_events
@@ -39,7 +39,7 @@ def suspend(instance: Instance, arrivals: Sequence[Arrival], number: int, now: d
     used = [a.row_key for a in arrivals[: number + 1] if a.event.type in _SWITCHES]
     others = [a for a in arrivals if a.event.type not in _SWITCHES]
     turn = _switched(instance, others, arrivals[number].event, RuntimeStatus.SUSPENDED, used, now, env)
-    return turn._replace(again=len(arrivals) > 1)
+    return replace(turn, again=len(arrivals) > 1)
 
 
 def rest(instance: Instance, arrivals: Sequence[Arrival], now: datetime, env: Env) -> Turn:
@@ -50,33 +50,33 @@ def rest(instance: Instance, arrivals: Sequence[Arrival], now: datetime, env: En
     if resumed < len(arrivals):
         status = RuntimeStatus.RUNNING if instance.begun else RuntimeStatus.PENDING
         turn = _switched(instance, others, arrivals[resumed].event, status, repeated, now, env)
-        return turn._replace(again=True)
+        return replace(turn, again=True)
     undelivered, drop = to_inbox(instance, others, env, now)
-    cold = instance._replace(execution=None)
+    cold = replace(instance, execution=None)
     if not drop and not repeated:
         return Turn(None, cold, parked=WAITS)
     commit = _commit(instance, instance.summary, [*drop, *repeated], env)
-    return Turn(commit, cold._replace(version=instance.version + 1), parked=WAITS, undelivered=undelivered)
+    return Turn(commit, replace(cold, version=instance.version + 1), parked=WAITS, undelivered=undelivered)
 
 
 def keep(turn: Turn, arrivals: Sequence[Arrival], now: datetime, env: Env) -> Turn:
     """The same turn, with what came behind a suspend: another turn takes that."""
     instance = turn.instance
     undelivered, drop = to_inbox(instance, arrivals, env, now)
-    turn = turn._replace(again=not turn.parked, undelivered=[*turn.undelivered, *undelivered])
+    turn = replace(turn, again=not turn.parked, undelivered=[*turn.undelivered, *undelivered])
     if not drop:
         return turn
     if turn.commit is not None:
-        return turn._replace(commit=msgspec.structs.replace(turn.commit, drop=(*turn.commit.drop, *drop)))
-    after = instance._replace(version=instance.version + 1)
-    return turn._replace(commit=_commit(instance, instance.summary, drop, env), instance=after)
+        return replace(turn, commit=replace(turn.commit, drop=(*turn.commit.drop, *drop)))
+    after = replace(instance, version=instance.version + 1)
+    return replace(turn, commit=_commit(instance, instance.summary, drop, env), instance=after)
 
 
 def before_the_start(instance: Instance, arrivals: Sequence[Arrival], env: Env) -> Turn:
     """Its time has not come: what has arrived waits in the inbox, but for outcomes of the life it took the place of."""
     late = [a for a in arrivals if a.execution_id not in ("", instance.summary.execution_id)]
     turn = only_drop(instance, late, env, len(late))
-    return turn._replace(alarm=start_row(instance.summary, instance.started, env.partitions))
+    return replace(turn, alarm=start_row(instance.summary, instance.started, env.partitions))
 
 
 def _switched(
@@ -91,7 +91,7 @@ def _switched(
     undelivered, drop = to_inbox(instance, others, env, now)
     if instance.summary.status is RuntimeStatus.BLOCKED:
         drop.append(wake_key(instance.summary.execution_id))
-    summary = msgspec.structs.replace(instance.summary, status=status, updated_at=now, blocked_reason="")
+    summary = replace(instance.summary, status=status, updated_at=now, blocked_reason="")
     append = Append(summary.execution_id, instance.length, encode_events([event]))
     commit = _commit(instance, summary, [*drop, *used], env, append)
     after = Instance(summary, instance.version + 1, instance.started, instance.length + 1)

@@ -35,16 +35,15 @@ class RuntimeStatus(str, Enum):
     TERMINATED = "TERMINATED"
     CONTINUED_AS_NEW = "CONTINUED_AS_NEW"
 
-    @property
-    def finished(self) -> bool:
-        """Whether nothing more will happen to an instance in this state."""
-        return self in _FINISHED
+    _value_: str
+    finished: bool
+    """Whether nothing more will happen to an instance in this state."""
+
+    def __init__(self, _: str) -> None:
+        self.finished = self._value_ in ("COMPLETED", "FAILED", "CANCELED", "TERMINATED")
 
     def __str__(self) -> str:
-        return self.value
-
-
-_FINISHED = frozenset({RuntimeStatus.COMPLETED, RuntimeStatus.FAILED, RuntimeStatus.CANCELED, RuntimeStatus.TERMINATED})
+        return self._value_
 
 
 class Summary(msgspec.Struct, frozen=True, omit_defaults=True):

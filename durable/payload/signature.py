@@ -49,7 +49,8 @@ def encode_plain_input(args: tuple[Any, ...], where: str, limits: Limits) -> Raw
 class Signature:
     """The input side and the result type of one function. Made by `Signature.of`.
 
-    name: the function's. display: `charge(order: Order, amount: Decimal)`, without the context.
+    name: the function's. display: `charge(order: Order, amount: Decimal)`, without the context. spreads: whether a list
+    as input is spread over the parameters.
     """
 
     def __init__(self, fn: Callable[..., Any], name: str, parameters: list[inspect.Parameter], result: Any) -> None:
@@ -58,6 +59,7 @@ class Signature:
         self.parameters = tuple(p for p in parameters if p.kind is not p.VAR_POSITIONAL)
         self.rest = next((p for p in parameters if p.kind is p.VAR_POSITIONAL), None)
         self.display = f"{name}({', '.join(map(_shown, parameters))})"
+        self.spreads = self.rest is not None or len(self.parameters) > 1
         self._required = sum(p.default is _EMPTY for p in self.parameters)
         self._result = result
 
@@ -86,11 +88,6 @@ class Signature:
         made = cls(fn, name, parameters[len(filled) :], signature.return_annotation)
         made._refuse_ambiguous(parameters[len(filled) :])
         return made
-
-    @property
-    def spreads(self) -> bool:
-        """Whether a list as input is spread over the parameters."""
-        return self.rest is not None or len(self.parameters) > 1
 
     def encode_input(self, args: tuple[Any, ...], where: str, limits: Limits) -> Raw:
         """The one input of a call by function with `args`.

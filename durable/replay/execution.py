@@ -63,7 +63,7 @@ class Execution(LiveCode):
         opening = Event(h.ORCHESTRATOR_STARTED, now, suggest_continue_as_new=is_long)
         if first_turn and self.version != self.started.version:
             opening = msgspec.structs.replace(opening, version=self.version)
-        if first_turn or self._is_due or self._may_go_on():
+        if first_turn or self._is_due or (self._halted and self._may_go_on()):
             new.append(opening)
             self._apply(opening)
         for fact in facts:
@@ -107,9 +107,10 @@ class Execution(LiveCode):
             if self._driver is None and self._begin is not None:
                 self._start()
                 return
-            for halted in self._may_go_on():
-                self._halted.remove(halted)
-                halted.go_on()
+            if self._halted:
+                for halted in self._may_go_on():
+                    self._halted.remove(halted)
+                    halted.go_on()
             if self._is_due:
                 self._resume()
         elif kind == h.EVENT_RAISED:
@@ -147,8 +148,6 @@ class Execution(LiveCode):
 
     def _may_go_on(self) -> list[MapTask[Any]]:
         """The maps that have been halted by a failure which no longer stands."""
-        if not self._halted:
-            return []
         held = self.journal.held
         return [halted for halted in self._halted if held.isdisjoint(halted.halted_by)]
 

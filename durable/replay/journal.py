@@ -52,15 +52,20 @@ class Journal:
 
     def open(self, recorded: Sequence[Event]) -> None:
         """Replay these from now on, all that an execution has."""
-        stands = standing(recorded)
-        self._void = void_outcomes(recorded, stands)
-        self._passed_over = passed_over(recorded) if self._void else frozenset()
         self._stored, self._length = recorded, len(recorded)
-        if self._passed_over:
-            stands = sorted([*stands, *((number, recorded[number]) for number in self._passed_over)], key=_number)
-        self._recorded, self._numbers = [event for _, event in stands], [number for number, _ in stands]
+        self._recorded, self._numbers = recorded, range(len(recorded))
+        if any(event.type == h.EXECUTION_REWOUND for event in recorded):
+            self._leave_out_void(recorded)
         self._patches = {event.name: True for event in self._recorded if event.type == h.PATCH_RECORDED}
         self._cursor, self.replaying = 0, True
+
+    def _leave_out_void(self, recorded: Sequence[Event]) -> None:
+        stands = standing(recorded)
+        self._void = void_outcomes(recorded, stands)
+        if self._void:
+            self._passed_over = passed_over(recorded)
+            stands = sorted([*stands, *((number, recorded[number]) for number in self._passed_over)], key=_number)
+        self._recorded, self._numbers = [event for _, event in stands], [number for number, _ in stands]
 
     def turn(self) -> list[Event]:
         """A new turn begins; where its events will be."""

@@ -66,6 +66,7 @@ class EngineThread:
         self._died = died
         self._inbox: SimpleQueue[News] = SimpleQueue()
         self._creations = Creations(self.tell)
+        self._idle = False
         self._watchdog = watchdog
         self._answers: dict[type, Callable[[Any], Any]] = {
             Load: lambda r: store.load(r.wants),
@@ -97,18 +98,25 @@ class EngineThread:
         self._inbox.put(news)
 
     def create(self, commits: Sequence[Commit]) -> dict[str, Outcome]:
-        """Create instances, each with its first turn in one commit; those that are not for this loop are left out."""
+        """Create instances, each with its first turn in one commit. Left out are those that are not for this loop, and
+        one alone unless the loop is at rest."""
         if threading.current_thread() is self._thread:
             return {}  # code that runs on it can't wait for it
-        mine = [commit for commit in commits if self._loop.turns.takes(commit)]
+        if len(commits) == 1 and not self._idle:
+            return {}  # it would wait for a whole round, and is faster by itself
+        mine = [commit for commit in commits if self.serves(commit.summary)]
         return self._creations.create(mine) if mine else {}
 
     def created(self, commits: Sequence[Commit]) -> list[str]:
         """Begin with instances that were just created; the ids of those that are not for this loop."""
-        mine = [created(commit) for commit in commits if self._loop.turns.takes(commit)]
+        mine = [created(commit) for commit in commits if self.serves(commit.summary)]
         if mine:
             self.tell(Started(mine))
-        return [commit.instance_id for commit in commits if not self._loop.turns.takes(commit)]
+        return [commit.instance_id for commit in commits if not self.serves(commit.summary)]
+
+    def serves(self, summary: Summary) -> bool:
+        """Whether this loop takes the turns of this instance. May be called from any thread."""
+        return self._loop.turns.serves(summary)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end of the drain; False when it took longer."""
@@ -155,11 +163,11 @@ class EngineThread:
             if seconds <= 0:
                 news.append(inbox.get_nowait())
             else:
-                self._watchdog.rest()
+                self._idle = True
                 try:
                     news.append(inbox.get(timeout=min(seconds, threading.TIMEOUT_MAX)))
                 finally:
-                    self._watchdog.wake()
+                    self._idle = False
             if crowded and isinstance(news[0], Started) and inbox.qsize() < _FEW:
                 # Starts come faster than rounds: each commits by itself, so leave them the disk for a moment.
                 time.sleep(_LINGER)

@@ -169,18 +169,21 @@ class Loop:
                 if queued:
                     self.agenda.sweep_soon()
                     yield from self.work.give_up(queued)
-        if self.intake.room != self.work.room:
+        if self.serving.by_mail and self.intake.room != self.work.room:
             yield from self.intake.receive()
-        yield from self.intake.accept()
+        if self.intake.offered:
+            yield from self.intake.accept()
         if self.elsewhere:
             elsewhere, self.elsewhere = self.elsewhere, []
             yield Notify(FACTS, elsewhere)
         yield from self._send()
-        yield from self.work.recover(self.settings.batch)
+        if self.work.orphans:
+            yield from self.work.recover(self.settings.batch)
         if self.turns.waiting:
             yield from self._turns()
             yield from self._send()
-        yield from self._post()
+        if self.courier.busy:
+            yield from self._post()
 
     def _idle_seconds(self) -> float:
         if self.turns.waiting or self.outbox.rows or self.work.orphans or self.courier.busy:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from ..engine.instance import Invocation
 from ..model.history import Event
 from ..model.status import Summary
@@ -160,7 +162,7 @@ class Started(NamedTuple):
     records: Sequence[Record]
 
 
-class Done(NamedTuple):
+class Done(msgspec.Struct, frozen=True, gc=False):
     """An activity's outcome (TaskCompleted or TaskFailed). seconds: how long it had a slot."""
 
     invocation: Invocation

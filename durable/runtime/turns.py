@@ -4,8 +4,8 @@ Laws.
 1. Nothing is done before its commit is committed; nothing that has arrived is forgotten before that either.
 2. After a conflict or an unknown outcome the live code is thrown away and the stored state is read again.
 3. While the store commits one part of a batch the next part is stepped: the parts share no instance.
-4. What is started here in numbers is created by its first turn, in one commit. What can't begin that way (no code here,
-   not ours any more, it continues as new) is left to whoever starts it.
+4. What is started here, in numbers or while there is nothing else to do, is created by its first turn, in one commit.
+   What can't begin that way (no code here, not ours any more, it continues as new) is left to whoever starts it.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol
 
-from ..engine.codeless import outcome_fact
-from ..engine.instance import Arrival, Env, Instance, Invocation, Turn, row_behind
+from ..engine.instance import Arrival, Env, Instance, Turn
 from ..engine.step import inbox_arrivals, step
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import UnreadableHistory
 from ..model.names import partition_of
-from ..model.status import RuntimeStatus, Summary
-from ..ports import FACTS, PARKED, STATUS, Commit, Delivered, Fact, Lease, Outcome, Record, Row, RowKey, Want
+from ..model.status import Summary
+from ..ports import FACTS, PARKED, Lease, Outcome, Record, Row, Want
 from ..replay.live_code import Code
+from .aftermath import Aftermath
 from .agenda import Agenda
 from .courier import Courier
 from .outbox import Outbox
 from .parking import RESTING, Parking
-from .requests import Begin, Claim, Created, Deliver, Ended, Finish, Load, Notify, Request
+from .requests import Begin, Claim, Created, Deliver, Finish, Load, Notify, Request
 from .serving import Serving
 from .workload import ActivityNames, Workload
 
@@ -86,9 +86,8 @@ class Turns:
         self.codebase = codebase
         self.clock = clock
         self.agenda = agenda
-        self.outbox = outbox
         self.courier = courier
-        self.work = work
+        self.aftermath = Aftermath(env, serving, clock, agenda, outbox, courier, work)
         self.warm: OrderedDict[str, Instance] = OrderedDict()
         self.arrived: dict[str, list[Arrival]] = {}
         self.hinted: dict[str, None] = {}
@@ -128,16 +127,12 @@ class Turns:
         self.hint(instance_id)
         self.untold.add(instance_id)
 
-    def takes(self, commit: Commit) -> bool:
-        """Whether what this creates is for this worker. May be called from any thread."""
-        return (commit.summary.group, commit.partition) in self.agenda.owned
-
     def started(self, record: Record) -> bool:
         """An instance as it was created a moment ago, or is to be created; False when it is not for this worker."""
         instance_id = record.summary.instance_id
         if not record.version:
             self.fresh[instance_id] = record
-        elif not self._serves(record.summary):
+        elif not self.serves(record.summary):
             return False
         elif instance_id in self.warm:
             pass  # a sweep has found it before this came: it goes on already
@@ -151,7 +146,7 @@ class Turns:
         """What to serve from now on; what is somebody else's by now need not be kept warm."""
         self.numbers = frozenset(number for _, number in owned)
         self.parking.keep_only(self.owns)
-        for instance_id in [i for i, known in self.warm.items() if not self._serves(known.summary)]:
+        for instance_id in [i for i, known in self.warm.items() if not self.serves(known.summary)]:
             del self.warm[instance_id]
 
     def code_changed(self) -> None:
@@ -162,7 +157,8 @@ class Turns:
         """Whether it may be ours: only its summary knows its group."""
         return partition_of(instance_id, self.env.partitions) in self.numbers
 
-    def _serves(self, summary: Summary) -> bool:
+    def serves(self, summary: Summary) -> bool:
+        """Whether it is for this worker. May be called from any thread."""
         return (summary.group, partition_of(summary.instance_id, self.env.partitions)) in self.agenda.owned
 
     # ---- one batch
@@ -234,7 +230,7 @@ class Turns:
             arrivals = taken[instance_id] = self.arrived.pop(instance_id, [])
             if self._fired:
                 self._fired.difference_update([a.row_key for a in arrivals])
-            if not self._is_ours(instance_id, loaded):
+            if instance_id not in self.warm and not self._is_ours(instance_id, loaded):
                 found.foreign[instance_id] = arrivals
                 if instance_id in self.untold:
                     found.untold.append(instance_id)
@@ -264,7 +260,7 @@ class Turns:
 
     def _conclude(self, stepped: Stepped, outcomes: list[Outcome]) -> Asking:
         """Act upon what was committed, take back what was not."""
-        done: list[Turn] = []
+        done: list[tuple[Turn, list[Arrival]]] = []
         unknown: list[tuple[Turn, list[Arrival]]] = []
         created: list[tuple[str, Outcome | None]] = [(instance_id, None) for instance_id in stepped.uncreated]
         answers = iter(outcomes)
@@ -273,35 +269,41 @@ class Turns:
             if turn.commit is not None and not turn.commit.expect:
                 created.append((turn.commit.instance_id, outcome))
             if outcome is Outcome.COMMITTED:
-                done.append(turn)
+                done.append((turn, arrivals))
             elif outcome is Outcome.UNKNOWN:
                 unknown.append((turn, arrivals))
             else:
                 self._give_back(turn.instance.summary.instance_id, arrivals)
         if created:
             yield Created(created)
-        done.extend((yield from self._settle(unknown)))
-        taken = {id(turn): arrivals for turn, arrivals in stepped.turns}
-        self.courier.done += [a.tag for turn in done for a in taken[id(turn)] if a.tag is not None]
-        yield from self._act(done)
+        if unknown:
+            done += yield from self._settle(unknown)
+        for turn, arrivals in done:
+            self._keep(turn, arrivals)
+        yield from self.aftermath.of([turn for turn, _ in done])
         if stepped.leases:
             yield Claim(stepped.leases)
-        yield from self._hand_over(stepped.foreign)
+        if stepped.foreign:
+            yield from self.aftermath.hand_over(stepped.foreign)
         if stepped.untold:
             yield Notify(FACTS, stepped.untold)
         if stepped.gone:
-            yield from self._forget(stepped.gone)
+            yield from self.aftermath.forget(stepped.gone)
 
-    def _forget(self, gone: dict[str, list[Arrival]]) -> Asking:
-        """These instances are not there: they were purged. Let go of the rows behind what has come for them."""
-        rows = [
-            RowKey(partition_of(instance_id, self.env.partitions), arrival.row_key or row_behind(arrival))
-            for instance_id, arrivals in gone.items()
-            for arrival in arrivals
-        ]
-        if rows:
-            yield from self.work.end(rows)
-        self.courier.done += [a.tag for arrivals in gone.values() for a in arrivals if a.tag is not None]
+    def _keep(self, turn: Turn, arrivals: list[Arrival]) -> None:
+        """It is committed: what it took is done with, and its instance goes on from there."""
+        for arrival in arrivals:
+            if arrival.tag is not None:
+                self.courier.done.append(arrival.tag)
+        instance = turn.instance
+        instance_id = instance.summary.instance_id
+        if turn.again:
+            self.hinted[instance_id] = None
+        if not turn.parked:
+            if self.parking.leave(instance_id):
+                self.agenda.sweep_soon()  # its timers were left alone meanwhile
+            if instance.execution is not None or turn.late:
+                self.warm[instance_id] = instance
 
     def _creates(self, instance_id: str, loaded: dict[str, Record | None]) -> bool:
         """Whether to create it: it is ours, and whoever wanted it has not lost patience and created it meanwhile."""
@@ -309,11 +311,9 @@ class Turns:
         return not known and self._is_ours(instance_id, loaded)
 
     def _is_ours(self, instance_id: str, loaded: dict[str, Record | None]) -> bool:
-        known = self.warm.get(instance_id)
-        if known is not None:
-            return self._serves(known.summary)
+        """Of what is not warm; what is has been ours since, or `assign` had let go of it."""
         record = loaded.get(instance_id)
-        return self.owns(instance_id) if record is None else self._serves(record.summary)
+        return self.owns(instance_id) if record is None else self.serves(record.summary)
 
     def _step(
         self,
@@ -353,7 +353,8 @@ class Turns:
                 self.agenda.sweep_soon()  # rows that a client has put are due, and no turn of ours has told of them
             known = {a.row_key for a in arrivals}
             arrivals[:0] = [a for a in facts if a.row_key not in known]
-        code, missing = self._code(instance)
+        live = instance.execution
+        code, missing = (live.code, "") if live is not None else self._code(instance)
         turn = step(instance, arrivals, code, missing, now, self.env)
         if not instance.version and (turn.commit is None or turn.again or turn.parked):
             found.uncreated.append(instance_id)
@@ -367,8 +368,6 @@ class Turns:
         return turn
 
     def _code(self, instance: Instance) -> tuple[Code | None, str]:
-        if instance.execution is not None:
-            return instance.execution.code, ""
         name, version = instance.summary.name, instance.summary.version
         code = self.codebase.orchestrator(name, version, not instance.begun)
         if code is not None:
@@ -388,80 +387,19 @@ class Turns:
             self.arrived.setdefault(instance_id, [])[:0] = kept
         self.hinted[instance_id] = None
 
-    def _settle(self, unknown: list[tuple[Turn, list[Arrival]]]) -> Generator[Request, Any, list[Turn]]:
+    def _settle(
+        self, unknown: list[tuple[Turn, list[Arrival]]]
+    ) -> Generator[Request, Any, list[tuple[Turn, list[Arrival]]]]:
         """An unknown outcome is settled by reading: the last commit's id says whether ours is the one."""
-        if not unknown:
-            return []
         records: list[Record | None] = yield Load([Want(t.instance.summary.instance_id) for t, _ in unknown])
-        done = []
+        done: list[tuple[Turn, list[Arrival]]] = []
         for (turn, arrivals), record in zip(unknown, records, strict=True):
             if record is not None and turn.commit is not None and record.commit_id == turn.commit.id:
-                done.append(turn)
+                done.append((turn, arrivals))
             else:
                 self.faulty = True
                 self._give_back(turn.instance.summary.instance_id, arrivals)
         return done
-
-    def _act(self, turns: Sequence[Turn]) -> Asking:
-        run: list[Invocation] = []
-        cancelled: list[str] = []
-        news: list[str] = []
-        ended: list[Summary] = []
-        for turn in turns:
-            instance = turn.instance
-            instance_id = instance.summary.instance_id
-            if turn.again:
-                self.hinted[instance_id] = None
-            if turn.alarm is not None:
-                self.agenda.arm([turn.alarm])
-            if not turn.parked:
-                if self.parking.leave(instance_id):
-                    self.agenda.sweep_soon()  # its timers were left alone meanwhile
-                if instance.execution is not None or turn.late:
-                    self.warm[instance_id] = instance
-            if turn.commit is None:
-                continue
-            if instance.summary.status is not RuntimeStatus.RUNNING or turn.began:
-                news.append(instance_id)
-                if instance.summary.status.finished:
-                    ended.append(instance.summary)
-                if self.serving.announces and (turn.began or instance.summary.status.finished):
-                    self.courier.announce(instance.summary, instance.length)
-            run.extend(turn.invocations)
-            cancelled.extend(turn.cancelled)
-            self.agenda.arm(row for row in turn.commit.put if row.kind == "timer")
-            for row in turn.commit.put:
-                if row.kind == "message":
-                    self.outbox.add(row)
-            self.work.forget(turn.commit.drop)
-            self.agenda.disarm(turn.commit.drop)
-        if run:
-            yield from self.work.begin(run)
-        if cancelled:
-            yield from self.work.cancel(cancelled)
-        if ended:
-            yield Ended(ended)
-        if news:
-            yield Notify(STATUS, news)
-
-    def _hand_over(self, foreign: dict[str, list[Arrival]]) -> Asking:
-        """Outcomes for instances that are somebody else's (by now): into their inboxes, and tell."""
-        facts: list[Fact] = []
-        rows: list[RowKey] = []
-        for instance_id, arrivals in foreign.items():
-            outcomes = [a for a in arrivals if not a.row_key]  # a timer's row is found by its new owner
-            partition = partition_of(instance_id, self.env.partitions)
-            rows += [RowKey(partition, row_behind(a)) for a in outcomes]
-            facts += [outcome_fact(instance_id, a, self.env.partitions, self.clock()) for a in outcomes]
-            self.work.forget(row_behind(a) for a in outcomes)
-        if facts:
-            answers: list[Delivered] = yield Deliver(facts)
-            self.courier.done += [a.tag for some in foreign.values() for a in some if a.tag is not None]
-            yield Notify(FACTS, list(dict.fromkeys(fact.instance_id for fact in facts)))
-            taken = (Delivered.NEW, Delivered.DUPLICATE)
-            unwanted = [row for row, answer in zip(rows, answers, strict=True) if answer not in taken]
-            if unwanted:
-                yield from self.work.end(unwanted)
 
 
 def _is_uncreated(known: Record | bool) -> bool:

@@ -16,13 +16,12 @@ from ..replay.guard import TurnTooLong, Watch
 
 
 class Watchdog(Watch):
-    """Watches one engine thread; asleep while that thread is idle."""
+    """Watches one engine thread, every so many seconds."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
         self._seconds = seconds
         self._lock = threading.Lock()
-        self._busy = threading.Event()
         self._closed = threading.Event()
         self._target = 0
         self._fired = False
@@ -30,18 +29,10 @@ class Watchdog(Watch):
     def watch_this_thread(self) -> None:
         """Called on the engine's thread; starts watching it."""
         self._target = threading.get_ident()
-        self._busy.set()  # the thread does not rest before its first turns: those of a restart after a crash
         threading.Thread(target=self._watch, name="durable-watchdog", daemon=True).start()
-
-    def rest(self) -> None:
-        self._busy.clear()
-
-    def wake(self) -> None:
-        self._busy.set()
 
     def close(self) -> None:
         self._closed.set()
-        self._busy.set()
 
     def leave(self) -> None:
         with self._lock:
@@ -54,10 +45,7 @@ class Watchdog(Watch):
 
     def _watch(self) -> None:
         seen = -1
-        while not self._closed.is_set():
-            self._busy.wait()
-            if self._closed.wait(self._seconds):
-                return
+        while not self._closed.wait(self._seconds):
             with self._lock:
                 if self.inside and self.ticks == seen:
                     self._fired = True

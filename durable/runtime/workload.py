@@ -84,7 +84,8 @@ class Workload:
         here: list[Invocation] = []
         for invocation in invocations:
             key = invocation.row_key
-            self.forget([key])  # sent before and run by another, who handed it back: it is not with the broker now
+            if key in self.held:  # sent before and run by another, who handed it back: it is not with the broker now
+                self.forget([key])
             self.held[key] = Held(partition_of(invocation.instance_id, self.env.partitions), leased, due_at)
             if self.closed:
                 continue  # handed back at the end of the drain
@@ -206,8 +207,6 @@ class Workload:
     def recover(self, limit: int) -> Generator[Request, Any, None]:
         """Rows that nobody runs: see to it that those which are still open run, end the others."""
         rows = list(itertools.islice(self.orphans.values(), limit))
-        if not rows:
-            return
         for row in rows:
             del self.orphans[row.key]
         ids = list(dict.fromkeys(row.instance_id for row in rows))

@@ -171,7 +171,7 @@ def _goes_on_while_suspended() -> AbstractContextManager[Any]:
     def at_once(instance: Instance, arrivals: Sequence[Arrival], now: datetime, env: Env) -> Turn:
         code = CODES[instance.summary.name]
         running = msgspec.structs.replace(instance.summary, status=RuntimeStatus.RUNNING)
-        return step.step(instance._replace(summary=running), arrivals, code, "", now, env)
+        return step.step(msgspec.structs.replace(instance, summary=running), arrivals, code, "", now, env)
 
     return patch.object(step, "rest", at_once)
 

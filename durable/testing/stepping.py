@@ -238,7 +238,9 @@ class Run:
         arrivals = [Arrival(fact) for fact in facts]
         again = True
         while again:
-            cold = self._instance._replace(execution=None, history=self._events, length=len(self._events))
+            cold = msgspec.structs.replace(
+                self._instance, execution=None, history=self._events, length=len(self._events)
+            )
             turn = engine_step(cold, arrivals, self._code, "", self._now, self._env)
             if turn.parked:
                 raise OrchestrationBlockedError(turn.parked, turn.parked)

@@ -386,7 +386,7 @@ class Inbox:
         if self.over:
             return
         if cold:
-            self.instance = self.instance._replace(execution=None, history=self.history)
+            self.instance = msgspec.structs.replace(self.instance, execution=None, history=self.history)
         turn = step(self.instance, list(self.rows.values()), self.code, "", NOW, ENV)
         if turn.commit is not None:
             assert turn.commit.expect == self.instance.version
@@ -397,7 +397,7 @@ class Inbox:
             for key in turn.commit.drop:
                 self.rows.pop(key, None)
         live = turn.instance.execution
-        self.instance = turn.instance._replace(history=() if live is not None else self.history)
+        self.instance = msgspec.structs.replace(turn.instance, history=() if live is not None else self.history)
         if turn.again:
             self.step(cold)
 
@@ -684,7 +684,7 @@ def test_raising_the_error_without_being_cancelled_is_a_failure() -> None:
 @given(life=lives)
 def test_a_first_turn_that_creates_its_instance_leaves_what_two_commits_would(life: Life) -> None:
     creation = create("i", life.started, ENV.partitions, "c")
-    apart = Instance.of_record(uncreated(creation))._replace(version=1)
+    apart = msgspec.structs.replace(Instance.of_record(uncreated(creation)), version=1)
     together = Instance.of_record(uncreated(creation))
     two, one = (step(instance, [], life.code, "", NOW, ENV) for instance in (apart, together))
     assume(not one.again)  # what continues as new at once takes two

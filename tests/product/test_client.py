@@ -19,6 +19,8 @@ import pytest
 from cloudevents.core.bindings.http import from_structured_event, to_structured_event
 
 import durable
+from durable.model.history import decode_events
+from durable.ports import Want
 
 pytestmark = pytest.mark.everywhere
 
@@ -93,6 +95,23 @@ def test_a_start_does_not_wait_for_code_that_does_not_yield(bench: Bench, app: d
         free.set()
         assert (first.result(SOON).result(SOON), second.result(SOON)) == (True, 2)
     assert len(list(client.list_orchestrations())) == 2
+
+
+def test_a_start_beside_an_idle_worker_begins_with_the_commit_that_creates_it(
+    bench: Bench, app: durable.Registry
+) -> None:
+    bench.serve(app)
+    store = bench.client.backend.store
+
+    def begun_at_once() -> bool:
+        """Never where the creation is a commit of its own: then it is the first stored row."""
+        handle = bench.start("wait")
+        [record] = store.load([Want(handle.instance_id)])
+        assert record is not None
+        assert record.history
+        return len(decode_events(record.history[0])) > 1
+
+    bench.until(lambda: begun_at_once() is not bench.cold)  # where nothing is kept warm each turn reads what is stored
 
 
 def test_a_taken_id_is_refused_in_any_state_or_gives_a_handle(bench: Bench, app: durable.Registry) -> None:

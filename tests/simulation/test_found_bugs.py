@@ -77,7 +77,7 @@ def test_what_a_life_has_left_ends_though_the_next_one_waits_for_its_time() -> N
     now = datetime(2030, 1, 1, tzinfo=timezone.utc)
     later = now + timedelta(days=1)
     started = Event(h.EXECUTION_STARTED, now, name="o", input=Raw(b"null"), execution_id="new", seed="s", fire_at=later)
-    instance = Instance.of_record(uncreated(create("i", started, 1, "c")))._replace(version=1)
+    instance = msgspec.structs.replace(Instance.of_record(uncreated(create("i", started, 1, "c"))), version=1)
     outcome = Event(h.TASK_COMPLETED, now, task_id=1, attempt=1, result=Raw(b"1"))
     env = Env("w", 60.0, lambda: "id", 1, Limits(), Watch())
     turn = step(instance, [Arrival(outcome, "old")], None, "no code", now, env)
