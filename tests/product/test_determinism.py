@@ -14,6 +14,7 @@ from uuid import UUID
 import pytest
 
 import durable
+from durable.model.history import decode_events, encode_events
 from durable.ports import Append, Commit, Want
 
 if TYPE_CHECKING:
@@ -625,7 +626,8 @@ def test_a_type_of_a_later_version_is_kept_and_blocks(bench: Bench) -> None:
     assert record is not None
     assert record.history is not None
     before = bench.client.history(handle.instance_id)
-    later = record.history[-1].replace(b"EventAwaited", b"WishGranted")  # as that version would have written it
+    events = [event for row in record.history for event in decode_events(row)]
+    later = encode_events(events[-2:]).replace(b"EventAwaited", b"WishGranted")  # as that version would have written it
     append = Append(record.summary.execution_id, len(before), later)
     store.commit([Commit("later", handle.instance_id, 0, record.version, record.summary, (append,))])
     handle.raise_event("go")

@@ -185,6 +185,11 @@ def put_aside(text: str) -> str:
     return text
 
 
+def laid_out(text: str) -> str:
+    """As it is compared: where a process and its host are named, lines break elsewhere on another day."""
+    return " ".join(text.split()) if "pid PID on HOST" in " ".join(text.split()) else text
+
+
 SCREENS = {
     "help": "--help",
     "list": "list",
@@ -206,7 +211,7 @@ def test_a_screen_is_as_it_was(shop: Command, name: str) -> None:
     found, golden = put_aside(said), GOLDEN / f"{name}.txt"
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(found, encoding="utf-8")
-    assert found == golden.read_text(encoding="utf-8")
+    assert laid_out(found) == laid_out(golden.read_text(encoding="utf-8"))
 
 
 def test_no_golden_file_is_left_over() -> None:
