@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -25,6 +25,8 @@ from .requests import Begin, Claim, Deliver, Finish, Load, Read, Request
 from .rewinding import Part, Rewound, answer_requests
 
 log = logging.getLogger("durable.worker")
+
+_AGAIN: Final = 1.0  # seconds; the sweep that finds it comes every few
 
 
 class Sent(NamedTuple):
@@ -127,20 +129,25 @@ class Outbox:
     def _send_facts(self, facts: list[tuple[Row, Fact]]) -> Generator[Request, Any, list[Row]]:
         if not facts:
             return []
-        # A terminate may overtake the start of its child; its row stays until the child is there.
+        # A terminate may overtake the start of its child, which another worker is about to send: its row stays until
+        # the child is there, and is looked at again soon, not when a dead worker's row would be.
         starts = [
             RowKey(row.partition, row.key.removesuffix("/terminate") + "/start")
             for row, _ in facts
             if row.key.endswith("/terminate")
         ]
         found: list[Row | None] = (yield Read(starts)) if starts else []
-        early = {row.key for row in found if row is not None}
+        unsent = {row.key for row in found if row is not None}
         answers: list[Delivered] = yield Deliver([fact for _, fact in facts])
-        return [
-            row
-            for (row, _), answer in zip(facts, answers, strict=True)
-            if answer is not Delivered.ABSENT or row.key.removesuffix("/terminate") + "/start" not in early
-        ]
+        ended: list[Row] = []
+        early: list[Row] = []
+        for (row, _), answer in zip(facts, answers, strict=True):
+            waits = answer is Delivered.ABSENT and row.key.removesuffix("/terminate") + "/start" in unsent
+            (early if waits else ended).append(row)
+        if early:
+            soon = self.clock().timestamp() + _AGAIN
+            yield Claim([Lease(r.partition, r.key, r.holder, r.attempt, soon, self.env.holder) for r in early])
+        return ended
 
 
 def _is_started_by(record: Record, asked: Event) -> bool:
