@@ -168,4 +168,4 @@ class Consumer:
             settle(self._answer, error=refused)
         else:
             # Such as a delivery that was held for longer than the broker's consumer_timeout.
-            self.session.fail(f"the channel was closed of {refused}")
+            self.session.fail(f"a channel was closed: {refused}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import datetime, timedelta, timezone
 from itertools import count
 from typing import Any
@@ -11,6 +11,7 @@ from durable.backends.memory import MemoryStore
 from durable.engine.instance import Env
 from durable.model.errors import StoreError
 from durable.model.limits import Limits
+from durable.ports import Store
 from durable.replay.guard import Watch
 from durable.replay.live_code import Code
 from durable.runtime import requests as ask
@@ -93,3 +94,21 @@ class Driven:
 
 def refuse() -> Any:
     raise StoreError("not now")
+
+
+def drive(store: Store, requests: Generator[ask.Request, Any, Any]) -> None:
+    """Answer these from the store; what is asked of others is answered with None."""
+    answers: dict[type, Callable[[Any], Any]] = {
+        ask.Claim: lambda request: store.lease(request.leases),
+        ask.Deliver: lambda request: store.deliver(request.facts),
+        ask.Load: lambda request: store.load(request.wants),
+        ask.Read: lambda request: store.rows(request.keys),
+    }
+    answer: Any = None
+    while True:
+        try:
+            request = requests.send(answer)
+        except StopIteration:
+            return
+        call = answers.get(type(request))
+        answer = call(request) if call else None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from datetime import datetime, timezone
-from typing import Any
 
 from durable.backends.memory import MemoryStore
 from durable.engine.codeless import terminate_request
@@ -17,29 +15,12 @@ from durable.model.limits import Limits
 from durable.ports import Commit, Row, RowKey, Want
 from durable.replay.guard import Watch
 from durable.runtime.outbox import Outbox
-from durable.runtime.requests import Claim, Deliver, Read, Request
+from tests.laws.driven import drive
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 AT = NOW.timestamp()
 HOLD = 60.0
 TASK = task_key("e", 1, 1)
-
-
-def drive(store: MemoryStore, requests: Generator[Request, Any, Any]) -> None:
-    answer: Any = None
-    while True:
-        try:
-            request = requests.send(answer)
-        except StopIteration:
-            return
-        if isinstance(request, Read):
-            answer = store.rows(request.keys)
-        elif isinstance(request, Deliver):
-            answer = store.deliver(request.facts)
-        elif isinstance(request, Claim):
-            answer = store.lease(request.leases)
-        else:
-            raise AssertionError(request)
 
 
 def test_a_terminate_that_overtakes_the_start_of_its_child_is_looked_at_again_soon() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from datetime import datetime, timezone
-from typing import Any
 
 import pytest
 
@@ -17,9 +15,9 @@ from durable.model.limits import Limits
 from durable.ports import Append, Commit, Lease, Row, RowKey
 from durable.replay.guard import Watch
 from durable.runtime.courier import Courier
-from durable.runtime.requests import Claim, Load, Request
 from durable.runtime.serving import Patience, Serving
 from durable.runtime.workload import Workload
+from tests.laws.driven import drive
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 AT = NOW.timestamp()
@@ -52,20 +50,6 @@ def workload(me: str, sent: float = 300.0) -> Workload:
     env = Env(me, 60.0, iter(f"id{n}" for n in range(10)).__next__, 1, Limits(), Watch())
     serving = Serving(by_mail=True, eager=False, patience=Patience(sent=sent))
     return Workload(env, serving, Names(), Courier(env, serving, lambda: NOW), lambda: NOW)
-
-
-def drive(store: MemoryStore, requests: Generator[Request, Any, None]) -> None:
-    answer: Any = None
-    while True:
-        try:
-            request = requests.send(answer)
-        except StopIteration:
-            return
-        answer = None
-        if isinstance(request, Claim):
-            answer = store.lease(request.leases)
-        elif isinstance(request, Load):
-            answer = store.load(request.wants)
 
 
 def recovered(store: MemoryStore) -> Workload:
