@@ -199,12 +199,13 @@ class Courier:
         return self.waits and self.clock().timestamp() >= self.not_before
 
     def announce(self, summary: Summary, length: int) -> None:
-        """That it began may wait a little for company, off the way of what it begins with; that it ended may not."""
+        """What goes to the topic may wait a little for company, off the way of what runs; a reply may not."""
         if not self.lifecycle:
             self._announce_at = self.clock().timestamp() + _ANNOUNCE_WITHIN
-        if summary.status.finished:
+        messages = wire.lifecycle_messages(summary, length, self.serving)
+        if len(messages) > 1:
             self._announce_at = 0.0
-        self.lifecycle += wire.lifecycle_messages(summary, length, self.serving)
+        self.lifecycle += messages
 
     @property
     def next_at(self) -> float:

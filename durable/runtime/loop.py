@@ -11,6 +11,7 @@ Laws.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Generator, Iterable
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -94,6 +95,7 @@ class Loop:
         self.turns = Turns(env, serving, codebase, clock, self.agenda, self.outbox, self.courier, self.work)
         self.assigned: Assigned | None = None
         self.lost: Lost | None = None
+        self.doubt_at = math.inf  # when subscriptions are renewed because somebody died
         self.stopping: float | None = None
         self.elsewhere: list[str] = []  # what was started here for other workers
 
@@ -130,7 +132,8 @@ class Loop:
             yield from self._assign(assigned)
         if self.lost is not None and self.lost.connection:
             yield from self.intake.connection_lost()
-        elif self.lost is not None:
+        elif self.lost is not None or self.clock().timestamp() >= self.doubt_at:
+            self.doubt_at = math.inf
             yield from self.intake.receive_anew()
         elif self.work.overdue:
             yield from self.intake.receive_anew(self.clock().timestamp())
@@ -142,8 +145,11 @@ class Loop:
         self.lost = None
 
     def _assign(self, assigned: Assigned) -> Asking:
-        patience = self.serving.patience.takeover if self.serving.by_mail else 0.0
-        patient_until = self.clock().timestamp() + patience
+        now = self.clock().timestamp()
+        patient_until = now + (self.serving.patience.takeover if self.serving.by_mail else 0.0)
+        if self.serving.by_mail and self.roster.alive.difference(assigned.alive):
+            # Whoever is gone may have made a lost queue again, and died before it told us.
+            self.doubt_at = min(self.doubt_at, now + self.serving.patience.doubt)
         self.roster.update(assigned.alive, assigned.patience)
         self.agenda.assign(frozenset(assigned.owned), patient_until)
         self.turns.assign(assigned.owned)

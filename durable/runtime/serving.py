@@ -12,8 +12,9 @@ class Patience(NamedTuple):
     than that may have been taken by somebody else. unserved: until an invocation that nobody here has code for is
     offered again. sent: how long an outcome is waited for before its invocation is sent again; then twice as long, at
     most `sent_at_most`. retry: after trouble with the broker. takeover: for the outcomes that wait in the queues of
-    partitions just taken over. quick: activities that all take less may queue here for a slot, since waiting costs
-    less than a way through the broker, and larger batches cost everybody less.
+    partitions just taken over. doubt: from the death of a worker until subscriptions are renewed. quick: activities
+    that all take less may queue here for a slot, since waiting costs less than a way through the broker, and larger
+    batches cost everybody less.
     """
 
     long: float = 30.0
@@ -23,6 +24,7 @@ class Patience(NamedTuple):
     sent_at_most: float = 3_600.0
     retry: float = 0.5
     takeover: float = 0.5
+    doubt: float = 5.0
     quick: float = 0.005
 
 

@@ -15,11 +15,12 @@ from durable.ports import Delivery, Row
 from durable.replay.guard import Watch
 from durable.runtime.courier import Courier
 from durable.runtime.intake import Intake
-from durable.runtime.requests import Claim, Read, Receive, Request
+from durable.runtime.requests import Assigned, Claim, Read, Receive, Request
 from durable.runtime.roster import Roster
 from durable.runtime.serving import Serving
 from durable.runtime.wire import Work
 from durable.runtime.workload import Workload
+from tests.laws.driven import Driven
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -100,3 +101,24 @@ def test_a_doubt_without_a_reason_is_had_once_a_minute(intake: Intake) -> None:
     assert asked(intake.receive_anew(now + 59)) == []
     assert len(asked(intake.receive_anew())) == 1
     assert len(asked(intake.receive_anew(now + 60))) == 1
+
+
+def test_after_a_death_subscriptions_are_renewed_once_when_the_dust_has_settled() -> None:
+    """Whoever died may have made a lost queue again, and told nobody: RabbitMQ says nothing to those that receive."""
+    renewed: list[float] = []
+    driven = Driven(Serving(by_mail=True, slots=4))
+    begun = driven.now
+
+    def receive(request: Receive) -> list[bool]:
+        if request.anew:
+            renewed.append((driven.now - begun).total_seconds())
+        return [False] * len(request.prefetch)
+
+    driven.answers[Receive] = receive
+    driven.go_on(1, [Assigned([("default", 0)], ["me", "first", "second"])])
+    driven.go_on(1, [Assigned([("default", 0)], ["me", "second"])])
+    driven.go_on(1, [Assigned([("default", 0)], ["me"])])
+    assert renewed == []
+    driven.go_on(50)
+    [after] = renewed
+    assert Serving().patience.doubt <= after < 2 * Serving().patience.doubt + 1
