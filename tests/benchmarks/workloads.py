@@ -5,6 +5,7 @@ Each measurement gets a fresh place, opens client and worker in this process, ru
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -221,11 +222,15 @@ def in_sequence(count: int, warm_up: int) -> Case:
 
 
 def importing(statement: str) -> Case:
-    """Seconds of a whole fresh interpreter that runs `statement`, beside one that runs `pass`."""
+    """Seconds of a whole fresh interpreter that runs `statement`, beside one that runs `pass`.
+
+    It may write bytecode, as an installation has done: compiling the source is no part of an import.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
     def run(code: str) -> Measured:
         begun = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True)
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment)
         return Measured({"seconds": time.perf_counter() - begun})
 
     return Case(lambda _: run(statement), lambda _: run("pass"))
