@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Generator
 from datetime import timedelta
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar
 
-from ..model.status import Summary
+from ..model.status import OrchestrationStatus, Summary
 from .async_threads import threaded
 from .client import Client
 from .handle import OrchestrationHandle, blocked_ends, output_of
@@ -18,6 +18,14 @@ R = TypeVar("R", covariant=True)
 
 class AsyncSteering(Protocol):
     """What a handle needs of its client."""
+
+    async def wait(
+        self,
+        instance_id: str,
+        timeout: timedelta | float | None = None,
+        *,
+        until: Literal["finished", "started"] = "finished",
+    ) -> OrchestrationStatus: ...
 
     async def wait_summary(
         self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool
@@ -47,6 +55,12 @@ class AsyncOrchestrationHandle(Generic[R]):
         summary = await self._client.wait_summary(self.instance_id, timeout, "finished", ends)
         output: R = output_of(summary, self.returns)
         return output
+
+    async def wait(
+        self, timeout: timedelta | float | None = None, *, until: Literal["finished", "started"] = "finished"
+    ) -> OrchestrationStatus:
+        """See `Client.wait`."""
+        return await self._client.wait(self.instance_id, timeout, until=until)
 
     status = threaded(OrchestrationHandle[Any].status)
     raise_event = threaded(OrchestrationHandle[Any].raise_event)

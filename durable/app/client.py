@@ -17,6 +17,7 @@ from ..model.status import Summary
 from ..payload.codec import Codec, StoredLimits
 from ..ports import Backend, Commit, Transport
 from ..replay.callee import OrchestratorRef, as_orchestrator, checked_tags
+from ..replay.guard import refuse_inside
 from .handle import OrchestrationHandle
 from .identity import random_ids
 from .plugins import (
@@ -31,7 +32,7 @@ from .plugins import (
 )
 from .renewing import Renewer
 from .sealing import SealedBackend, SealedTransport
-from .starting import IfExists, ManyOptions, Neighbour, Nobody, start_time, starts_orchestration
+from .starting import INSIDE, IfExists, ManyOptions, Neighbour, Nobody, start_time, starts_orchestration
 from .waiting import Waits
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class Client(Renewer):
         of a finished one and refuses any other. Raises TypeError for wrong arguments, ValueError for an id outside the
         rules or a naive datetime, PayloadError for arguments that can't travel.
         """
-        self._refuse_inside("start_orchestration", "ctx.call_sub_orchestrator or ctx.start_orchestration")
+        refuse_inside("start_orchestration", INSIDE)
         ref = _reference(orchestrator, version, tags)
         _check_if_exists(if_exists)
         payload = ref.encode_input(args, self._limits)
@@ -258,7 +259,7 @@ class Client(Renewer):
         come, see `start_orchestration`. With if_exists="raise", ids that were taken (with "replace": by what has not
         finished) come in one InstanceExistsError (.existing, .started) after the others have started.
         """
-        self._refuse_inside("start_many", "ctx.call_sub_orchestrator or ctx.start_orchestration")
+        refuse_inside("start_many", INSIDE)
         ref = _reference(orchestrator, version, tags)
         _check_if_exists(if_exists)
         payloads = [ref.encode_item(item, self._limits) for item in inputs]

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+from ..replay.guard import refuse_inside
 from .client import Client, connect
 from .handle import OrchestrationHandle
-from .starting import IfExists, starts_orchestration
+from .starting import INSIDE, IfExists, starts_orchestration
 
 _default: Client | None = None
 _default_lock = threading.Lock()
@@ -44,6 +45,7 @@ def start_orchestration(
     tags: Mapping[str, str] | None = None,
 ) -> OrchestrationHandle[Any]:
     """`Client.start_orchestration` on the default client (DURABLE_URL and DURABLE_EVENTS_URL, else `sqlite:///.durable/durable.db`)."""
+    refuse_inside("start_orchestration", INSIDE)  # before a client is made, which takes a store
     return default_client().start_orchestration(
         orchestrator,
         *args,

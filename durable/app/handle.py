@@ -30,6 +30,14 @@ class Steering(Protocol):
         self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool
     ) -> Summary: ...
 
+    def wait(
+        self,
+        instance_id: str,
+        timeout: timedelta | float | None = None,
+        *,
+        until: Literal["finished", "started"] = "finished",
+    ) -> OrchestrationStatus: ...
+
     def get_status(
         self, instance_id: str, *, history: bool = False, payloads: bool = True
     ) -> OrchestrationStatus | None: ...
@@ -71,6 +79,12 @@ class OrchestrationHandle(Generic[R]):
         summary = self._client.wait_summary(self.instance_id, timeout, "finished", blocked_ends(on_blocked))
         output: R = output_of(summary, self.returns)
         return output
+
+    def wait(
+        self, timeout: timedelta | float | None = None, *, until: Literal["finished", "started"] = "finished"
+    ) -> OrchestrationStatus:
+        """See `Client.wait`."""
+        return self._client.wait(self.instance_id, timeout, until=until)
 
     def status(self, *, history: bool = False) -> OrchestrationStatus:
         """How it stands now. Raises InstanceNotFoundError."""

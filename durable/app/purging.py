@@ -23,6 +23,7 @@ from ..model.history import Event
 from ..model.names import check_name, partition_of
 from ..model.status import RuntimeStatus, Summary
 from ..ports import STATUS, ExecutionKey, Purged, Query, RowKey
+from ..replay.guard import refuse_inside
 from .reader import statuses, timestamp
 from .steering import Steerer
 
@@ -49,7 +50,7 @@ class Purger(Steerer):
         seconds, then durable.TimeoutError, and calling again goes on). 0 for an unknown id. What arrives for it later
         is ignored. Raises InstanceNotFinishedError.
         """
-        self._refuse_inside("purge", "an activity that calls the client")
+        refuse_inside("purge", "an activity that calls the client")
         check_name(instance_id, "instance_id")
         while True:
             summary = self._summary(instance_id)
@@ -76,7 +77,7 @@ class Purger(Steerer):
 
         The filters are those of `list_orchestrations`; all must hold, and what has not finished is left alone.
         """
-        self._refuse_inside("purge_where", "an activity that calls the client")
+        refuse_inside("purge_where", "an activity that calls the client")
         wanted = statuses(status)
         query = Query(
             status=_FINISHED if wanted is None else wanted & _FINISHED,

@@ -16,7 +16,7 @@ from ..model.names import check_name
 from ..model.status import OrchestrationStatus, Page, RuntimeStatus, Summary
 from ..ports import Backend, ExecutionKey, Query, Record, Transport, Want
 from ..replay.callee import checked_tags
-from ..replay.guard import running
+from ..replay.guard import refuse_inside
 from .diagnosis import Diagnosis, Service, diagnose, living, unserved
 from .views import cloud_events, event_view, input_of, status_view
 from .waiting import Waits, check_until
@@ -41,7 +41,7 @@ class Reader:
         self, instance_id: str, *, history: bool = False, payloads: bool = True
     ) -> OrchestrationStatus | None:
         """How an orchestration stands; None when there is none. history: with its events. payloads: input, output."""
-        self._refuse_inside("get_status", "an activity that calls the client")
+        refuse_inside("get_status", "an activity that calls the client")
         check_name(instance_id, "instance_id")
         summary = self._summary(instance_id)
         if summary is None:
@@ -71,7 +71,7 @@ class Reader:
         status: one or several, as enum or text. prefix: of the instance id. created_after is inclusive,
         created_before exclusive; both are aware datetimes. limit: 1 to 1,000.
         """
-        self._refuse_inside("list_orchestrations", "an activity that calls the client")
+        refuse_inside("list_orchestrations", "an activity that calls the client")
         _check_limit(limit)
         query = Query(
             status=statuses(status),
@@ -118,7 +118,7 @@ class Reader:
 
         pending: also facts that no turn has taken yet (event_id None). Raises InstanceNotFoundError.
         """
-        self._refuse_inside("history", "an activity that calls the client")
+        refuse_inside("history", "an activity that calls the client")
         check_name(instance_id, "instance_id")
         record = self._record(instance_id)
         if record is None:
@@ -175,20 +175,13 @@ class Reader:
         self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool
     ) -> Summary:
         """The wait behind `wait` and `handle.result`."""
-        self._refuse_inside("wait", "yield")
+        refuse_inside("wait", "yield")
         return self._waits.wait(instance_id, timeout, until, blocked_ends)
 
     def diagnose(self) -> Diagnosis:
         """Look at store, broker and workers once: what `durable doctor` prints. Raises StoreError, TransportError."""
-        self._refuse_inside("diagnose", "an activity that calls the client")
+        refuse_inside("diagnose", "an activity that calls the client")
         return diagnose(self._store, self._backend.membership.members(), self._transport, self._workspace)
-
-    def _refuse_inside(self, method: str, instead: str) -> None:
-        inside = running.get()
-        if inside is not None:
-            raise RuntimeError(
-                f"client.{method} inside orchestration {inside!r} would run again on every replay: use {instead}"
-            )
 
 
 def _execution(summary: Summary) -> ExecutionKey:

@@ -23,6 +23,7 @@ from ..model.names import check_name
 from ..model.status import RuntimeStatus, Summary
 from ..payload.values import encode
 from ..ports import FACTS, STATUS, Backend, Commit, ExecutionKey, Outcome, Record, Transport, Want
+from ..replay.guard import refuse_inside
 from ..runtime.rewinding import Part, answer_requests, drive, end_rows, requests_of, rewind_instance
 from .handle import OrchestrationHandle
 from .purging import Purger
@@ -47,7 +48,7 @@ class Renewer(Purger):
         turn run again with today's code. Caught failures and finished steps stand. reason: any JSON, kept in the
         history (`ExecutionRewound`). Raises InstanceNotFoundError, InvalidStateError, PayloadError.
         """
-        self._refuse_inside("rewind", "an activity that calls the client")
+        refuse_inside("rewind", "an activity that calls the client")
         check_name(instance_id, "instance_id")
         payload = encode(reason, "the reason for rewinding", self._limits)
         part = Part(self._now, self._ids, self._store.partitions)
@@ -73,7 +74,7 @@ class Renewer(Purger):
         new_instance_id: default is a fresh one; the same id starts it in place, atomically. Raises
         InstanceNotFoundError, InstanceNotFinishedError, InstanceExistsError.
         """
-        self._refuse_inside("restart", "an activity that calls the client")
+        refuse_inside("restart", "an activity that calls the client")
         check_name(instance_id, "instance_id")
         new_id = uuid4().hex if new_instance_id is None else check_name(new_instance_id, "new_instance_id=")
         summary = self._summary(instance_id)
@@ -116,7 +117,7 @@ class Renewer(Purger):
         taken again. Code that put `ctx.instance_id` or `ctx.execution_id` into what it asked for before is BLOCKED.
         Raises InstanceNotFoundError, InstanceExistsError, and ValueError for a number out of range.
         """
-        self._refuse_inside("fork", "an activity that calls the client")
+        refuse_inside("fork", "an activity that calls the client")
         check_name(instance_id, "instance_id")
         new_id = uuid4().hex if new_instance_id is None else check_name(new_instance_id, "new_instance_id=")
         record = self._existing(instance_id, "fork")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypedDict, cast, overload
 
 from ..model.moments import to_timedelta, to_utc
 from ..model.status import Summary
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..replay.arity import SevenOrMore
 
 IfExists = Literal["raise", "return", "replace"]
+INSIDE: Final = "ctx.call_sub_orchestrator or ctx.start_orchestration"  # what an orchestrator uses instead
 
 
 class Neighbour(Protocol):

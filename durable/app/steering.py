@@ -11,9 +11,10 @@ from ..model import history as h
 from ..model.errors import InstanceFinishedError, not_found
 from ..model.history import Event, encode_event
 from ..model.limits import Limits
-from ..model.names import check_name, partition_of
+from ..model.names import check_foreign_id, check_name, partition_of
 from ..payload.values import encode
 from ..ports import FACTS, Backend, Delivered, Fact, Transport
+from ..replay.guard import refuse_inside
 from .clock import utc_now
 from .identity import Ids
 from .reader import Reader
@@ -31,14 +32,14 @@ class Steerer(Reader):
     def raise_event(self, instance_id: str, name: str, data: Any = None, *, event_id: str | None = None) -> None:
         """Send an external event to an orchestration, waiting for it or not.
 
-        event_id: the same one twice is one event (remembered at least 24 hours and 1,000 ids). Raises
-        InstanceNotFoundError, InstanceFinishedError, PayloadError.
+        event_id: any text of 1 to 200 characters, such as the id of a CloudEvent; the same one twice is one event
+        (remembered at least 24 hours and 1,000 ids). Raises InstanceNotFoundError, InstanceFinishedError, PayloadError.
         """
-        self._refuse_inside("raise_event", "ctx.send_event")
+        refuse_inside("raise_event", "ctx.send_event")
         check_name(instance_id, "instance_id")
         check_name(name, "the event's name")
         if event_id is not None:
-            check_name(event_id, "event_id=")
+            check_foreign_id(event_id, "event_id=")
         event = Event(
             h.EVENT_RAISED, self._now(), name=name, input=encode(data, f"the data of event {name!r}", self._limits)
         )
@@ -58,7 +59,7 @@ class Steerer(Reader):
         recursive: its unfinished sub-orchestrations too. Does nothing when it has ended; takes effect with its next
         turn. Raises InstanceNotFoundError, PayloadError.
         """
-        self._refuse_inside("terminate", "an activity that calls the client")
+        refuse_inside("terminate", "an activity that calls the client")
         check_name(instance_id, "instance_id")
         payload = encode(reason, "the reason for terminating", self._limits)
         event = terminate_request(payload, self._now(), recursive=recursive)
@@ -91,7 +92,7 @@ class Steerer(Reader):
         self._steer("cancel", h.EXECUTION_CANCELED, instance_id, reason)
 
     def _steer(self, verb: str, kind: str, instance_id: str, reason: Any) -> None:
-        self._refuse_inside(verb, "an activity that calls the client")
+        refuse_inside(verb, "an activity that calls the client")
         check_name(instance_id, "instance_id")
         payload = h.NO_PAYLOAD if reason is None else encode(reason, f"the reason for {verb}", self._limits)
         event = Event(kind, self._now(), input=payload)

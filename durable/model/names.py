@@ -18,9 +18,18 @@ _FORBIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 
 def check_name(name: object, what: str) -> str:
     """Return `name` if it obeys the rule above, else raise TypeError or ValueError; `what` begins the message."""
+    return _checked(name, what, _FORBIDDEN)
+
+
+def check_foreign_id(text: object, what: str) -> str:
+    """The same for an id that others give, such as a CloudEvent's: it may hold `/ \\ # ?` and begin with `@`."""
+    return _checked(text, what, frozenset())
+
+
+def _checked(name: object, what: str, forbidden: frozenset[str]) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{what.rstrip('=')} must be text, not {type(name).__name__}")
-    problem = _problem(name)
+    problem = _problem(name, forbidden)
     if problem:
         shown = ascii(name if len(name) <= 60 else name[:60] + "...")
         joint = "" if what.endswith("=") else " "
@@ -29,23 +38,23 @@ def check_name(name: object, what: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _problem(name: str) -> str | None:
+def _problem(name: str, forbidden: frozenset[str]) -> str | None:
     if not name:
         return "is empty"
     if len(name) > MAX_CHARS:
         return f"has {len(name)} characters; at most {MAX_CHARS} are allowed"
     if name.isascii() and name.isprintable():
-        bad = next((c for c in name if c in _FORBIDDEN), None)
+        bad = next((c for c in name if c in forbidden), None)
     else:
-        bad = next((c for c in name if c in _FORBIDDEN or unicodedata.category(c) in _FORBIDDEN_CATEGORIES), None)
+        bad = next((c for c in name if c in forbidden or unicodedata.category(c) in _FORBIDDEN_CATEGORIES), None)
         if bad is None and len(name.encode()) > MAX_BYTES:
             return f"has {len(name.encode())} bytes; at most {MAX_BYTES} are allowed"
         if bad is None and not unicodedata.is_normalized("NFC", name):
             return "is not in NFC; normalise it with unicodedata.normalize('NFC', ...)"
     if bad is not None:
-        remedy = "use - or : instead" if bad in _FORBIDDEN else "leave it out"
+        remedy = "use - or : instead" if bad in forbidden else "leave it out"
         return f"holds the character {bad!a}, which is not allowed; {remedy}"
-    if name[0] == "@":
+    if forbidden and name[0] == "@":
         return "begins with '@', which is reserved; begin with another character"
     return None
 

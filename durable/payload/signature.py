@@ -60,6 +60,7 @@ class Signature:
         self.rest = next((p for p in parameters if p.kind is p.VAR_POSITIONAL), None)
         self.display = f"{name}({', '.join(map(_shown, parameters))})"
         self.spreads = self.rest is not None or len(self.parameters) > 1
+        self.is_bare = self.rest is None and not self.parameters
         self._required = sum(p.default is _EMPTY for p in self.parameters)
         self._result = result
 
@@ -118,7 +119,7 @@ class Signature:
 
         A function without parameters takes none, whatever the input. Raises `PayloadError` for what does not fit.
         """
-        if not self.parameters and self.rest is None:
+        if self.is_bare:
             return ()
         if self._required == 0 and _is_null(raw):
             return self._filled(())
@@ -145,7 +146,7 @@ class Signature:
         if recorded == now:
             return True
         # Without parameters the input is not idle: `ctx.get_input()` gives it, as plain JSON.
-        if self.parameters or self.rest is not None:
+        if not self.is_bare:
             try:
                 return canonical(self.decode_input(recorded, "")) == canonical(self.decode_input(now, ""))
             except PayloadError:

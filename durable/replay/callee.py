@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypedDict, TypeVar, cast, overload
 
 import msgspec
 
@@ -20,7 +20,7 @@ from ..model.retry import RetryPolicy
 from ..payload.signature import Signature, encode_plain_input
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -31,10 +31,81 @@ def same_payload(recorded: msgspec.Raw, now: msgspec.Raw) -> bool:
     return bool(recorded == now or msgspec.json.decode(recorded) == msgspec.json.decode(now))
 
 
+def checked_tags(tags: object) -> dict[str, str]:
+    """Tags as a plain dict; keys obey the rule of names, values are text."""
+    if tags is None:
+        return {}
+    if not isinstance(tags, Mapping):
+        raise TypeError(f"tags= must be a mapping of text to text, not {tags!r}")
+    checked: dict[str, str] = {}
+    for key, value in cast("Mapping[str, object]", tags).items():
+        check_name(key, "a tag's key")
+        if not isinstance(value, str):
+            raise TypeError(f"tag {key!r} must be text, not {value!r}")
+        value.encode()  # a lone surrogate would fail later, inside a commit
+        checked[key] = value
+    return checked
+
+
+def _checked_retry(retry: object) -> RetryPolicy | None:
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise TypeError(f"retry= must be a durable.RetryPolicy, not {retry!r}")
+    return retry
+
+
+def _checked_queue(queue: str | None) -> str:
+    return "" if queue is None else check_name(queue, "queue=")
+
+
+def _checked_group(group: str | None) -> str:
+    return "" if group is None else check_name(group, "group=")
+
+
+def _checked_version(version: str | None) -> str:
+    return "" if version is None else check_name(version, "version=")
+
+
+def _checked_timeout(timeout: timedelta | float | None) -> float:
+    return _seconds(timeout, "timeout=")
+
+
+def _checked_heartbeat(timeout: timedelta | float | None) -> float:
+    return _seconds(timeout, "heartbeat_timeout=")
+
+
+def _seconds(duration: timedelta | float | None, where: str) -> float:
+    if duration is None:
+        return 0.0
+    seconds = to_timedelta(duration, where).total_seconds()
+    if not seconds:
+        raise ValueError(f"{where} must be longer than 0 seconds")
+    return seconds
+
+
+class ActivityOptions(TypedDict, total=False):
+    """What a call can change of an activity."""
+
+    retry: RetryPolicy | None
+    timeout: timedelta | float | None
+    heartbeat_timeout: timedelta | float | None
+    queue: str | None
+
+
+class OrchestratorOptions(TypedDict, total=False):
+    """What a call can change of an orchestrator."""
+
+    version: str | None
+    group: str | None
+    retry: RetryPolicy | None
+    tags: Mapping[str, str] | None
+
+
 class _Ref:
     """A name, perhaps a signature, and options."""
 
     kind = "function"
+    _reads_input = False  # whether its code can ask for the input without taking it
+    _checks: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}  # the options, and what a given value becomes
     name: str
     signature: Signature | None
     result_hint: Any
@@ -52,9 +123,9 @@ class _Ref:
     def encode_input(self, args: tuple[Any, ...], limits: Limits) -> msgspec.Raw:
         """The one input that stands for these arguments. Raises TypeError (arity) or PayloadError."""
         where = f"the input of {self.kind} {self.name!r}"
-        if self.signature is not None:
-            return self.signature.encode_input(args, where, limits)
-        return encode_plain_input(args, where, limits)
+        if self.signature is None or (self.signature.is_bare and self._reads_input):
+            return encode_plain_input(args, where, limits)
+        return self.signature.encode_input(args, where, limits)
 
     def encode_item(self, item: Any, limits: Limits) -> msgspec.Raw:
         """An item of `ctx.map` or `start_many` is an input, no argument: a list is spread where there is something to
@@ -74,10 +145,13 @@ class _Ref:
             return self.signature.input_same(recorded, now)
         return same_payload(recorded, now)
 
-    def _with(self, changes: Mapping[str, Any]) -> Self:
+    def _with(self, options: Mapping[str, Any]) -> Self:
         clone = copy.copy(self)
-        for name, value in changes.items():
-            setattr(clone, name, value)
+        for name, value in options.items():
+            if name not in self._checks:
+                known = ", ".join(f"{known}=" for known in self._checks)
+                raise TypeError(f"options({name}=): of {self.kind} {self.name!r} a call can change {known}")
+            setattr(clone, name, self._checks[name](value))
         return clone
 
     def __repr__(self) -> str:
@@ -91,6 +165,12 @@ class ActivityRef(_Ref, Generic[P, R]):
     """
 
     kind = "activity"
+    _checks = {
+        "retry": _checked_retry,
+        "timeout": _checked_timeout,
+        "heartbeat_timeout": _checked_heartbeat,
+        "queue": _checked_queue,
+    }
 
     def __init__(
         self,
@@ -104,30 +184,17 @@ class ActivityRef(_Ref, Generic[P, R]):
         queue: str | None = None,
     ) -> None:
         super().__init__(name, signature, result_hint)
-        self.queue = _checked_place(queue, "queue=")
+        self.queue = _checked_queue(queue)
         self.retry = _checked_retry(retry)
-        self.timeout = _seconds(timeout, "timeout=")
-        self.heartbeat_timeout = _seconds(heartbeat_timeout, "heartbeat_timeout=")
+        self.timeout = _checked_timeout(timeout)
+        self.heartbeat_timeout = _checked_heartbeat(heartbeat_timeout)
 
-    def options(
-        self,
-        *,
-        retry: RetryPolicy | None = None,
-        timeout: timedelta | float | None = None,
-        heartbeat_timeout: timedelta | float | None = None,
-        queue: str | None = None,
-    ) -> Self:
-        """A copy with other options; those not given stay as they are. Durations are timedelta or seconds."""
-        changes: dict[str, Any] = {}
-        if queue is not None:
-            changes["queue"] = _checked_place(queue, "queue=")
-        if retry is not None:
-            changes["retry"] = _checked_retry(retry)
-        if timeout is not None:
-            changes["timeout"] = _seconds(timeout, "timeout=")
-        if heartbeat_timeout is not None:
-            changes["heartbeat_timeout"] = _seconds(heartbeat_timeout, "heartbeat_timeout=")
-        return self._with(changes)
+    def options(self, **options: Unpack[ActivityOptions]) -> Self:
+        """A copy with other options: retry=, timeout=, heartbeat_timeout=, queue=.
+
+        Those not given stay as they are, None takes one away. Durations are timedelta or seconds. Raises TypeError.
+        """
+        return self._with(options)
 
 
 class OrchestratorRef(_Ref, Generic[P, R]):
@@ -137,6 +204,8 @@ class OrchestratorRef(_Ref, Generic[P, R]):
     """
 
     kind = "orchestrator"
+    _reads_input = True  # ctx.get_input()
+    _checks = {"version": _checked_version, "group": _checked_group, "retry": _checked_retry, "tags": checked_tags}
 
     if TYPE_CHECKING:  # what `Takes0` to `Takes6` (arity.py) match; there is no such method
 
@@ -154,30 +223,17 @@ class OrchestratorRef(_Ref, Generic[P, R]):
         tags: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(name, signature, result_hint)
-        self.group = _checked_place(group, "group=")
+        self.group = _checked_group(group)
         self.version = _checked_version(version)
         self.retry = _checked_retry(retry)
         self.tags = checked_tags(tags)
 
-    def options(
-        self,
-        *,
-        version: str | None = None,
-        group: str | None = None,
-        retry: RetryPolicy | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> Self:
-        """A copy with other options; those not given stay as they are."""
-        changes: dict[str, Any] = {}
-        if group is not None:
-            changes["group"] = _checked_place(group, "group=")
-        if version is not None:
-            changes["version"] = _checked_version(version)
-        if retry is not None:
-            changes["retry"] = _checked_retry(retry)
-        if tags is not None:
-            changes["tags"] = checked_tags(tags)
-        return self._with(changes)
+    def options(self, **options: Unpack[OrchestratorOptions]) -> Self:
+        """A copy with other options: version=, group=, retry=, tags=.
+
+        Those not given stay as they are, None takes one away. Raises TypeError.
+        """
+        return self._with(options)
 
 
 @overload
@@ -283,43 +339,3 @@ def _refuse_other(callee: object, ref: type[_Ref]) -> None:
         if inspect.isroutine(callee) or inspect.isclass(callee):  # their repr is an address or a path
             shown = f"{'class' if inspect.isclass(callee) else 'function'} {callee.__name__!r}"
         raise TypeError(f"{shown} is no {ref.kind}: decorate it with @durable.{ref.kind}, or give its name")
-
-
-def checked_tags(tags: object) -> dict[str, str]:
-    """Tags as a plain dict; keys obey the rule of names, values are text."""
-    if tags is None:
-        return {}
-    if not isinstance(tags, Mapping):
-        raise TypeError(f"tags= must be a mapping of text to text, not {tags!r}")
-    checked: dict[str, str] = {}
-    for key, value in cast("Mapping[str, object]", tags).items():
-        check_name(key, "a tag's key")
-        if not isinstance(value, str):
-            raise TypeError(f"tag {key!r} must be text, not {value!r}")
-        value.encode()  # a lone surrogate would fail later, inside a commit
-        checked[key] = value
-    return checked
-
-
-def _checked_retry(retry: object) -> RetryPolicy | None:
-    if retry is not None and not isinstance(retry, RetryPolicy):
-        raise TypeError(f"retry= must be a durable.RetryPolicy, not {retry!r}")
-    return retry
-
-
-def _checked_place(name: str | None, where: str) -> str:
-    """A queue or a group; '' where none was given."""
-    return "" if name is None else check_name(name, where)
-
-
-def _checked_version(version: str | None) -> str:
-    return "" if version is None else check_name(version, "version=")
-
-
-def _seconds(duration: timedelta | float | None, where: str) -> float:
-    if duration is None:
-        return 0.0
-    seconds = to_timedelta(duration, where).total_seconds()
-    if not seconds:
-        raise ValueError(f"{where} must be longer than 0 seconds")
-    return seconds

@@ -8,6 +8,15 @@ from contextvars import ContextVar
 running: ContextVar[str | None] = ContextVar("durable_running", default=None)
 
 
+def refuse_inside(method: str, instead: str) -> None:
+    """Raise RuntimeError in an orchestrator's code, which is to use `instead` what the client's `method` does."""
+    inside = running.get()
+    if inside is not None:
+        raise RuntimeError(
+            f"client.{method} inside orchestration {inside!r} would run again on every replay: use {instead}"
+        )
+
+
 class Watch:
     """Is told when user code runs, so that a watchdog outside can tell a stuck orchestrator from a busy one."""
 

@@ -144,7 +144,7 @@ class LiveCode:
         return MapTask(self, inputs, start, at_once, gather)
 
     def patched(self, change_id: str) -> bool:
-        self._refuse_asleep()
+        self._refuse_scheduling()
         return self.journal.patched(change_id, self.clock)
 
     def start_detached(self, ref: OrchestratorRef[Any, Any], payload: Raw, instance_id: str) -> str:
@@ -177,7 +177,7 @@ class LiveCode:
         self.continued, self.save_events, self.continued_version = payload, save_events, version
 
     def cancel(self, leaf: Leaf[Any]) -> None:
-        self._refuse_asleep()
+        self._refuse_scheduling()
         kind = h.TIMER_CANCELED if isinstance(leaf, TimerTask) else h.TASK_CANCELED
         attempt = leaf.attempt if isinstance(leaf, CallTask) else 0
         self.journal.issue(Event(kind, self.clock, task_id=leaf.id, attempt=attempt))
@@ -207,7 +207,7 @@ class LiveCode:
     def _refuse_scheduling(self) -> None:
         self._refuse_asleep()
         if self.continued is not None and self.awake:
-            raise RuntimeError("continue_as_new was called: return now, nothing can be scheduled after it")
+            raise RuntimeError("continue_as_new was called: return now, nothing else can be done in this execution")
 
     def _refuse_depth(self) -> None:
         if self.started.depth >= self.limits.children_depth:

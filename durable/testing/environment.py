@@ -27,6 +27,7 @@ from ..model.moments import to_timedelta, to_utc
 from ..model.status import RuntimeStatus, Summary
 from ..ports import Want
 from ..replay.callee import ActivityRef, OrchestratorRef, as_activity
+from ..replay.guard import refuse_inside
 from .driver import Clock, Driver, OwnBackend, StuckError
 from .stand_ins import Call, Casting
 
@@ -173,6 +174,6 @@ class _Client(Client):
     def wait_summary(
         self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool
     ) -> Summary:
-        self._refuse_inside("wait", "yield")
+        refuse_inside("wait", "yield")
         patience = None if timeout is None else to_timedelta(timeout, "timeout=")
         return self._environment._wait(instance_id, patience, until, blocked_ends)

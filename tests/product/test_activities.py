@@ -253,11 +253,14 @@ def test_options_make_a_copy_and_hold_for_calls_through_it(bench: Bench) -> None
             ctx.call_activity(durable.activity_ref("step", timeout=4, heartbeat_timeout=timedelta(seconds=5))),
             ctx.call_activity(durable.activity_ref("step").options(timeout=6)),
             ctx.call_activity(step),
+            ctx.call_activity(step.options(timeout=None)),
         ]
         for ref in (child.options(retry=twice), durable.orchestrator_ref("child", retry=twice)):
             with pytest.raises(durable.TaskFailedError):
                 yield ctx.call_sub_orchestrator(ref, True)
-        return (yield [ctx.call_sub_orchestrator(ref, False) for ref in (here, elsewhere, child)])
+        return (
+            yield [ctx.call_sub_orchestrator(ref, False) for ref in (here, elsewhere, child, child.options(tags=None))]
+        )
 
     bench.serve(app)
     handle = bench.start(flow)
@@ -265,11 +268,12 @@ def test_options_make_a_copy_and_hold_for_calls_through_it(bench: Bench) -> None
         {"by": "options"},
         {"by": "ref"},
         {"kind": "child", "by": "decorator"},
+        {},
     ]
     scheduled = [e for e in bench.history(handle) if e.type == "TaskScheduled"]
-    assert [(e.timeout, e.heartbeat_timeout) for e in scheduled] == [(2, 3), (4, 5), (6, None), (1, None)]
+    assert [(e.timeout, e.heartbeat_timeout) for e in scheduled] == [(2, 3), (4, 5), (6, None), (1, None), (None, None)]
     created = [e.attempt for e in bench.history(handle) if e.type == "SubOrchestrationInstanceCreated"]
-    assert created == [1, 2, 1, 2, 1, 1, 1]
+    assert created == [1, 2, 1, 2, 1, 1, 1, 1]
 
 
 # ---- the registry
@@ -602,6 +606,25 @@ def test_options_outside_the_rules_are_refused(given: dict[str, Any]) -> None:
         durable.Registry().activity(step).options(**given)
 
 
+def test_what_belongs_to_the_function_is_no_option_of_a_call() -> None:
+    app = durable.Registry()
+
+    @app.activity
+    def step() -> None: ...
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> None: ...
+
+    of_activity: Any = step.options
+    with pytest.raises(
+        TypeError, match=r"executor=.*'step' a call can change retry=, timeout=, heartbeat_timeout=, queue="
+    ):
+        of_activity(executor="process")
+    of_orchestrator: Any = flow.options
+    with pytest.raises(TypeError, match=r"name=.*'flow' a call can change version=, group=, retry=, tags="):
+        of_orchestrator(name="other")
+
+
 # ---- payloads, end to end
 
 
@@ -796,6 +819,8 @@ def _rest(ctx: Ctx, *args: Any) -> list[Any]:
 # callee, arguments; then the input and what the callee gets: when called by name, and by function.
 ONE_INPUT: list[tuple[Any, tuple[Any, ...], list[Any], list[Any]]] = [
     (_none, (), [None], [None]),
+    (_none, (5,), [5], [5]),
+    (_none, (1, 2), [[1, 2]], [[1, 2]]),
     (_one, (5,), [5, 5], [5, 5]),
     (_one, ([1, 2],), [[1, 2], [1, 2]], [[1, 2], [1, 2]]),
     (_one, (None,), [None, None], [None, None]),
@@ -819,13 +844,25 @@ def test_an_orchestrator_of_nothing_but_the_context_has_an_input_too(bench: Benc
         return ctx.get_input()
 
     @app.orchestrator
+    def countdown(ctx: Ctx) -> Any:
+        left = ctx.get_input(int)
+        if left:
+            ctx.continue_as_new(left - 1)
+        return "done"
+
+    @app.orchestrator
     def parent(ctx: Ctx) -> Steps:
-        return (yield [ctx.call_sub_orchestrator("callee", *given) for given in ((5,), (1, 2), ())])
+        whom: Any = callee
+        children = [ctx.call_sub_orchestrator(who, *args) for who in ("callee", whom) for args in ((5,), (1, 2), ())]
+        return (yield [*children, ctx.map(whom, [3, None])])
 
     bench.serve(app)
-    assert bench.run("callee", {"a": 5}) == {"a": 5}
-    assert bench.client.start_many("callee", [[1, 2]])[0].result(SOON) == [1, 2]
-    assert bench.run(parent) == [5, [1, 2], None]
+    for who in ("callee", callee):
+        started: Any = who  # type checkers refuse an argument that the function does not name
+        assert bench.run(started, {"a": 5}) == {"a": 5}
+        assert bench.client.start_many(started, [[1, 2], None])[0].result(SOON) == [1, 2]
+    assert bench.run("countdown", 2) == "done"
+    assert bench.run(parent) == [5, [1, 2], None, 5, [1, 2], None, [3, None]]
 
 
 @pytest.mark.parametrize("case", ONE_INPUT, ids=[f"{c[0].__name__}{c[1]}" for c in ONE_INPUT])

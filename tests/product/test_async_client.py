@@ -136,6 +136,7 @@ def test_starting_steering_and_reading(bench: Bench) -> None:
         async with connected(bench.place) as client:
             handle = await client.start_orchestration(doubled, 21, tags={"a": "b"})
             assert await handle.result(SOON) == 42
+            assert (await handle.wait(SOON)).runtime_status == "COMPLETED"
             assert (await handle.status()).runtime_status == "COMPLETED"
             status = await client.get_status(handle.instance_id)
             assert status is not None

@@ -98,7 +98,6 @@ def test_a_name_outside_the_rules_is_refused_everywhere(world: World, name: str)
         lambda: client.start_orchestration("healthy", 1, tags={name: "x"}),
         lambda: client.raise_event(name, "event"),
         lambda: client.raise_event("there", name),
-        lambda: client.raise_event("there", "event", event_id=name),
         lambda: client.terminate(name),
         lambda: client.suspend(name),
         lambda: client.resume(name),

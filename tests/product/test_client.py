@@ -204,14 +204,14 @@ def test_the_status_tells_the_whole_story(bench: Bench, app: durable.Registry) -
     pending = handle.status()
     assert (pending.runtime_status, pending.completed_at, pending.output) == ("PENDING", None, None)
     bench.serve(app)
-    running = bench.client.wait("story", SOON, until="started")
+    running = handle.wait(SOON, until="started")
     assert (running.runtime_status, running.instance_id, running.execution_id) == (
         durable.RuntimeStatus.RUNNING,
         "story",
         pending.execution_id,
     )
     handle.raise_event("go", {"deep": [1]})
-    done = bench.client.wait("story", SOON)
+    done = handle.wait(SOON)
     assert (done.runtime_status, done.output, done.input) == ("COMPLETED", {"deep": [1]}, None)
     assert (done.failure, done.blocked_reason, done.parent_instance_id, done.version) == (None, None, None, None)
     assert done.completed_at is not None

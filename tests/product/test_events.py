@@ -370,6 +370,19 @@ def test_the_same_event_id_is_one_event(bench: Bench, app: durable.Registry) -> 
     assert bench.types(handle).count("EventRaised") == 2
 
 
+@pytest.mark.everywhere
+def test_the_id_of_an_event_may_be_what_others_have_given_it(bench: Bench, app: durable.Registry) -> None:
+    handle = bench.start("take", ["go"] * 4)
+    given = ["https://shop/orders?n=1#42", "@" + "é" * 199, "/", "a\\b"]
+    for event_id in (*given, *given):
+        handle.raise_event("go", event_id, event_id=event_id)
+    bench.serve(app)
+    assert handle.result(SOON) == given
+    for refused in ("", "x" * 201, "a\nb", "\ud800", "e\u0301"):
+        with pytest.raises(ValueError, match="event_id="):
+            handle.raise_event("go", event_id=refused)
+
+
 @pytest.mark.on_dynamodb
 def test_event_ids_are_remembered_over_continue_as_new(bench: Bench) -> None:
     app = durable.Registry()

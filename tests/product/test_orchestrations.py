@@ -311,6 +311,21 @@ def test_a_client_call_inside_an_orchestrator_raises(
     assert instead in failure.message
 
 
+def test_the_default_client_is_not_even_made_inside_an_orchestrator(
+    bench: Bench, app: durable.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DURABLE_URL", "nosuch://x")
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> None:
+        durable.start_orchestration("other")
+
+    bench.serve(app)
+    failure = bench.fails(flow)
+    assert failure.type == "RuntimeError"
+    assert "ctx.call_sub_orchestrator" in failure.message
+
+
 # ---- fan-out and races
 
 
@@ -912,7 +927,10 @@ def test_commands_after_continue_as_new_raise_and_an_exception_is_a_failure(benc
     @app.orchestrator
     def child(ctx: Ctx) -> None: ...
 
+    waits: list[Any] = []
     commands: list[Callable[[Ctx], object]] = [
+        lambda ctx: ctx.patched("change"),
+        lambda ctx: waits[-1].cancel(),
         lambda ctx: ctx.call_activity(step),
         lambda ctx: ctx.call_sub_orchestrator(child),
         lambda ctx: ctx.create_timer(0),
@@ -927,6 +945,7 @@ def test_commands_after_continue_as_new_raise_and_an_exception_is_a_failure(benc
     def flow(ctx: Ctx, n: int) -> str | None:
         if not n:
             return "started over"
+        waits.append(ctx.wait_for_external_event("x"))
         ctx.continue_as_new(0)
         for command in commands:
             with pytest.raises(RuntimeError, match="continue_as_new"):
