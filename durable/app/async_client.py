@@ -13,6 +13,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, TypeVar, overload
 
+from ..model.errors import not_found
 from ..model.history import HistoryEvent
 from ..model.limits import Limits
 from ..model.names import check_name
@@ -205,7 +206,8 @@ class AsyncClient:
         check_until(until)
         await self.wait_summary(instance_id, timeout, until, False)
         status = await self.get_status(instance_id)
-        assert status is not None
+        if status is None:  # purged meanwhile
+            raise not_found("wait", instance_id)
         return status
 
     async def wait_summary(

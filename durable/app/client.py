@@ -222,7 +222,7 @@ class Client(Renewer):
         existing = self._start_or_replace([creation], if_exists, unheard_of=instance_id is None and start_at is None)
         if existing and if_exists != "return":
             raise InstanceExistsError(_exists(existing, if_exists), existing)
-        return OrchestrationHandle(self, instance, ref.returns)
+        return OrchestrationHandle(self, instance, ref.returns, own=True)
 
     @overload
     def start_many(
@@ -280,7 +280,7 @@ class Client(Renewer):
             taken = set(existing)
             started = [i for i in ids if i not in taken]
             raise InstanceExistsError(_exists(existing, if_exists), existing, started)
-        return [OrchestrationHandle(self, i, ref.returns) for i in ids]
+        return [OrchestrationHandle(self, i, ref.returns, own=True) for i in ids]
 
     def _start_or_replace(self, creations: list[Commit], if_exists: IfExists, *, unheard_of: bool) -> list[str]:
         """The ids that are taken, and were not replaced. unheard_of: see `_start`."""

@@ -27,7 +27,7 @@ class Steering(Protocol):
     """What a handle needs of its client."""
 
     def wait_summary(
-        self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool
+        self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool, own: bool = False
     ) -> Summary: ...
 
     def wait(
@@ -62,12 +62,16 @@ class Steering(Protocol):
 
 
 class OrchestrationHandle(Generic[R]):
-    """One orchestration. It follows continue-as-new: the id stays, executions change."""
+    """One orchestration. It follows continue-as-new: the id stays, executions change.
 
-    def __init__(self, client: Steering, instance_id: str, returns: Any = Any) -> None:
+    own: a start gave it, and not somebody who knows the id: what its client heard of the end need not be read again.
+    """
+
+    def __init__(self, client: Steering, instance_id: str, returns: Any = Any, *, own: bool = False) -> None:
         self._client = client
         self.instance_id = instance_id
         self.returns = returns
+        self._own = own
 
     def result(self, timeout: timedelta | float | None = None, *, on_blocked: Literal["wait", "raise"] = "wait") -> R:
         """Wait for the end and return the output, decoded by the orchestrator's return type where it is known.
@@ -76,7 +80,8 @@ class OrchestrationHandle(Generic[R]):
         the history. Raises OrchestrationFailedError, OrchestrationTerminatedError, OrchestrationCancelledError,
         durable.TimeoutError, OrchestrationBlockedError, InstanceNotFoundError.
         """
-        summary = self._client.wait_summary(self.instance_id, timeout, "finished", blocked_ends(on_blocked))
+        ends = blocked_ends(on_blocked)
+        summary = self._client.wait_summary(self.instance_id, timeout, "finished", ends, self._own)
         output: R = output_of(summary, self.returns)
         return output
 

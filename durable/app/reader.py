@@ -168,15 +168,16 @@ class Reader:
         check_until(until)
         self.wait_summary(instance_id, timeout, until, False)
         status = self.get_status(instance_id)
-        assert status is not None
+        if status is None:  # purged meanwhile
+            raise not_found("wait", instance_id)
         return status
 
     def wait_summary(
-        self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool
+        self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool, own: bool = False
     ) -> Summary:
-        """The wait behind `wait` and `handle.result`."""
+        """The wait behind `wait` and `handle.result`. own: see `OrchestrationHandle`."""
         refuse_inside("wait", "yield")
-        return self._waits.wait(instance_id, timeout, until, blocked_ends)
+        return self._waits.wait(instance_id, timeout, until, blocked_ends, own)
 
     def diagnose(self) -> Diagnosis:
         """Look at store, broker and workers once: what `durable doctor` prints. Raises StoreError, TransportError."""

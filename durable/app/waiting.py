@@ -97,12 +97,17 @@ class Waits:
         self._dead = error
         self.wake(list(self._waiting))
 
-    def wait(self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool) -> Summary:
-        """Raises durable.TimeoutError, InstanceNotFoundError, and DurableError when the worker here has died."""
+    def wait(
+        self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool, own: bool = False
+    ) -> Summary:
+        """own: of what the one who asks has started; how that ended may be known already, and is not read then.
+
+        Raises durable.TimeoutError, InstanceNotFoundError, and DurableError when the worker here has died.
+        """
         deadline = None
         if timeout is not None:
             deadline = time.monotonic() + to_timedelta(timeout, "timeout=").total_seconds()
-        known = self._ends.get(instance_id)
+        known = self._ends.get(instance_id) if own else None
         if known is not None:
             self.forget(instance_id)
             return known
@@ -120,7 +125,8 @@ class Waits:
         try:
             while True:
                 changed.clear()
-                summary = found(instance_id, self._ends.get(instance_id) or self._summary(instance_id))
+                known = self._ends.get(instance_id) if own else None
+                summary = found(instance_id, known or self._summary(instance_id))
                 if self.over(summary, until, blocked_ends):
                     if summary.status.finished:
                         self.forget(instance_id)

@@ -172,7 +172,7 @@ class _Client(Client):
         return self._environment.now
 
     def wait_summary(
-        self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool
+        self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool, own: bool = False
     ) -> Summary:
         refuse_inside("wait", "yield")
         patience = None if timeout is None else to_timedelta(timeout, "timeout=")

@@ -69,7 +69,7 @@ def waits(place: Place) -> Waits:
 @pytest.fixture
 def waiting(waits: Waits, place: Place) -> Iterator[Callable[[], Future[Summary]]]:
     with ThreadPoolExecutor(1) as pool:
-        yield lambda: pool.submit(waits.wait, "a", None, "finished", False)
+        yield lambda: pool.submit(waits.wait, "a", None, "finished", False, own=True)
         place.summary = DONE
         waits.wake(["a"])
 
@@ -128,9 +128,9 @@ def test_the_newest_starts_are_remembered_and_each_end_is_told_once(waits: Waits
     place.summary = DONE
     waits.ended([msgspec.structs.replace(DONE, instance_id=i) for i in ids])
     for instance_id in ids:
-        waits.wait(instance_id, SOON, "finished", False)
+        waits.wait(instance_id, SOON, "finished", False, own=True)
     assert place.read == ids[:1]
-    waits.wait(ids[-1], SOON, "finished", False)
+    waits.wait(ids[-1], SOON, "finished", False, own=True)
     assert place.read == [ids[0], ids[-1]]
 
 
@@ -139,4 +139,4 @@ def test_what_completed_before_its_start_here_is_another_life(waits: Waits, plac
     waits.remember(["a"], later)
     waits.ended([DONE])
     place.summary = msgspec.structs.replace(DONE, created_at=later)
-    assert waits.wait("a", SOON, "finished", False) is place.summary
+    assert waits.wait("a", SOON, "finished", False, own=True) is place.summary

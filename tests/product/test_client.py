@@ -476,6 +476,28 @@ def test_wait_returns_when_it_has_started_or_ended(bench: Bench, app: durable.Re
     assert handle.result(0) == 1
 
 
+@pytest.mark.everywhere
+def test_who_waits_by_id_sees_what_others_have_made_of_it(bench: Bench, app: durable.Registry) -> None:
+    """The start was here and its end was told here; but the id is another life's by now, or nobody's."""
+    bench.serve(app)
+    client, other = bench.client, bench.connect()
+    bench.start("echo", 1, instance_id="nightly")
+    other.wait("nightly", SOON)
+    other.start_orchestration("wait", instance_id="nightly", if_exists="replace")
+    for still_running in (client.wait, lambda i, timeout: client.handle(i).result(timeout)):
+        with pytest.raises(durable.TimeoutError):
+            still_running("nightly", 0.02)
+    other.raise_event("nightly", "go", "another life")
+    assert client.handle("nightly").result(SOON) == "another life"
+    bench.start("echo", 2, instance_id="gone")
+    other.wait("gone", SOON)
+    other.purge("gone")
+    with pytest.raises(durable.InstanceNotFoundError):
+        client.wait("gone", SOON)
+    with pytest.raises(durable.InstanceNotFoundError):
+        client.handle("gone").result(SOON)
+
+
 def test_who_waits_is_told_and_need_not_ask(bench: Bench, app: durable.Registry) -> None:
     """Whoever is not told looks again after 5 seconds."""
     bench.serve(app)
