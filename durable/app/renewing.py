@@ -28,6 +28,7 @@ from ..runtime.rewinding import Part, answer_requests, drive, end_rows, requests
 from .handle import OrchestrationHandle
 from .purging import Purger
 from .starting import Neighbour, Nobody
+from .tries import tries
 
 
 class Renewer(Purger):
@@ -53,7 +54,9 @@ class Renewer(Purger):
         payload = encode(reason, "the reason for rewinding", self._limits)
         part = Part(self._now, self._ids, self._store.partitions)
         commit: Commit | None = None
+        again = tries(f"rewind {instance_id!r}")
         while commit is None:
+            next(again)
             record = self._existing(instance_id, "rewind")
             if record.summary.status is not RuntimeStatus.FAILED:
                 raise InvalidStateError(
@@ -156,7 +159,9 @@ class Renewer(Purger):
         unclear = [c for c in commits if known[c.instance_id] is Outcome.UNKNOWN]
         existing = [c.instance_id for c in commits if known[c.instance_id] is Outcome.CONFLICT]
         refused: set[str] = set()
+        again = tries(f"start {', '.join(repr(c.instance_id) for c in unclear[:5])}{', ...' if unclear[5:] else ''}")
         while unclear:
+            next(again)
             # Reading tells: an execution id is minted here and never repeats. What is absent did not happen, or (when
             # it is refused) has been purged since.
             records = self._store.load([Want(c.instance_id) for c in unclear])
@@ -177,7 +182,9 @@ class Renewer(Purger):
     def _replace(self, creation: Commit) -> bool:
         """Start it, in place of what has finished under this id; False while that has not."""
         outcome: Outcome | None = None
+        again = tries(f"start {creation.instance_id!r} in place of a finished one")
         while outcome is not Outcome.COMMITTED:
+            next(again)
             record = self._record(creation.instance_id)
             commit = creation
             if record is None:

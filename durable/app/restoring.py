@@ -34,6 +34,7 @@ from ..ports import FACTS, Append, Backend, Commit, ExecutionKey, Outcome, Row, 
 from ..replay.guard import Watch
 from .archive import Archive, Recorded
 from .identity import Ids
+from .tries import tries
 
 _EVENTS_A_ROW: Final = 500
 
@@ -58,7 +59,9 @@ def restore(
     _refuse_taken(store, archive)
     commit = _creation(store, archive, now.timestamp())
     outcome = store.commit([commit])[0]
+    again = tries(f"import {summary.instance_id!r}")
     while outcome is Outcome.UNKNOWN:
+        next(again)
         record = store.load([Want(summary.instance_id)])[0]
         if record is None:
             outcome = store.commit([commit])[0]
