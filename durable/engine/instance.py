@@ -39,7 +39,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     tag: object = None
 
 
-class Instance(msgspec.Struct, frozen=True, gc=False):
+class Instance(msgspec.Struct, frozen=True):
     """One instance at one version; `execution` is its live code, None when it has to be replayed first.
 
     length, size: events of the current execution, and their stored bytes.
@@ -93,7 +93,7 @@ class Invocation(msgspec.Struct, frozen=True, gc=False):
     number: int = 0
 
 
-class Turn(msgspec.Struct, frozen=True, gc=False):
+class Turn(msgspec.Struct, frozen=True):
     """What a step decided. Nothing of it may be done before `commit` is committed, except `undelivered`.
 
     commit: None when there is nothing to write. instance: how it stands once that is committed.

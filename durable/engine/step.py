@@ -115,19 +115,19 @@ def step(
         return keep(turn, arrivals[suspending:], now, env)
     if code is None:
         return park(instance, arrivals, missing, now, env, unserved=True)
+    execution = instance.execution
     try:
-        execution = instance.execution or revive(instance, code, env)
+        execution = execution or revive(instance, code, env)
         if suspending == 0:
+            execution.let_go()
             return suspend(instance, arrivals, 0, now, env)
         opening = not execution.begun
         is_long = instance.length > env.limits.history_events or instance.size > env.limits.history_bytes
         events = execution.take(facts, now, is_long)
-    except Mismatch as mismatch:
-        return park(instance, arrivals, mismatch.reason, now, env)
-    except UnreadableHistory as error:
-        return park(instance, arrivals, str(error), now, env)
-    except TurnTooLong as stuck:
-        return park(instance, arrivals, _stuck(stuck, env.limits), now, env)
+    except (Mismatch, UnreadableHistory, TurnTooLong) as stuck:
+        if execution is not None:
+            execution.let_go()
+        return park(instance, arrivals, _why(stuck, env.limits), now, env)
     ignored = len(arrivals) - execution.taken
     if not events:
         settled = replace(instance, execution=execution, history=())
@@ -166,7 +166,11 @@ def revive(instance: Instance, code: Code, env: Env) -> Execution:
         return code.fn(context, *code.signature.decode_input(raw or _NULL, where))
 
     execution.begin_with(begin)
-    execution.replay(instance.history)
+    try:
+        execution.replay(instance.history)
+    except BaseException:
+        execution.let_go()
+        raise
     return execution
 
 
@@ -305,8 +309,10 @@ def inbox_arrivals(rows: Iterable[Row]) -> tuple[list[Arrival], list[Row]]:
     return arrivals, unreadable
 
 
-def _stuck(error: TurnTooLong, limits: Limits) -> str:
+def _why(stuck: Mismatch | UnreadableHistory | TurnTooLong, limits: Limits) -> str:
+    if not isinstance(stuck, TurnTooLong):
+        return str(stuck)
     return (
-        f"the orchestrator ran longer than {limits.turn_seconds:g} s without yielding ({line_of_error(error)}); "
+        f"the orchestrator ran longer than {limits.turn_seconds:g} s without yielding ({line_of_error(stuck)}); "
         "move the work into an activity, or raise Limits.turn_seconds"
     )

@@ -110,7 +110,11 @@ class LiveCode:
         self.tasks.clear()
         if driver:
             try:
-                driver.close()
+                self.watch.enter()
+                try:
+                    driver.close()
+                finally:
+                    self.watch.leave()
             except BaseException as error:  # of the user's `finally:`; nothing it does counts any more
                 log.debug("instance %r: what was thrown away raised %r", self.instance_id, error)
 
@@ -338,7 +342,8 @@ class LiveCode:
                     try:
                         value, error = awaited.result(), None
                     except BaseException as failed:  # the outcome of the task, whatever it is, belongs to the code
-                        value, error = None, failed
+                        # Raised again and again it would keep the frames, and all they know, of each time.
+                        value, error = None, failed.with_traceback(None)
                 self.watch.ticks += 1
                 # It still knows its line when the code has ended.
                 frame = frame_of(driver) if self.journal.replaying else None

@@ -130,7 +130,8 @@ class Agenda:
             return self._lost_messages and row.kind == "task"
         if not self.roster.lives(row.holder, now):
             return row.kind != "task" or now >= self._patient_until
-        return row.holder == self.holder and row.kind == "task"
+        # A message of ours is only there while it is unsent, as after a fault between its commit and the sending.
+        return row.holder == self.holder and row.kind in ("task", "message")
 
     # ---- timers
 

@@ -135,6 +135,7 @@ class EngineThread:
             log.exception("the engine stopped; nothing is lost, restart the worker")
             self._died(error)
         finally:
+            self._loop.turns.let_all_go()
             self._creations.close()
             self._watchdog.close()
 

@@ -121,7 +121,7 @@ class Loop:
                 self.turns.faulty = True
             if self.turns.faulty:
                 self.turns.faulty = False
-                self.turns.warm.clear()
+                self.turns.let_all_go()
                 self.agenda.sweep_soon()
                 pause = self.settings.retry
 

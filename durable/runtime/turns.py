@@ -147,7 +147,13 @@ class Turns:
         self.numbers = frozenset(number for _, number in owned)
         self.parking.keep_only(self.owns)
         for instance_id in [i for i, known in self.warm.items() if not self.serves(known.summary)]:
-            del self.warm[instance_id]
+            _let_go(self.warm.pop(instance_id))
+
+    def let_all_go(self) -> None:
+        """Nothing that is warm can be trusted any more."""
+        for instance in self.warm.values():
+            _let_go(instance)
+        self.warm.clear()
 
     def code_changed(self) -> None:
         """What was parked may go on."""
@@ -168,9 +174,11 @@ class Turns:
         drawn = self._next_batch(batch)
         taken: dict[str, list[Arrival]] = {}
         previous: Stepped | None = None
+        current: Stepped | None = None
         try:
             for some in _parts(drawn, part):
-                current = yield from self._stepped(some, taken)
+                current = Stepped([], [], {}, [], {}, [])
+                yield from self._stepped(some, taken, current)
                 outcomes = yield from self._finish()
                 yield from self._begin(current)
                 if previous is not None:
@@ -180,15 +188,16 @@ class Turns:
                 outcomes = yield from self._finish()
                 yield from self._conclude(previous, outcomes)
         except StoreError:
+            for stepped in (previous, current):
+                for turn, _ in () if stepped is None else stepped.turns:
+                    _let_go(turn.instance)
             for instance_id in drawn:
                 self._give_back(instance_id, taken.get(instance_id, ()))
             yield Created([(i, Outcome.UNKNOWN) for i, known in drawn.items() if _is_uncreated(known)])
             yield from self._finish()  # its outcomes are read with the instances
             raise
         while len(self.warm) > cached:
-            _, instance = self.warm.popitem(last=False)
-            if instance.execution is not None:
-                instance.execution.let_go()
+            _let_go(self.warm.popitem(last=False)[1])
 
     def _next_batch(self, most: int) -> dict[str, Record | bool]:
         """Instances to step now: as they were just created, or whether their inbox must be read."""
@@ -208,10 +217,8 @@ class Turns:
             self.fresh.pop(instance_id, None)
         return batch
 
-    def _stepped(
-        self, batch: dict[str, Record | bool], taken: dict[str, list[Arrival]]
-    ) -> Generator[Request, Any, Stepped]:
-        """Step these; `taken` is told what had arrived for them, before anything can fail."""
+    def _stepped(self, batch: dict[str, Record | bool], taken: dict[str, list[Arrival]], found: Stepped) -> Asking:
+        """Step these. `taken` is told what had arrived, `found` what came of it, each before anything can fail."""
         loaded: dict[str, Record | None] = {i: known for i, known in batch.items() if isinstance(known, Record)}
         wants = [
             Want(i, self.warm[i].version if i in self.warm else 0)
@@ -221,7 +228,6 @@ class Turns:
         if wants:
             records: list[Record | None] = yield Load(wants)
             loaded.update((want.instance_id, record) for want, record in zip(wants, records, strict=True))
-        found = Stepped([], [], {}, [], {}, [])
         now = self.clock()
         for instance_id, known in batch.items():
             if _is_uncreated(known) and not self._creates(instance_id, loaded):
@@ -230,7 +236,8 @@ class Turns:
             arrivals = taken[instance_id] = self.arrived.pop(instance_id, [])
             if self._fired:
                 self._fired.difference_update([a.row_key for a in arrivals])
-            if instance_id not in self.warm and not self._is_ours(instance_id, loaded):
+            if not self._is_ours(instance_id, loaded):
+                _let_go(self.warm.pop(instance_id, None))
                 found.foreign[instance_id] = arrivals
                 if instance_id in self.untold:
                     found.untold.append(instance_id)
@@ -242,7 +249,6 @@ class Turns:
         undelivered = [fact for turn, _ in found.turns for fact in turn.undelivered]
         if undelivered:
             yield Deliver(undelivered)
-        return found
 
     def _begin(self, stepped: Stepped) -> Asking:
         commits = [turn.commit for turn, _ in stepped.turns if turn.commit is not None]
@@ -273,7 +279,7 @@ class Turns:
             elif outcome is Outcome.UNKNOWN:
                 unknown.append((turn, arrivals))
             else:
-                self._give_back(turn.instance.summary.instance_id, arrivals)
+                self._give_back(turn.instance.summary.instance_id, arrivals, turn.instance)
         if created:
             yield Created(created)
         if unknown:
@@ -311,9 +317,11 @@ class Turns:
         return not known and self._is_ours(instance_id, loaded)
 
     def _is_ours(self, instance_id: str, loaded: dict[str, Record | None]) -> bool:
-        """Of what is not warm; what is has been ours since, or `assign` had let go of it."""
+        """What is warm has been ours since, or `assign` had let go of it; its next life may be another group's."""
         record = loaded.get(instance_id)
-        return self.owns(instance_id) if record is None else self.serves(record.summary)
+        if record is None:
+            return instance_id in self.warm or self.owns(instance_id)
+        return self.serves(record.summary)
 
     def _step(
         self,
@@ -328,12 +336,14 @@ class Turns:
         if instance_id in loaded:
             record = loaded[instance_id]
             if record is None:
+                _let_go(instance)
                 found.gone[instance_id] = arrivals
                 return None
             inbox = record.inbox
             if record.summary.status.finished:
                 inbox = tuple(row for row in inbox if row.group != PARKED)  # for another one of this id
             if instance is None or record.history is not None:
+                _let_go(instance)
                 try:
                     instance = Instance.of_record(record)
                 except UnreadableHistory as error:
@@ -347,7 +357,7 @@ class Turns:
                 log.error("instance %r: a fact in its inbox can't be read and is kept: %s", instance_id, row.key)
             if instance.execution is not None and any(a.event.type == h.EXECUTION_TERMINATED for a in facts):
                 # Ending it needs its whole history, which a warm instance does not keep: come back for it.
-                self._give_back(instance_id, arrivals)
+                self._give_back(instance_id, arrivals, instance)
                 return None
             if any(a.event.type == h.EXECUTION_REWOUND for a in facts):
                 self.agenda.sweep_soon()  # rows that a client has put are due, and no turn of ours has told of them
@@ -356,8 +366,11 @@ class Turns:
         live = instance.execution
         code, missing = (live.code, "") if live is not None else self._code(instance)
         turn = step(instance, arrivals, code, missing, now, self.env)
+        if turn.instance.execution is not live:
+            _let_go(instance)
         if not instance.version and (turn.commit is None or turn.again or turn.parked):
             found.uncreated.append(instance_id)
+            _let_go(turn.instance)
             return None
         self.ignored += turn.ignored
         if turn.parked:
@@ -378,9 +391,10 @@ class Turns:
 
     # ---- after the commit
 
-    def _give_back(self, instance_id: str, arrivals: Sequence[Arrival]) -> None:
-        """Nothing of this turn happened: keep what only memory has, read the rest again."""
-        self.warm.pop(instance_id, None)
+    def _give_back(self, instance_id: str, arrivals: Sequence[Arrival], instance: Instance | None = None) -> None:
+        """Nothing of this turn happened: keep what only memory has, read the rest again. instance: what had been taken
+        out of what is warm."""
+        _let_go(instance or self.warm.pop(instance_id, None))
         kept = [a for a in arrivals if not a.row_key.startswith(("in/", "wake/"))]
         if kept:
             self._fired.update(a.row_key for a in kept if a.row_key)
@@ -398,8 +412,14 @@ class Turns:
                 done.append((turn, arrivals))
             else:
                 self.faulty = True
-                self._give_back(turn.instance.summary.instance_id, arrivals)
+                self._give_back(turn.instance.summary.instance_id, arrivals, turn.instance)
         return done
+
+
+def _let_go(instance: Instance | None) -> None:
+    """Its live code is thrown away: it ends here and now, on the engine's thread."""
+    if instance is not None and instance.execution is not None:
+        instance.execution.let_go()
 
 
 def _is_uncreated(known: Record | bool) -> bool:

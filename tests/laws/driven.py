@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from itertools import count
 from typing import Any
 
+import durable
 from durable.backends.memory import MemoryStore
 from durable.engine.instance import Env
 from durable.model.errors import StoreError
@@ -17,6 +18,7 @@ from durable.replay.live_code import Code
 from durable.runtime import requests as ask
 from durable.runtime.loop import Loop, Settings
 from durable.runtime.serving import ALONE, Serving
+from durable.runtime.turns import Codebase
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -34,16 +36,26 @@ class Nothing:
         return []
 
 
+class Registered(Nothing):
+    """The orchestrators of a registry, and no activity."""
+
+    def __init__(self, registry: durable.Registry) -> None:
+        self.registry = registry
+
+    def orchestrator(self, name: str, version: str, first_turn: bool) -> Code | None:
+        return self.registry.find_orchestrator(name, version, first_turn)
+
+
 class Driven:
     """A loop on a store that can fail. Every wait takes as long as it may. answers: to its requests; else None."""
 
-    def __init__(self, serving: Serving = ALONE) -> None:
+    def __init__(self, serving: Serving = ALONE, codebase: Codebase | None = None, part: int = 10) -> None:
         self.store = store = MemoryStore()
         self.now = NOW
         self.reads = self.writes = True
         self.ids = count()
         env = Env("me", 60.0, lambda: f"id{next(self.ids)}", 1, Limits(), Watch())
-        self.loop = Loop(env, Nothing(), lambda: self.now, Settings(batch=10, part=10), serving)
+        self.loop = Loop(env, codebase or Nothing(), lambda: self.now, Settings(batch=10, part=part), serving)
         self.requests = self.loop.run()
         self.pending: Any = next(self.requests)
         self.over = False

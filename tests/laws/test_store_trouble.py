@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 
+import durable
 from durable.backends.memory import MemoryStore
 from durable.engine.instance import Invocation
 from durable.engine.messages import Message, encode_message
@@ -16,7 +18,7 @@ from durable.model.history import Event, Raw, encode_event
 from durable.ports import Append, Commit, Fact, Row, Want
 from durable.runtime import recovery
 from durable.runtime import requests as ask
-from tests.laws.driven import NOW, Driven
+from tests.laws.driven import NOW, Driven, Registered, refuse
 
 MANY = 50
 
@@ -48,6 +50,41 @@ def test_what_waits_for_a_store_that_takes_no_writes_is_kept_once(driven: Driven
     driven.go_on(40)
     assert driven.kept == 0
     assert driven.store.due(0, "default", driven.now.timestamp(), 100).items == []
+
+
+def test_what_was_committed_before_a_fault_is_sent_at_once_after_it() -> None:
+    """While one part is committed the next one is loaded, and that fails: the consequences of the first are left."""
+    app = durable.Registry()
+
+    @app.orchestrator
+    def child(ctx: durable.OrchestrationContext) -> None: ...
+
+    @app.orchestrator
+    def parent(ctx: durable.OrchestrationContext) -> Any:
+        yield ctx.call_sub_orchestrator(child)
+
+    driven = Driven(codebase=Registered(app), part=1)
+    for name in ("first", "second"):
+        started = Event(h.EXECUTION_STARTED, NOW, name="parent", input=Raw(b"null"), execution_id=name, seed="s")
+        driven.store.commit([create(name, started, 1, f"c {name}")])
+    begin, load = driven.answers[ask.Begin], driven.answers[ask.Load]
+    begun: list[ask.Begin] = []
+
+    def load_but_once(request: ask.Load) -> Any:
+        if len(begun) == 1:
+            begun.append(begun[0])
+            refuse()
+        return load(request)
+
+    def note(request: ask.Begin) -> Any:
+        begun.append(request)
+        return begin(request)
+
+    driven.answers[ask.Begin] = note
+    driven.answers[ask.Load] = load_but_once
+    driven.go_on(8, [ask.Assigned([("default", 0)], ["me"])])
+    assert driven.now - NOW < timedelta(seconds=30), "sooner than for a dead worker"
+    assert [s.status.value for s in driven.store.summaries(["first", "second"]) if s] == ["COMPLETED"] * 2
 
 
 def hold_a_row(driven: Driven) -> None:

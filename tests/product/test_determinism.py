@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+import traceback
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -174,6 +175,57 @@ def test_code_that_is_put_aside_leaves_no_trace(bench: Bench, heard: Heard) -> N
     assert undone == ["once"] * 2
     assert heard.texts == ["cleaning up, replaying: False"] * 2
     gc.collect()
+
+
+def test_code_that_is_thrown_away_ends_at_once_and_on_its_own_thread(bench: Bench) -> None:
+    """Not when and where the collector of garbage comes by: that thread may hold any lock."""
+    app = durable.Registry()
+    ended: dict[str, str] = {}
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        try:
+            yield ctx.wait_for_external_event("go")
+        finally:
+            ended[ctx.instance_id] = threading.current_thread().name
+
+    worker = bench.serve(app)
+    handles = {name: bench.start(flow, instance_id=name) for name in ("terminated", "suspended", "left")}
+    for handle in handles.values():
+        bench.until_recorded(handle, "EventAwaited")
+    gc.disable()
+    try:
+        handles["terminated"].terminate()
+        handles["suspended"].suspend()
+        bench.until(lambda: {"terminated", "suspended"} <= ended.keys())
+        worker.stop()
+    finally:
+        gc.enable()
+    assert ended == dict.fromkeys(handles, "durable-engine")
+
+
+def test_the_traceback_of_a_failure_begins_where_the_code_waited(bench: Bench) -> None:
+    """With the engine's frames in it, an exception that is kept would keep what they know: all others of its batch."""
+    app = durable.Registry()
+    seen: list[list[str]] = []
+
+    @app.activity
+    def breaks() -> None:
+        raise ValueError
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        task = ctx.call_activity(breaks)
+        for _ in range(2):
+            try:
+                yield task
+            except durable.TaskFailedError as error:
+                seen.append([frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)])
+        return len(seen)
+
+    bench.serve(app)
+    bench.run(flow)
+    assert seen[-2:] == [["flow"], ["flow"]]
 
 
 @pytest.mark.everywhere
