@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from random import Random
 from typing import Any
 
@@ -80,18 +79,27 @@ def fed(count: int, at_once: int) -> tuple[Execution, list[Event]]:
     return execution, history
 
 
-def test_the_cost_of_an_item_does_not_grow_with_their_number() -> None:
-    def seconds(count: int) -> float:
-        """Processor time for an item, live and replayed."""
-        before = time.process_time()
-        execution, history = fed(count, 50)
-        again = Execution(execution.code, execution.started, "i", execution.limits, execution.watch)
-        context = OrchestrationContext(again)
-        again.begin_with(lambda: again.code.fn(context))
-        again.replay([execution.started, *history])
-        assert again.finished
-        assert bytes(history[-1].result) == str(count).encode()
-        return (time.process_time() - before) / count
+def test_an_item_that_follows_takes_the_place_of_the_one_before_it() -> None:
+    """In the very set that is waited for: a new one for each item would cost each of them as much as all."""
 
-    few = min(seconds(2_000) for _ in range(3))
-    assert seconds(40_000) < 5 * few  # quadratic would be 20 times
+    def orchestration(ctx: OrchestrationContext) -> Any:
+        return (yield ctx.map("work", range(1_000), max_concurrency=50))
+
+    execution = begin(code_of(orchestration))
+    running = [e.task_id for e in execution.take([], NOW) if e.type == h.TASK_SCHEDULED]
+    assert execution.trigger is not None
+    waited_for = execution.trigger.on
+    for number in running:
+        execution.take([Event(h.TASK_COMPLETED, NOW, task_id=number, attempt=1, result=Raw(b"1"))], NOW)
+    assert execution.trigger.on is waited_for
+    assert waited_for == {number + 50 for number in running}
+
+
+def test_many_items_are_lived_through_and_replayed() -> None:
+    execution, history = fed(5_000, 50)
+    again = Execution(execution.code, execution.started, "i", execution.limits, execution.watch)
+    context = OrchestrationContext(again)
+    again.begin_with(lambda: again.code.fn(context))
+    again.replay([execution.started, *history])
+    assert again.finished
+    assert bytes(history[-1].result) == b"5000"
