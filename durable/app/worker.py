@@ -22,6 +22,7 @@ from ..ports import FACTS, Beat, Trouble
 from ..replay.live_code import Code
 from ..runtime.activities import Activities
 from ..runtime.engine_thread import EngineThread
+from ..runtime.interpreter import tuned
 from ..runtime.loop import DEFAULTS, Loop, Settings
 from ..runtime.membership import Seat
 from ..runtime.requests import CodeChanged, Hint, Lost, Stop
@@ -31,7 +32,6 @@ from .client import Client, connect
 from .clock import utc_now
 from .default import default_client
 from .identity import Ids
-from .interpreter import tuned
 from .registry import Registry, default_registry
 from .starting import Neighbour, Nobody
 

@@ -15,6 +15,7 @@ from ..model.status import Summary
 from ..ports import Commit, Outcome, Signals, Store, Transport
 from .activities import Activities
 from .creations import Creations
+from .interpreter import computes, waits
 from .loop import Loop
 from .requests import (
     Announce,
@@ -144,10 +145,12 @@ class EngineThread:
         answers = self._answers
         request = next(requests)
         while True:
+            waits()
             try:
                 answer = answers[type(request)](request)
             except StoreError as error:
                 answer = error
+            computes()
             try:
                 request = requests.throw(answer) if isinstance(answer, StoreError) else requests.send(answer)
             except StopIteration:

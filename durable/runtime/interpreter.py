@@ -4,9 +4,9 @@ Thousands of waiting generators are no garbage, but the collector looks at each 
 often gives a fifth more throughput.
 
 A thread that computes in Python lets others in only when they have waited for a switch interval, and the engine has to
-ask again after each statement. With Python's 5 ms one such activity slows the engine to a fifth. With 0.3 ms it keeps
-half its speed, all that one of two threads can have of one interpreter, and alone it loses a thirtieth
-(tests/benchmarks/busy_thread.py). Less costs more than it gives: all who wait ask that often.
+ask again after each statement. With Python's 5 ms one such activity slows the engine to a fifth. So the interval is
+short while the engine waits, and longer while it computes, when the others would ask: thus it keeps half its speed,
+all that one of two threads can have of one interpreter (tests/benchmarks/busy_thread.py).
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from collections.abc import Callable
 from typing import Final
 
 COLLECT_EVERY: Final = (20_000, 20, 100)
-SWITCH_EVERY: Final = 0.0003  # seconds
+WAITING: Final = 0.0002  # seconds: how soon the engine is let in
+COMPUTING: Final = 0.002  # seconds: how soon the others are
 
 _lock = threading.Lock()
 _workers = 0
+_adapts = False
 _undo: list[Callable[[], None]] = []
 
 
@@ -31,8 +33,20 @@ def tuned() -> Callable[[], None]:
     with _lock:
         _workers += 1
         if _workers == 1:
-            _undo[:] = [_relax_collector(), _switch_often()]
+            _undo[:] = [_relax_collector(), _adapt_switching()]
     return _one_less
+
+
+def waits() -> None:
+    """The engine is about to ask a store, or for news, and will want to go on when that has come."""
+    if _adapts:
+        sys.setswitchinterval(WAITING)
+
+
+def computes() -> None:
+    """It goes on."""
+    if _adapts:
+        sys.setswitchinterval(COMPUTING)
 
 
 def _one_less() -> None:
@@ -52,9 +66,17 @@ def _relax_collector() -> Callable[[], None]:
     return lambda: gc.set_threshold(*before)
 
 
-def _switch_often() -> Callable[[], None]:
+def _adapt_switching() -> Callable[[], None]:
+    global _adapts
     before = sys.getswitchinterval()
-    if before <= SWITCH_EVERY:
+    if before <= COMPUTING:
         return lambda: None
-    sys.setswitchinterval(SWITCH_EVERY)
-    return lambda: sys.setswitchinterval(before)
+
+    def set_back() -> None:
+        global _adapts
+        _adapts = False
+        sys.setswitchinterval(before)
+
+    _adapts = True
+    waits()
+    return set_back
