@@ -180,6 +180,8 @@ class Intake:
         """Subscribe to everything once more; see `Courier.distrust`. What is not settled comes again, as after a lost
         connection, for among it may be what a dead subscription holds."""
         if self.courier.distrust(now):
+            # By name too: a subscription of another size may still hold what it had brought.
+            self.courier.back += [delivery.tag for _, delivery in self.offered]
             self.offered.clear()
             yield from self.connection_lost()
             yield from self.receive()

@@ -363,7 +363,8 @@ class Run:
         plan, random = self.plan, Random(self.plan.seed)
         with ExitStack() as closing:
             redis, rabbit = (
-                closing.enter_context(started(RedisServer())),
+                # With `everysec` it confirms what it may hold back for two seconds, while the disk is busy.
+                closing.enter_context(started(RedisServer(appendfsync="always"))),
                 closing.enter_context(started(RabbitServer())),
             )
             url = f"{redis.url}?partitions={plan.partitions}"

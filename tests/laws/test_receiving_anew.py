@@ -80,6 +80,7 @@ def test_what_was_delivered_and_not_begun_runs_when_it_comes_again(intake: Intak
     asked(intake.receive_anew())
     assert asked(intake.accept()) == []
     assert intake.courier.done == []
+    assert intake.courier.back == ["old tag"], "it may be of an older subscription, still open"
 
 
 def test_what_nobody_doubts_is_kept(intake: Intake) -> None:
