@@ -24,7 +24,7 @@ from ..model.names import check_name, partition_of
 from ..model.status import RuntimeStatus, Summary
 from ..ports import STATUS, ExecutionKey, Purged, Query, RowKey
 from ..replay.guard import refuse_inside
-from .reader import statuses, timestamp
+from .reader import check_text, statuses, timestamp
 from .steering import Steerer
 
 ENDING_SECONDS: Final = 30.0  # for sub-orchestrations that end with their parent
@@ -81,8 +81,8 @@ class Purger(Steerer):
         wanted = statuses(status)
         query = Query(
             status=_FINISHED if wanted is None else wanted & _FINISHED,
-            name=name,
-            prefix=prefix,
+            name=check_text(name, "name="),
+            prefix=check_text(prefix, "prefix="),
             created_after=timestamp(created_after, "created_after="),
             created_before=timestamp(created_before, "created_before="),
             limit=_PAGE,

@@ -75,8 +75,8 @@ class Reader:
         _check_limit(limit)
         query = Query(
             status=statuses(status),
-            name=name,
-            prefix=prefix,
+            name=check_text(name, "name="),
+            prefix=check_text(prefix, "prefix="),
             tags=checked_tags(tags) or None,
             created_after=timestamp(created_after, "created_after="),
             created_before=timestamp(created_before, "created_before="),
@@ -192,6 +192,13 @@ def _execution(summary: Summary) -> ExecutionKey:
 def _check_limit(limit: object) -> None:
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= _LARGEST_PAGE:
         raise ValueError(f"limit={limit!r}: give a whole number from 1 to {_LARGEST_PAGE}")
+
+
+def check_text(text: str | None, what: str) -> str | None:
+    """Raises TypeError for a filter that is no text."""
+    if text is not None and not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]  # users may give anything
+        raise TypeError(f"{what} takes text, not {type(text).__name__}")
+    return text
 
 
 def timestamp(moment: datetime | None, where: str) -> float | None:

@@ -390,6 +390,14 @@ def test_listing_is_newest_first_in_pages_without_duplicates(bench: Bench, app: 
     assert found == ids[::-1]
 
 
+@pytest.mark.parametrize("filter", ["name", "prefix"])
+def test_a_filter_that_is_no_text_is_refused(bench: Bench, filter: str) -> None:
+    wrong: dict[str, Any] = {filter: 3}
+    for call in (bench.client.list_orchestrations, bench.client.purge_where):
+        with pytest.raises(TypeError, match=f"{filter}= takes text, not int"):
+            call(**wrong)
+
+
 def test_filters_are_exact_and_hold_together(bench: Bench, app: durable.Registry) -> None:
     bench.serve(app)
     bench.run("echo", 1, instance_id="a-1", tags={"team": "red", "size": "s"})
