@@ -211,7 +211,7 @@ def test_so_do_workspaces_groups_and_queues(
             remove(name, f"work.{name}", f"outcomes.{name}.0", "dead-letters")
 
 
-@pytest.mark.parametrize("name", NO_TEXT, ids=repr)
+@pytest.mark.parametrize("name", NO_TEXT, ids=lambda name: type(name).__name__)
 def test_a_name_that_is_no_text_is_a_type_error(world: World, name: Any) -> None:
     for call in (
         lambda: world.client.start_orchestration("healthy", 1, instance_id=name),
