@@ -4,7 +4,8 @@ SEEDS  ?= 1000
 KILLS  ?= 20
 FAULT  ?= all
 SECONDS ?= 60
-# Most tests wait for something. Each of the two processes starts servers of its own.
+# Most tests wait for something. Each of the two processes starts servers of its own, and has files below a short path:
+# that of a socket has at most 107 bytes.
 SIDE_BY_SIDE ?= -n 2 --dist loadfile
 # ALLOW_SKIP=1: tests that need a server which is not there are skipped, visibly.
 export ALLOW_SKIP
@@ -31,7 +32,8 @@ demo: venv  ## an order in three steps, then its status and its history
 	for view in show history; do echo && echo "\$$ durable $$view order-42" && $(RUN) -m durable $$view order-42 || exit; done
 
 test: lint types servers  ## what must be green before a commit: lint, types, tests (without the slow ones)
-	@$(RUN) -m pytest -q -m "not slow" $(SIDE_BY_SIDE)
+	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	$(RUN) -m pytest -q -m "not slow" $(SIDE_BY_SIDE) --basetemp="$$dir/t"
 
 lint: venv  ## ruff: rules and format
 	@$(RUN) -m ruff check -q .

@@ -211,11 +211,11 @@ class AsyncClient:
         return status
 
     async def wait_summary(
-        self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool
+        self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool, own: bool = False
     ) -> Summary:
-        """The wait behind `wait` and `handle.result`."""
+        """The wait behind `wait` and `handle.result`. own: of a start here, which makes no difference here: it reads."""
         if running.get() is not None:
-            return self._opened().wait_summary(instance_id, timeout, until, blocked_ends)  # refuses
+            return self._opened().wait_summary(instance_id, timeout, until, blocked_ends, own)  # refuses
         self._check_process()
         if self._waits is None:
             await self._in_a_thread(lambda client: None)
