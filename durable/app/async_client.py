@@ -213,7 +213,7 @@ class AsyncClient:
     async def wait_summary(
         self, instance_id: str, timeout: timedelta | float | None, until: str, blocked_ends: bool, own: bool = False
     ) -> Summary:
-        """The wait behind `wait` and `handle.result`. own: of a start here, which makes no difference here: it reads."""
+        """The wait behind `wait` and `handle.result`. own: no difference here, where it always reads."""
         if running.get() is not None:
             return self._opened().wait_summary(instance_id, timeout, until, blocked_ends, own)  # refuses
         self._check_process()
