@@ -8,6 +8,7 @@ Laws.
 4. A queue that takes part in nothing any more (a quorum queue whose broker died moments after it was declared) is
    deleted and made again: after two sessions in which it did not answer while the broker did. The store knows what was
    in it.
+5. Only `close` ends the keeper's thread. A repair that raises what nobody thought of is logged and made again.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ from .watchers import Watchers
 FIRST_SECONDS: Final = 0.2  # before the first try: a broker that drops us at once is not to be hammered
 BACK_OFF: Final = wait_random_exponential(multiplier=0.4, min=0.2, max=5)  # full jitter, after each failure
 REFUSED_SECONDS: Final = (0.5, 60.0)  # until a queue that was refused is tried again: the first time, and at most
+BUG_SECONDS: Final = 1.0  # until a repair that raised what it never should is made again
 LOCKED_SECONDS: Final = 60.0  # the broker notices a connection that just vanished by its missing heartbeats
 SILENT_SESSIONS: Final = 2
 INTERNAL_ERROR: Final = 541
@@ -196,7 +198,7 @@ class Keeper:
     # On the keeper's thread; `_restore` in `open` too.
 
     def _keep(self) -> None:
-        for repair in iter(self._next_repair, None):
+        while (repair := self._next_repair()) is not None:
             if self._closing.is_set():
                 return
             try:
@@ -207,6 +209,17 @@ class Keeper:
             except TransportError as error:  # a loss in the middle, which is the next repair
                 if not self._closing.is_set():
                     log.warning("repair interrupted: %s", error)
+            except Exception:
+                log.exception("a repair of %s failed; next try in %g s", self.target, BUG_SECONDS)
+                self._closing.wait(BUG_SECONDS)
+                self._repair_again(repair)
+
+    def _repair_again(self, repair: Session | str) -> None:
+        session = self.session
+        if session is None:
+            self._repairs.put(repair)
+        else:
+            session.fail("a repair failed")  # the next one has everything made again
 
     def _next_repair(self) -> Session | str | None:
         """What was asked for, or else a refused queue whose pause is over."""
@@ -249,7 +262,7 @@ class Keeper:
         with self._control:
             try:
                 again = self._furnish(session)
-            except TransportError:
+            except Exception:
                 session.close()
                 raise
             self._resume(session, again)

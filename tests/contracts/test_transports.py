@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from pkgutil import resolve_name
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -525,6 +527,47 @@ def test_a_connection_that_is_cut(frail: RabbitServer, mistreated: Callable[...,
             other.subscribe(it.queue, 10, receiver)
             assert receiver.data(1) == [2]
         assert it.heard.all == [Trouble()]
+
+
+def _three_times(error: Exception, call: Callable[..., Any], when: Callable[..., bool]) -> Callable[..., Any]:
+    left = [error] * 3
+
+    def failing(*args: Any, **options: Any) -> Any:
+        if left and when(*args):
+            raise left.pop()
+        return call(*args, **options)
+
+    return failing
+
+
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        ("durable.backends.rabbitmq_connection.IOLoop", OSError(errno.EMFILE, "Too many open files")),
+        ("threading.Thread.start", RuntimeError("can't start new thread")),
+        ("durable.backends.rabbitmq_keeper.Publisher", ZeroDivisionError("a bug before callers use the session")),
+        ("durable.backends.rabbitmq_keeper.Consumer", ZeroDivisionError("a bug when callers use it already")),
+    ],
+)
+def test_whatever_fails_while_it_connects_again_is_tried_again(
+    frail: RabbitServer,
+    mistreated: Callable[..., Mistreated],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    part: str,
+    error: Exception,
+) -> None:
+    monkeypatch.setattr("durable.backends.rabbitmq_keeper.BUG_SECONDS", 0.1, raising=False)
+    with closing(Proxy(frail.port)) as proxy:
+        it = mistreated(frail.url(port=proxy.port))
+        of_a_session = lambda *args: part != "threading.Thread.start" or args[0].name == "durable-rabbitmq"  # noqa: E731
+        monkeypatch.setattr(part, _three_times(error, resolve_name(part), of_a_session))
+        proxy.cut()
+        it.publish_when_back(0)
+        assert it.receiver.data(1) == [0]
+    assert caplog.text.count(str(error)) >= 3
+    bug = isinstance(error, ZeroDivisionError)
+    assert ("Traceback" in caplog.text) is bug  # what may happen is said in a line
 
 
 def test_a_queue_that_somebody_made_otherwise(
