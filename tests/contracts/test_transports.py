@@ -23,9 +23,9 @@ from tenacity import wait_fixed
 from durable.backends.memory_transport import MemoryBroker, MemoryTransport, memory_broker, open_memory_transport
 from durable.backends.queue_names import names
 from durable.backends.rabbitmq import open_rabbitmq
-from durable.backends.rabbitmq_connection import Session, settle
+from durable.backends.rabbitmq_connection import NoAnswer, Session, settle
 from durable.backends.rabbitmq_publishing import Publisher
-from durable.backends.rabbitmq_topology import Desk
+from durable.backends.rabbitmq_topology import Desk, Topology
 from durable.backends.rabbitmq_transport import RabbitTransport
 from durable.backends.rabbitmq_url import parse_url
 from durable.model.errors import TransportError
@@ -600,6 +600,73 @@ def test_a_queue_that_may_not_be_made_again_for_a_while(
     it.heard.wait(Trouble(it.queue))
     assert it.heard.all == [Trouble(it.queue)]
     assert caplog.text.count("the permission `configure`") < 8  # with pauses that grow
+
+
+def test_a_queue_that_may_not_be_read_for_a_while_when_the_connection_is_back(
+    frail: RabbitServer, mistreated: Callable[..., Mistreated], caplog: pytest.LogCaptureFixture
+) -> None:
+    frail.control("add_user", "blind", "blind")
+    frail.control("set_permissions", "blind", ".*", ".*", ".*")
+    with closing(Proxy(frail.port)) as proxy:
+        it = mistreated(frail.url(port=proxy.port).replace("guest:guest", "blind:blind"))
+        frail.control("set_permissions", "blind", ".*", ".*", "dead-letters$")
+        proxy.cut()
+        _until(lambda: "nothing is received from queue" in caplog.text)
+        frail.control("set_permissions", "blind", ".*", ".*", ".*")
+        it.publish_when_back(0)
+        assert it.receiver.data(1) == [0]
+
+
+def test_a_broker_that_is_too_slow_to_make_a_lost_queue_again(
+    frail: RabbitServer,
+    mistreated: Callable[..., Mistreated],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    it = mistreated()
+    replies = Heard()
+    address = it.transport.replies(replies.subjects)
+    slow = NoAnswer("no answer in 10 s")
+    monkeypatch.setattr(Topology, "declare", _three_times(slow, Topology.declare, lambda *_: True))
+    monkeypatch.setattr(Topology, "declare_replies", _three_times(slow, Topology.declare_replies, lambda *_: True))
+    frail.control("delete_queue", it.queue)
+    frail.control("delete_queue", address)
+    it.heard.wait(Trouble(it.queue))
+    it.publish_when_back(0)
+    assert it.receiver.data(1) == [0]
+
+    def replied() -> bool:
+        it.transport.announce([event(address, subject="order 1")])
+        return "order 1" in replies.all
+
+    _until(replied)
+    assert it.heard.all == [Trouble(it.queue)]
+    assert caplog.text.count(str(slow)) == 6
+
+
+def test_a_lost_queue_that_nobody_wants_any_more_is_not_made_again(
+    frail: RabbitServer,
+    mistreated: Callable[..., Mistreated],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("durable.backends.rabbitmq_keeper.PUT_OFF_SECONDS", (0.05, 0.05))
+    frail.control("add_user", "former", "former")
+    frail.control("set_permissions", "former", ".*", ".*", ".*")
+    it = mistreated(frail.url().replace("guest:guest", "former:former"))
+    other = f"{it.queue}.other"
+    receiver = Receiver()
+    it.transport.declare([other])
+    it.transport.subscribe(other, 10, receiver)
+    frail.control("set_permissions", "former", "^$", ".*", ".*")
+    frail.control("delete_queue", it.queue)
+    _until(lambda: "the permission `configure`" in caplog.text)
+    it.transport.unsubscribe(it.queue)
+    frail.control("set_permissions", "former", ".*", ".*", ".*")
+    frail.control("delete_queue", other)
+    it.heard.wait(Trouble(other))
+    assert it.heard.all == [Trouble(other)]
+    assert it.transport.depth(it.queue) is None
 
 
 def test_a_broker_that_is_killed(frail: RabbitServer, mistreated: Callable[..., Mistreated]) -> None:
