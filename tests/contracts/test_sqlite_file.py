@@ -562,6 +562,18 @@ def test_one_worker_serves_and_the_others_stand_by(backend: SqliteBackend, url: 
     assert backend.membership.beat(first) == [first]  # a dead worker's seat is free
 
 
+@pytest.mark.parametrize("left", ["", '{"incarnation":"killed","pid":1}'])
+def test_whoever_looks_for_workers_sends_none_to_stand_by(
+    backend: SqliteBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    lock = tmp_path / "store.db-worker"
+    lock.write_text(left)
+    look = lock.open()
+    fcntl.flock(look, fcntl.LOCK_SH)  # as `members` has it for a moment
+    monkeypatch.setattr("time.sleep", lambda seconds: look.close())
+    assert backend.membership.beat(Beat("me")) == [Beat("me")]
+
+
 def test_a_beat_that_can_not_be_written_is_a_store_error_and_leaves_the_seat_free(tmp_path: Path) -> None:
     (tmp_path / "a.db-worker").symlink_to("/dev/full")  # it can be locked, and takes nothing
     with closing(open_sqlite(f"sqlite:///{tmp_path}/a.db")) as backend:
