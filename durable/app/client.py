@@ -106,7 +106,11 @@ class Client(Renewer):
         transport = self._opened_transport(workspace)
         super().__init__(backend, transport, workspace, limits)
         if has_broker and self._transport is not None:  # a store that carries events itself tells by its signals
-            self._reply_to = self._transport.replies(self._waits.wake)
+            try:
+                self._reply_to = self._transport.replies(self._waits.wake)
+            except BaseException:
+                self._transport.close()
+                raise
             self._waits.told_at(self._reply_to)
         self._closed = False
 

@@ -20,6 +20,7 @@ from cloudevents.core.bindings.rabbitmq import RabbitMQMessage, from_rabbitmq_ev
 from cloudevents.core.v1.event import CloudEvent
 from tenacity import wait_fixed
 
+import durable
 from durable.backends.memory_transport import MemoryBroker, MemoryTransport, memory_broker, open_memory_transport
 from durable.backends.queue_names import names
 from durable.backends.rabbitmq import open_rabbitmq
@@ -615,6 +616,15 @@ def test_a_queue_that_may_not_be_read_for_a_while_when_the_connection_is_back(
         frail.control("set_permissions", "blind", ".*", ".*", ".*")
         it.publish_when_back(0)
         assert it.receiver.data(1) == [0]
+
+
+def test_a_client_whose_reply_queue_is_refused_leaves_nothing_open(frail: RabbitServer, workspace: str) -> None:
+    frail.control("add_user", "mute", "mute")
+    frail.control("set_permissions", "mute", r"dead-letters$|lifecycle$", ".*", ".*")
+    before = set(threading.enumerate())
+    with pytest.raises(TransportError, match="403"):
+        durable.connect("memory://x", events=frail.url().replace("guest:guest", "mute:mute"), workspace=workspace)
+    assert [thread.name for thread in set(threading.enumerate()) - before if "rabbitmq" in thread.name] == []
 
 
 def test_a_broker_that_is_too_slow_to_make_a_lost_queue_again(
