@@ -265,11 +265,13 @@ class WorkerLock:
     def leave(self, incarnation: str) -> None:
         with self._mutex:
             if self._held is not None and self._held[1] == incarnation:
-                self._reception.close()  # first: its path belongs to whoever has the lock
-                # The file stays: removing it would let two workers lock two files of the same name.
                 descriptor, self._held = self._held[0], None
-                os.ftruncate(descriptor, 0)
-                os.close(descriptor)
+                try:
+                    self._reception.close()  # first: its path belongs to whoever has the lock
+                    # The file stays: removing it would let two workers lock two files of the same name.
+                    os.ftruncate(descriptor, 0)
+                finally:
+                    os.close(descriptor)
 
     def close(self) -> None:
         if self._held is not None:
