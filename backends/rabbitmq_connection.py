@@ -54,7 +54,8 @@ class NoAnswer(TransportError):
 class Session:
     """Both connections, once `open` has returned. `publishing` and `consuming` are pika's, for the pika thread alone.
 
-    `on_lost` is called on the pika thread, with the session and why, unless `close` came first.
+    `on_lost` is called on the pika thread, with the session and why, unless `close` came first. Raises TransportError
+    when the system has no descriptors left.
     """
 
     def __init__(self, target: Target, on_lost: Callable[[Session, SessionLost], None]) -> None:
@@ -64,7 +65,10 @@ class Session:
         self.lost: SessionLost | None = None
         self.when_lost: list[Callable[[], None]] = []
         self._on_lost: Callable[[Session, SessionLost], None] | None = on_lost
-        self._loop = IOLoop()
+        try:
+            self._loop = IOLoop()
+        except OSError as error:
+            raise TransportError(f"can't connect to {target}: {error}") from error
         self._lock = threading.Lock()
         self._todo: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._woken = False
@@ -81,7 +85,13 @@ class Session:
         opened: Answer = Future()
         self._answers.add(opened)
         self.post(self._connect, opened)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the system has no threads left
+            with self._lock:
+                self._ended = True
+            self._loop.close()
+            raise TransportError(f"can't connect to {self.target}: {error}") from error
         try:
             self.wait(opened, ANSWER_SECONDS, "opening a connection")
         except TransportError:

@@ -8,6 +8,7 @@ Laws.
 4. A queue that takes part in nothing any more (a quorum queue whose broker died moments after it was declared) is
    deleted and made again: after two sessions in which it did not answer while the broker did. The store knows what was
    in it.
+5. Only `close` ends the keeper's thread. A repair that raises what nobody thought of is logged and made again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -47,7 +49,8 @@ from .watchers import Watchers
 
 FIRST_SECONDS: Final = 0.2  # before the first try: a broker that drops us at once is not to be hammered
 BACK_OFF: Final = wait_random_exponential(multiplier=0.4, min=0.2, max=5)  # full jitter, after each failure
-REFUSED_SECONDS: Final = (0.5, 60.0)  # until a queue that was refused is tried again: the first time, and at most
+PUT_OFF_SECONDS: Final = (0.5, 60.0)  # until a queue that could not be had is tried again: the first time, and at most
+BUG_SECONDS: Final = 1.0  # until a repair that raised what it never should is made again
 LOCKED_SECONDS: Final = 60.0  # the broker notices a connection that just vanished by its missing heartbeats
 SILENT_SESSIONS: Final = 2
 INTERNAL_ERROR: Final = 541
@@ -67,7 +70,7 @@ class Subscription(NamedTuple):
 
 
 class PutOff(NamedTuple):
-    """When a queue that the broker refused is tried again, by the monotonic clock, and after how long a pause."""
+    """When a queue that could not be had is tried again, by the monotonic clock, and after how long a pause."""
 
     at: float
     pause: float
@@ -92,7 +95,7 @@ class Keeper:
         self._consumers: dict[str, Consumer] = {}
         self._wakes: list[Wake] = []
         self._silent: dict[str, int] = {}
-        self._refused: dict[str, PutOff] = {}
+        self._put_off: dict[str, PutOff] = {}
         self._ready = threading.Event()
         self._closing = threading.Event()
         self._repairs: SimpleQueue[Session | str | None] = SimpleQueue()
@@ -160,6 +163,7 @@ class Keeper:
     def unsubscribe(self, queue: str, give_back: bool = False) -> None:
         with self._state:
             self._subscriptions.pop(queue, None)
+            self._put_off.pop(queue, None)
             consumer = self._consumers.pop(queue, None)
         if consumer is not None:
             consumer.session.post(consumer.give_back if give_back else consumer.cancel)
@@ -196,7 +200,7 @@ class Keeper:
     # On the keeper's thread; `_restore` in `open` too.
 
     def _keep(self) -> None:
-        for repair in iter(self._next_repair, None):
+        while (repair := self._next_repair()) is not None:
             if self._closing.is_set():
                 return
             try:
@@ -204,19 +208,30 @@ class Keeper:
                     self._make_again(repair)
                 else:
                     self._reconnect()
-            except TransportError as error:  # a loss in the middle, which is the next repair
-                if not self._closing.is_set():
-                    log.warning("repair interrupted: %s", error)
+            except Exception:
+                if self._closing.is_set():
+                    return
+                log.exception("a repair of %s failed; next try in %g s", self.target, BUG_SECONDS)
+                self._closing.wait(BUG_SECONDS)
+                self._repair_again(repair)
+
+    def _repair_again(self, repair: Session | str) -> None:
+        session = self.session
+        if session is None:
+            self._repairs.put(repair)
+        else:
+            session.fail("a repair failed")  # the next one has everything made again
 
     def _next_repair(self) -> Session | str | None:
-        """What was asked for, or else a refused queue whose pause is over."""
-        if not self._refused:
-            return self._repairs.get()
-        queue, (at, _) = min(self._refused.items(), key=lambda item: item[1])
-        try:
-            return self._repairs.get(timeout=max(0.0, at - monotonic()))
-        except Empty:
-            return queue
+        """What was asked for, or else a queue whose pause is over."""
+        while True:
+            with self._state:
+                queue, put_off = min(self._put_off.items(), key=lambda item: item[1], default=("", None))
+            try:
+                return self._repairs.get(timeout=put_off and max(0.0, put_off.at - monotonic()))
+            except Empty:
+                if queue in self._put_off:  # it may have been unsubscribed meanwhile
+                    return queue
 
     def _reconnect(self) -> None:
         if self.session is not None:
@@ -249,7 +264,7 @@ class Keeper:
         with self._control:
             try:
                 again = self._furnish(session)
-            except TransportError:
+            except Exception:
                 session.close()
                 raise
             self._resume(session, again)
@@ -287,7 +302,7 @@ class Keeper:
         return again
 
     def _resume(self, session: Session, again: Sequence[str]) -> None:
-        self._refused.clear()
+        self._put_off.clear()
         for queue in again:
             self._say_made_again(queue)
         with self._state:
@@ -296,33 +311,46 @@ class Keeper:
             if refused.code == NOT_FOUND:
                 self._repairs.put(queue)
             else:
-                log.error("nothing is received from queue %a: %s", queue, refused)
+                self._try_later(queue, refused)
         if self._wakes:
             self._repairs.put(self.address)
 
     def _make_again(self, queue: str) -> None:
-        """The broker ended the subscription to it, or refused it some time ago."""
-        before = self._refused.pop(queue, None)
+        """The broker ended the subscription to it, or it was put off some time ago."""
+        before = self._put_off.pop(queue, None)
         session = self.session
         if session is None:
             return  # `_restore` does it
-        if queue == self.address:
-            self._receive_replies(session)
-            return
+        try:
+            if queue == self.address:
+                self._receive_replies(session)
+            else:
+                self._subscribe_again(session, queue)
+        except SessionLost:
+            return  # as above
+        except TransportError as error:
+            self._try_later(queue, error, before)
+
+    def _subscribe_again(self, session: Session, queue: str) -> None:
         with self._control:
-            topology = Topology(session, self.names)
-            self._declare_again(topology, [queue])
-            topology.close()
             with self._state:
                 subscription = self._subscriptions.get(queue)
-            refused = self._consume(session, [subscription]).get(queue) if subscription else None
-        if refused is None:
-            self._say_made_again(queue)
-            return
-        first, longest = REFUSED_SECONDS
+            if subscription is None:
+                return  # whoever wants it next finds it missing
+            with closing(Topology(session, self.names)) as topology:
+                self._declare_again(topology, [queue])
+            refused = self._consume(session, [subscription]).get(queue)
+        if refused is not None:
+            raise refused
+        self._say_made_again(queue)
+
+    def _try_later(self, queue: str, error: TransportError, before: PutOff | None = None) -> None:
+        """After a pause that grows: nobody else tries, as long as this session lasts."""
+        first, longest = PUT_OFF_SECONDS
         pause = min(2 * before.pause, longest) if before else first
-        self._refused[queue] = PutOff(monotonic() + pause, pause)
-        log.error("nothing is received from queue %a: %s; next try in %g s", queue, refused, pause)
+        with self._state:
+            self._put_off[queue] = PutOff(monotonic() + pause, pause)
+        log.error("nothing is received from queue %a: %s; next try in %g s", queue, error, pause)
 
     def _say_made_again(self, queue: str) -> None:
         log.warning("queue %a was missing at %s and is there again", queue, self.target)
@@ -395,7 +423,6 @@ class Keeper:
 
     def _receive_replies(self, session: Session) -> None:
         """Not under `_control`: a queue that a vanished connection of ours still has may take some heartbeats."""
-        topology = Topology(session, self.names)
         retrying = Retrying(
             wait=BACK_OFF,
             retry=retry_if_exception(lambda error: isinstance(error, Refused) and error.code == LOCKED),
@@ -403,8 +430,8 @@ class Keeper:
             sleep=sleep_using_event(self._closing),
             reraise=True,
         )
-        retrying(topology.declare_replies, self.address)
-        topology.close()
+        with closing(Topology(session, self.names)) as topology:
+            retrying(topology.declare_replies, self.address)
         gone = partial(self._repairs.put, self.address)
         consumer = Consumer(session, self.address, REPLIES_PREFETCH, self._wake, gone, settles=False)
         session.ask(consumer.start, "subscribing to the reply queue")

@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
@@ -54,6 +54,9 @@ from .sqlite_file import parse_url
 from .sqlite_handover import Sender
 from .sqlite_reception import Reception
 from .sqlite_statements import chunks, marks
+
+_LOOKS: Final = 100  # of others at the worker's lock, before whoever wants it stands by for this time
+_LOOK_SECONDS: Final = 0.002
 
 log = logging.getLogger("durable.sqlite")
 
@@ -239,7 +242,7 @@ class WorkerLock:
                 return [me]
             descriptor = self._open()
             try:
-                if not _locked(descriptor, fcntl.LOCK_EX):
+                if not _seated(descriptor):
                     return _beats(descriptor)
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, _beat_encoder.encode(me), 0)
@@ -262,11 +265,13 @@ class WorkerLock:
     def leave(self, incarnation: str) -> None:
         with self._mutex:
             if self._held is not None and self._held[1] == incarnation:
-                self._reception.close()  # first: its path belongs to whoever has the lock
-                # The file stays: removing it would let two workers lock two files of the same name.
                 descriptor, self._held = self._held[0], None
-                os.ftruncate(descriptor, 0)
-                os.close(descriptor)
+                try:
+                    self._reception.close()  # first: its path belongs to whoever has the lock
+                    # The file stays: removing it would let two workers lock two files of the same name.
+                    os.ftruncate(descriptor, 0)
+                finally:
+                    os.close(descriptor)
 
     def close(self) -> None:
         if self._held is not None:
@@ -291,6 +296,18 @@ def _locked(descriptor: int, how: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _seated(descriptor: int) -> bool:
+    """Whether the lock is ours now. Those who only look have it for microseconds, and share it: they are waited for."""
+    for _ in range(_LOOKS):
+        if _locked(descriptor, fcntl.LOCK_EX):
+            return True
+        if not _locked(descriptor, fcntl.LOCK_SH):
+            return False  # a worker has it
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        time.sleep(_LOOK_SECONDS)
+    return False
 
 
 def _beats(descriptor: int) -> list[Beat]:

@@ -56,8 +56,8 @@ def connect(
     url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://host:port/db`, `rediss://`,
     `dynamodb://region/table`, `memory://name`.
     events: the broker between many workers, `amqp://user:password@host:port/vhost`, `amqps://`, `redis://` or
-    `rediss://` (default: DURABLE_EVENTS_URL, else the store itself where it is Redis, else none). workspace: what has
-    another name is never seen (default: DURABLE_WORKSPACE, else "default"). Raises ValueError for a URL that
+    `rediss://` (default: DURABLE_EVENTS_URL, else "": the store itself where it is Redis, else none). workspace: what
+    has another name is never seen (default: DURABLE_WORKSPACE, else "default"). Raises ValueError for a URL that
     nobody serves, StoreError or TransportError for one that can't be used.
 
     codec: an object with `encode(bytes) -> bytes` and `decode(bytes) -> bytes` over the JSON of every payload, such as
@@ -78,7 +78,7 @@ def connect(
             name,
             broker_url or own_events_url(url),
             codec_or_default(codec),
-            has_broker=broker_url is not None,
+            has_broker=bool(broker_url),
         )
     except BaseException:
         backend.close()
@@ -106,7 +106,11 @@ class Client(Renewer):
         transport = self._opened_transport(workspace)
         super().__init__(backend, transport, workspace, limits)
         if has_broker and self._transport is not None:  # a store that carries events itself tells by its signals
-            self._reply_to = self._transport.replies(self._waits.wake)
+            try:
+                self._reply_to = self._transport.replies(self._waits.wake)
+            except BaseException:
+                self._transport.close()
+                raise
             self._waits.told_at(self._reply_to)
         self._closed = False
 

@@ -28,9 +28,9 @@ def url_or_default(url: object) -> str:
     return _given(url, "the store's URL") if url is not None else os.environ.get("DURABLE_URL") or DEFAULT_URL
 
 
-def events_url_or_default(url: object) -> str | None:
-    """The broker's URL that a user gave, else DURABLE_EVENTS_URL (empty is unset), else None: no broker."""
-    return _given(url, "events=") if url is not None else os.environ.get("DURABLE_EVENTS_URL") or None
+def events_url_or_default(url: object) -> str:
+    """The broker's URL that a user gave, else DURABLE_EVENTS_URL; empty is no broker."""
+    return _given(url, "events=") if url is not None else os.environ.get("DURABLE_EVENTS_URL", "")
 
 
 def own_events_url(store_url: str) -> str | None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from datetime import timedelta
 from types import FrameType, TracebackType
 from typing import Any
@@ -141,10 +142,11 @@ class Worker:
         )
 
         def died(error: BaseException) -> None:
-            seat.leave()  # the others take over what this one will not do any more
-            if transport is not None:
-                transport.close()  # or it would go on to take what nobody here looks at
-            client.worker_stopped(neighbour, error)
+            with ExitStack() as rest:  # whatever becomes of what comes before
+                rest.callback(client.worker_stopped, neighbour, error)
+                if transport is not None:
+                    rest.callback(transport.close)  # or it would go on to take what nobody here looks at
+                seat.leave()  # the others take over what this one will not do any more
 
         engine = EngineThread(loop, backend.store, backend.signals, activities, transport, watchdog, client.ended, died)
         # Without a cache every turn reads what is stored, the first one too.

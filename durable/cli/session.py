@@ -85,7 +85,7 @@ class Session:
     @property
     def broker(self) -> str:
         """The broker's URL likewise; '' where there is none."""
-        return "" if self._events_url is None else _shown(self._events_url, "the broker")
+        return _shown(self._events_url, "the broker") if self._events_url else ""
 
     def without_secrets(self, message: str) -> str:
         """`message` without the passwords of the URLs, whoever put them there."""
@@ -193,7 +193,7 @@ def command(app: typer.Typer, name: str, panel: str, *, needs_store: bool = Fals
             before = ctx.obj if isinstance(ctx.obj, Everywhere) else Everywhere()
             options = Everywhere(
                 url or before.url,
-                events_url or before.events_url,
+                before.events_url if events_url is None else events_url,  # empty: no broker
                 workspace or before.workspace,
                 json or before.as_json,
                 no_color or before.no_color,

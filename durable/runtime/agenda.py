@@ -90,7 +90,8 @@ class Agenda:
                     break
                 if pages >= _PAGES:
                     more = True
-                    until = min(until, rows.items[-1].due_at)
+                    if rows.items:  # all of a page may have changed while it was read
+                        until = min(until, rows.items[-1].due_at)
                     self._places[place] = rows.next
                     break
                 after = rows.next

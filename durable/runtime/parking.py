@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..engine.instance import Env
 from ..engine.suspension import WAITS as SUSPENDED
@@ -20,22 +20,27 @@ log = logging.getLogger("durable.worker")
 RESTING: Final = 300.0  # seconds
 
 
+class _Place(NamedTuple):
+    said: bool  # why it waits, unless that is a rest
+    until: float
+
+
 class Parking:
     """By instance id; times are POSIX seconds."""
 
     def __init__(self, env: Env, clock: Callable[[], datetime]) -> None:
         self.env = env
         self.clock = clock
-        self._places: dict[str, tuple[str, float]] = {}
-        self._warned: set[str] = set()
+        self._places: dict[str, _Place] = {}
 
     def park(self, instance_id: str, reason: str, rows: Sequence[Row], now: float) -> list[Lease]:
         """It waits for `reason`; the leases keep its inbox `rows` from being found due. Said once, but for a rest."""
         suspended = reason == SUSPENDED
-        if not suspended and self._places.get(instance_id, ("",))[0] != reason and instance_id not in self._warned:
-            self._warned.add(instance_id)
+        place = self._places.get(instance_id)
+        said = place is not None and place.said
+        if not suspended and not said:
             log.warning("orchestration %r waits: %s", instance_id, reason)
-        self._places[instance_id] = reason, now + RESTING
+        self._places[instance_id] = _Place(said or not suspended, now + RESTING)
         # New code is looked for now and then; who is suspended goes on by a row that comes.
         return self.lease(rows, now + (RESTING if suspended else self.env.hold))
 
@@ -52,7 +57,7 @@ class Parking:
     def __contains__(self, instance_id: object) -> bool:
         """Whether it is parked, and its time is not over."""
         place = self._places.get(instance_id) if isinstance(instance_id, str) else None
-        return place is not None and self.clock().timestamp() < place[1]
+        return place is not None and self.clock().timestamp() < place.until
 
     def keep_only(self, ours: Callable[[str], bool]) -> None:
         """The others are with another worker now, and may go on there."""
@@ -63,5 +68,4 @@ class Parking:
         """Everybody may try again; who that is."""
         found = list(self._places)
         self._places.clear()
-        self._warned.clear()
         return found

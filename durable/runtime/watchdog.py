@@ -45,7 +45,7 @@ class Watchdog(Watch):
 
     def _watch(self) -> None:
         seen = -1
-        while not self._closed.wait(self._seconds):
+        while not self._closed.wait(min(self._seconds, threading.TIMEOUT_MAX)):
             with self._lock:
                 if self.inside and self.ticks == seen:
                     self._fired = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -14,6 +15,7 @@ import threading
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -562,6 +564,18 @@ def test_one_worker_serves_and_the_others_stand_by(backend: SqliteBackend, url: 
     assert backend.membership.beat(first) == [first]  # a dead worker's seat is free
 
 
+@pytest.mark.parametrize("left", ["", '{"incarnation":"killed","pid":1}'])
+def test_whoever_looks_for_workers_sends_none_to_stand_by(
+    backend: SqliteBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    lock = tmp_path / "store.db-worker"
+    lock.write_text(left)
+    with lock.open() as look:
+        fcntl.flock(look, fcntl.LOCK_SH)  # as `members` has it for a moment
+        monkeypatch.setattr("time.sleep", lambda seconds: look.close())
+        assert backend.membership.beat(Beat("me")) == [Beat("me")]
+
+
 def test_a_beat_that_can_not_be_written_is_a_store_error_and_leaves_the_seat_free(tmp_path: Path) -> None:
     (tmp_path / "a.db-worker").symlink_to("/dev/full")  # it can be locked, and takes nothing
     with closing(open_sqlite(f"sqlite:///{tmp_path}/a.db")) as backend:
@@ -571,6 +585,25 @@ def test_a_beat_that_can_not_be_written_is_a_store_error_and_leaves_the_seat_fre
         assert backend.membership.beat(Beat("me")) == [Beat("me")]
         with open("/dev/full") as full:
             fcntl.flock(full, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody has it
+
+
+@pytest.mark.parametrize("part", ["os.ftruncate", "durable.backends.sqlite_reception.Reception.close"])
+def test_whoever_leaves_gives_up_the_seat_whatever_fails_in_it(
+    backend: SqliteBackend, url: str, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    real = resolve_name(part)
+
+    def failing(*arguments: object) -> None:
+        real(*arguments)
+        raise OSError(errno.EIO, "Input/output error")
+
+    backend.membership.beat(Beat("first"))
+    monkeypatch.setattr(part, failing)
+    with pytest.raises(OSError, match="Input/output"):
+        backend.membership.leave("first")
+    monkeypatch.undo()
+    with closing(open_here(url)) as other:
+        assert other.membership.beat(Beat("second")) == [Beat("second")]
 
 
 def test_news_from_another_process_arrive(backend: SqliteBackend, url: str, others: ExitStack) -> None:

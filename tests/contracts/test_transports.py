@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from pkgutil import resolve_name
 from time import monotonic
 from typing import Any
 from uuid import uuid4
@@ -18,12 +20,13 @@ from cloudevents.core.bindings.rabbitmq import RabbitMQMessage, from_rabbitmq_ev
 from cloudevents.core.v1.event import CloudEvent
 from tenacity import wait_fixed
 
+import durable
 from durable.backends.memory_transport import MemoryBroker, MemoryTransport, memory_broker, open_memory_transport
 from durable.backends.queue_names import names
 from durable.backends.rabbitmq import open_rabbitmq
-from durable.backends.rabbitmq_connection import Session, settle
+from durable.backends.rabbitmq_connection import NoAnswer, Session, settle
 from durable.backends.rabbitmq_publishing import Publisher
-from durable.backends.rabbitmq_topology import Desk
+from durable.backends.rabbitmq_topology import Desk, Topology
 from durable.backends.rabbitmq_transport import RabbitTransport
 from durable.backends.rabbitmq_url import parse_url
 from durable.model.errors import TransportError
@@ -527,6 +530,47 @@ def test_a_connection_that_is_cut(frail: RabbitServer, mistreated: Callable[...,
         assert it.heard.all == [Trouble()]
 
 
+def _three_times(error: Exception, call: Callable[..., Any], when: Callable[..., bool]) -> Callable[..., Any]:
+    left = [error] * 3
+
+    def failing(*args: Any, **options: Any) -> Any:
+        if left and when(*args):
+            raise left.pop()
+        return call(*args, **options)
+
+    return failing
+
+
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        ("durable.backends.rabbitmq_connection.IOLoop", OSError(errno.EMFILE, "Too many open files")),
+        ("threading.Thread.start", RuntimeError("can't start new thread")),
+        ("durable.backends.rabbitmq_keeper.Publisher", ZeroDivisionError("a bug before callers use the session")),
+        ("durable.backends.rabbitmq_keeper.Consumer", ZeroDivisionError("a bug when callers use it already")),
+    ],
+)
+def test_whatever_fails_while_it_connects_again_is_tried_again(
+    frail: RabbitServer,
+    mistreated: Callable[..., Mistreated],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    part: str,
+    error: Exception,
+) -> None:
+    monkeypatch.setattr("durable.backends.rabbitmq_keeper.BUG_SECONDS", 0.1, raising=False)
+    with closing(Proxy(frail.port)) as proxy:
+        it = mistreated(frail.url(port=proxy.port))
+        of_a_session = lambda *args: part != "threading.Thread.start" or args[0].name == "durable-rabbitmq"  # noqa: E731
+        monkeypatch.setattr(part, _three_times(error, resolve_name(part), of_a_session))
+        proxy.cut()
+        it.publish_when_back(0)
+        assert it.receiver.data(1) == [0]
+    assert caplog.text.count(str(error)) >= 3
+    bug = isinstance(error, ZeroDivisionError)
+    assert ("Traceback" in caplog.text) is bug  # what may happen is said in a line
+
+
 def test_a_queue_that_somebody_made_otherwise(
     frail: RabbitServer, mistreated: Callable[..., Mistreated], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -557,6 +601,82 @@ def test_a_queue_that_may_not_be_made_again_for_a_while(
     it.heard.wait(Trouble(it.queue))
     assert it.heard.all == [Trouble(it.queue)]
     assert caplog.text.count("the permission `configure`") < 8  # with pauses that grow
+
+
+def test_a_queue_that_may_not_be_read_for_a_while_when_the_connection_is_back(
+    frail: RabbitServer, mistreated: Callable[..., Mistreated], caplog: pytest.LogCaptureFixture
+) -> None:
+    frail.control("add_user", "blind", "blind")
+    frail.control("set_permissions", "blind", ".*", ".*", ".*")
+    with closing(Proxy(frail.port)) as proxy:
+        it = mistreated(frail.url(port=proxy.port).replace("guest:guest", "blind:blind"))
+        frail.control("set_permissions", "blind", ".*", ".*", "dead-letters$")
+        proxy.cut()
+        _until(lambda: "nothing is received from queue" in caplog.text)
+        frail.control("set_permissions", "blind", ".*", ".*", ".*")
+        it.publish_when_back(0)
+        assert it.receiver.data(1) == [0]
+
+
+def test_a_client_whose_reply_queue_is_refused_leaves_nothing_open(frail: RabbitServer, workspace: str) -> None:
+    frail.control("add_user", "mute", "mute")
+    frail.control("set_permissions", "mute", r"dead-letters$|lifecycle$", ".*", ".*")
+    before = set(threading.enumerate())
+    with pytest.raises(TransportError, match="403"):
+        durable.connect("memory://x", events=frail.url().replace("guest:guest", "mute:mute"), workspace=workspace)
+    assert [thread.name for thread in set(threading.enumerate()) - before if "rabbitmq" in thread.name] == []
+
+
+def test_a_broker_that_is_too_slow_to_make_a_lost_queue_again(
+    frail: RabbitServer,
+    mistreated: Callable[..., Mistreated],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    it = mistreated()
+    replies = Heard()
+    address = it.transport.replies(replies.subjects)
+    slow = NoAnswer("no answer in 10 s")
+    monkeypatch.setattr(Topology, "declare", _three_times(slow, Topology.declare, lambda *_: True))
+    monkeypatch.setattr(Topology, "declare_replies", _three_times(slow, Topology.declare_replies, lambda *_: True))
+    frail.control("delete_queue", it.queue)
+    frail.control("delete_queue", address)
+    it.heard.wait(Trouble(it.queue))
+    it.publish_when_back(0)
+    assert it.receiver.data(1) == [0]
+
+    def replied() -> bool:
+        it.transport.announce([event(address, subject="order 1")])
+        return "order 1" in replies.all
+
+    _until(replied)
+    assert it.heard.all == [Trouble(it.queue)]
+    assert caplog.text.count(str(slow)) == 6
+
+
+def test_a_lost_queue_that_nobody_wants_any_more_is_not_made_again(
+    frail: RabbitServer,
+    mistreated: Callable[..., Mistreated],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("durable.backends.rabbitmq_keeper.PUT_OFF_SECONDS", (0.05, 0.05))
+    frail.control("add_user", "former", "former")
+    frail.control("set_permissions", "former", ".*", ".*", ".*")
+    it = mistreated(frail.url().replace("guest:guest", "former:former"))
+    other = f"{it.queue}.other"
+    receiver = Receiver()
+    it.transport.declare([other])
+    it.transport.subscribe(other, 10, receiver)
+    frail.control("set_permissions", "former", "^$", ".*", ".*")
+    frail.control("delete_queue", it.queue)
+    _until(lambda: "the permission `configure`" in caplog.text)
+    it.transport.unsubscribe(it.queue)
+    frail.control("set_permissions", "former", ".*", ".*", ".*")
+    frail.control("delete_queue", other)
+    it.heard.wait(Trouble(other))
+    assert it.heard.all == [Trouble(other)]
+    assert it.transport.depth(it.queue) is None
 
 
 def test_a_broker_that_is_killed(frail: RabbitServer, mistreated: Callable[..., Mistreated]) -> None:

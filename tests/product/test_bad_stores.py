@@ -179,6 +179,8 @@ def test_the_environment_names_the_store(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("DURABLE_EVENTS_URL", "nosuch://x")
     with pytest.raises(ValueError, match="no installed broker serves nosuch"):
         durable.connect()
+    with durable.connect(workspace="mine", events="") as client:
+        assert not client.has_broker
     assert sorted(path.name for path in tmp_path.glob("named.db*")) == ["named.db@mine", "named.db@other"]
     for name in ("URL", "EVENTS_URL", "WORKSPACE", "CODEC"):
         monkeypatch.setenv(f"DURABLE_{name}", "")  # empty is unset

@@ -542,6 +542,30 @@ def test_who_waits_is_told_when_the_worker_dies_of_its_own_error(
     assert handle.result(SOON) is None
 
 
+@pytest.mark.filterwarnings("ignore:Exception in thread durable-engine")
+def test_who_waits_is_told_when_the_dead_worker_can_not_even_say_good_bye(
+    bench: Bench, app: durable.Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        monkeypatch.undo()
+        raise ZeroDivisionError("another bug of ours")
+
+    worker = bench.worker(app)
+    with ThreadPoolExecutor(1) as pool, worker:
+        handle = bench.start("wait")
+        bench.client.wait(handle.instance_id, SOON, until="started")
+        waiting = pool.submit(handle.result, SOON)
+        monkeypatch.setattr(bench.client.backend.membership, "leave", broken)
+        monkeypatch.setattr("durable.runtime.loop.Loop._sort", _broken)
+        handle.raise_event("go")
+        with pytest.raises(durable.DurableError, match="Nothing is lost"):
+            waiting.result()
+
+
+def _broken(*_: Any) -> Any:
+    raise ZeroDivisionError("a bug of ours")
+
+
 def test_results_are_decoded_to_the_orchestrators_type(bench: Bench) -> None:
     app = durable.Registry()
 

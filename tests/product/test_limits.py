@@ -143,6 +143,16 @@ def test_commands_of_a_turn_are_counted_one_by_one_and_patches_are_none(bench: B
         assert client.start_orchestration(flow).result(SOON, on_blocked="raise") == 3
 
 
+@pytest.mark.parametrize("seconds", [1e10, math.inf])
+def test_a_turn_may_be_given_all_the_time_there_is(seconds: float) -> None:
+    """More than a thread can wait at once, which would end the watchdog's thread: pytest fails then."""
+    app = durable.Registry()
+    app.orchestrator(name="flow")(lambda ctx: "done")
+    client = durable.connect("memory://patient", limits=durable.Limits(turn_seconds=seconds))
+    with client, durable.Worker(client, registry=app):
+        assert client.start_orchestration("flow").result(SOON) == "done"
+
+
 def test_a_turn_that_takes_too_long_is_blocked_with_its_line(bench: Bench) -> None:
     app = durable.Registry()
     release: list[int] = []

@@ -50,6 +50,14 @@ def soon(true: Callable[[], object]) -> None:
         os.sched_yield()
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_an_empty_url_of_events_is_no_broker_whatever_the_environment_says(command: Command, before: bool) -> None:
+    asked = ["--events-url", "", "worker", "flows"] if before else ["worker", "flows", "--events-url", ""]
+    with command.running(*asked, DURABLE_EVENTS_URL="nosuch://x") as process, command.client() as client:
+        assert "broker" not in "".join(until(process.stderr, "SIGTERM stops it"))
+        assert client.start_orchestration("two.args", 6, 7).result(SOON) == 42
+
+
 def test_processes_are_kept_running_and_end_together(command: Command) -> None:
     with command.running("worker", "flows", "--processes", "2") as process, command.client() as client:
         first = int(until(process.stderr, "standing by")[-1].split("(pid ")[1].split(")")[0])
