@@ -449,6 +449,18 @@ def test_replace_takes_the_place_of_what_has_finished(bench: Bench, shop: Shop) 
 
 
 def test_an_event_of_the_life_before_is_no_duplicate(bench: Bench, shop: Shop) -> None:
+def test_many_take_the_places_of_what_has_finished(bench: Bench, shop: Shop) -> None:
+    bench.serve(shop.registry)
+    ids = ["many-1", "many-2", "many-3"]
+    before = bench.client.start_many("steps", [["a"], ["a"]], instance_ids=ids[:2])
+    assert [handle.result(SOON) for handle in before] == [["a"], ["a"]]
+    lives = [handle.status().execution_id for handle in before]
+    after = bench.client.start_many("steps", [["b"], ["c"], ["d"]], instance_ids=ids, if_exists="replace")
+    assert [handle.result(SOON) for handle in after] == [["b"], ["c"], ["d"]]
+    assert not {handle.status().execution_id for handle in after} & set(lives)
+    assert sorted(shop.ran) == ["a", "a", "b", "c", "d"]
+
+
     bench.serve(shop.registry)
     for value in (1, 2):
         handle = bench.start("waits", instance_id="same", if_exists="replace")
