@@ -63,6 +63,7 @@ def test_time_chance_and_identity_are_the_same_on_every_replay(bench: Bench) -> 
     assert len(set(floats)) == 4
 
 
+@pytest.mark.everywhere
 def test_uuids_and_random_numbers_differ_between_instances_and_executions(bench: Bench) -> None:
     app = durable.Registry()
 
@@ -669,8 +670,8 @@ def test_a_type_of_a_later_version_is_kept_and_blocks(bench: Bench) -> None:
         yield ctx.wait_for_external_event("go")
 
     handle = bench.start(flow)
-    bench.until_recorded(handle, "EventAwaited")
     worker = bench.serve(app)
+    bench.until_recorded(handle, "EventAwaited")
     worker.stop()
     store = bench.client.backend.store
     [record] = store.load([Want(handle.instance_id)])
@@ -805,6 +806,7 @@ def test_a_blocked_orchestration_can_be_terminated(bench: Bench) -> None:
     assert bench.types(handle)[-2:] == ["ExecutionTerminated", "ExecutionCompleted"]
 
 
+@pytest.mark.everywhere
 def test_result_goes_on_waiting_for_a_blocked_one_unless_told_otherwise(bench: Bench) -> None:
     worker = bench.serve(serving(old))
     handle = bench.start("flow")
