@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from durable.backends.dynamodb_backend import create_dynamodb
+from tests.servers.certificate import Certificate, make_certificate, missing_openssl
 from tests.servers.dynamodb_server import CREDENTIALS, DynamoServer, missing_dynamodb
 from tests.servers.rabbitmq_server import RabbitServer, missing_rabbitmq
 from tests.servers.redis_server import RedisServer, missing_redis
@@ -41,6 +42,23 @@ def rabbitmq_server() -> Iterator[RabbitServer]:
     """A RabbitMQ for the whole session. A test that mistreats it starts one of its own."""
     need(missing_rabbitmq())
     server = RabbitServer()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """That of the servers that speak TLS."""
+    need(missing_openssl())
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session")
+def tls_rabbitmq_server(certificate: Certificate) -> Iterator[RabbitServer]:
+    """Another RabbitMQ, which listens for nothing but amqps://."""
+    need(missing_rabbitmq())
+    server = RabbitServer(certificate)
     server.start()
     yield server
     server.close()

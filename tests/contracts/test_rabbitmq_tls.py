@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from queue import SimpleQueue
@@ -13,25 +13,15 @@ import pytest
 from durable.backends.rabbitmq import open_rabbitmq
 from durable.model.errors import TransportError
 from durable.ports import Delivery, Message, Published
-from tests.conftest import need
-from tests.servers.certificate import Certificate, make_certificate, missing_openssl
-from tests.servers.rabbitmq_server import RabbitServer, missing_rabbitmq
+from tests.servers.certificate import Certificate
+from tests.servers.rabbitmq_server import RabbitServer
 
 SECRET = "s3cret"
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
-    need(missing_openssl())
-    return make_certificate(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="module")
-def server(certificate: Certificate) -> Iterator[RabbitServer]:
-    need(missing_rabbitmq())
-    with closing(RabbitServer(certificate)) as server:
-        server.start()
-        yield server
+@pytest.fixture
+def server(tls_rabbitmq_server: RabbitServer) -> RabbitServer:
+    return tls_rabbitmq_server
 
 
 def _trusting(server: RabbitServer, authority: Path) -> str:

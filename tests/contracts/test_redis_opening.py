@@ -17,8 +17,7 @@ from durable.backends.redis_url import parse_url
 from durable.model.errors import StoreError
 from durable.ports import FACTS, STATUS, Beat, Delivered, Fact, Outcome, Query
 from durable.testing.store_samples import events, turn, work
-from tests.conftest import need
-from tests.servers.certificate import make_certificate, missing_openssl
+from tests.servers.certificate import Certificate
 from tests.servers.process import HOST, free_port, wait_until
 from tests.servers.redis_place import Heard, Opener, raw, spread
 from tests.servers.redis_server import RedisServer
@@ -218,17 +217,15 @@ def test_keys_of_somebody_else(open_here: Opener, redis_server: RedisServer, pre
         open_here("v")
 
 
-def test_tls(redis_server: RedisServer, after: ExitStack, tmp_path: Path) -> None:
-    need(missing_openssl())
-    key, certificate = make_certificate(tmp_path)
-    server = RedisServer(tls_cert_file=str(certificate), tls_key_file=str(key), tls_auth_clients="no", tls_port="0")
-    server.options["tls-port"] = str(tls := free_port())
+def test_tls(redis_server: RedisServer, after: ExitStack, certificate: Certificate) -> None:
+    key, chain = map(str, certificate)
+    server = RedisServer(tls_cert_file=chain, tls_key_file=key, tls_auth_clients="no", tls_port=str(tls := free_port()))
     after.callback(server.close)
     server.start()
     refused(f"rediss://:{SECRET}@{HOST}:{tls}", "can't be reached.*certificate")
     refused(f"rediss://:{SECRET}@{HOST}:{server.port}?socket_timeout=0.5", "redis:// or rediss://")
     refused(f"redis://:{SECRET}@{HOST}:{tls}?socket_timeout=0.5", "Redis at")
-    one, two = (open_redis(f"rediss://{HOST}:{tls}?ssl_ca_certs={certificate}", "w") for _ in range(2))
+    one, two = (open_redis(f"rediss://{HOST}:{tls}?ssl_ca_certs={chain}", "w") for _ in range(2))
     after.callback(one.close)
     after.callback(two.close)
     assert one.store.commit([turn("a", 0)]) == [COMMITTED]

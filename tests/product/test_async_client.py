@@ -237,6 +237,7 @@ def test_what_is_started_through_a_codec_is_sealed(bench: Bench) -> None:
     run(main())
 
 
+@pytest.mark.everywhere
 def test_errors_arrive_as_from_the_sync_client(bench: Bench) -> None:
     bench.serve(app)
 
@@ -276,9 +277,12 @@ def test_what_can_not_be_opened_is_told_at_the_first_use() -> None:
         durable.connect_async(wrong)
 
 
+@pytest.mark.everywhere
 def test_closing_ends_waits_and_later_calls(bench: Bench) -> None:
+    place = bench.place
+
     async def main() -> None:
-        client = durable.connect_async(bench.place.url, workspace=bench.place.workspace)
+        client = durable.connect_async(place.url, events=place.events, workspace=place.workspace)
         handle = await client.start_orchestration(asks)
         waiting = asyncio.ensure_future(handle.result())
         await until(lambda: client.get_status(handle.instance_id))

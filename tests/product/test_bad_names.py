@@ -254,6 +254,7 @@ def test_what_is_no_activity_is_named_as_in_the_code(world: World) -> None:
         assert message == f"{named} is no activity: decorate it with @durable.activity, or give its name"
 
 
+@pytest.mark.everywhere
 def test_ids_that_differ_in_case_or_look_alike_are_different(world: World) -> None:
     world.work()
     ids = ["ID", "id", "Id", " id", "id ", "paypal", "\u0440aypal", "a:b", "a", "b"]
@@ -264,6 +265,7 @@ def test_ids_that_differ_in_case_or_look_alike_are_different(world: World) -> No
 # ---- taken, unknown, finished
 
 
+@pytest.mark.everywhere
 def test_a_taken_id(world: World) -> None:
     client = world.client
     first = client.start_orchestration("healthy", 1, instance_id="one")

@@ -6,12 +6,13 @@ What a command says is tried on a file (test_cli.py and its neighbours); here, t
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,6 +29,7 @@ from tests.servers.redis_server import RedisServer
 
 SHOP = """
 import os
+import time
 import durable
 
 @durable.activity
@@ -43,6 +45,34 @@ def order(ctx, item: str):
 @durable.orchestrator
 def asks(ctx, what: str):
     return [what, (yield ctx.wait_for_external_event("decision"))]
+
+@durable.activity
+def who() -> int:
+    return os.getpid()
+
+training = []
+
+@durable.activity(queue="gpu")
+def train(n: int) -> int:
+    training.append(n)
+    time.sleep(0.05)
+    beside = len(training) - 1
+    training.remove(n)
+    return beside
+
+@durable.activity(queue="gpu")
+def hold() -> str:
+    open("gate").read()  # a FIFO: until the test opens and closes it
+    return "held"
+
+@durable.orchestrator(group="night")
+def nightly(ctx):
+    ran = []
+    for _ in range(10):
+        ran.append((yield ctx.call_activity(who)))
+    beside = yield [ctx.call_activity(train, n) for n in range(4)]
+    ctx.set_custom_status([ran, beside])
+    return (yield ctx.call_activity(hold))
 """
 
 
@@ -184,6 +214,57 @@ def test_a_program_and_run_go_where_the_environment_says(shop: OnServers) -> Non
         assert client.workspace == shop.place.workspace
         assert [item.instance_id for item in client.list_orchestrations(prefix="e-")] == ["e-2", "e-1"]
         assert client.diagnose().waiting.keys() == {"default"}  # the queues of a broker
+
+
+def test_a_worker_serves_what_its_options_say_and_drains_on_ctrl_c(shop: OnServers) -> None:
+    """Beside two that serve the default group and queue, and would gladly run any activity of theirs."""
+    os.mkfifo(shop.folder / "gate")
+    options = ["--group", "night", "--queue", "default", "--queue", "gpu", "--eager", "--concurrency", "1"]
+    with shop.running("worker", "shop", *options) as worker, shop.place.connect() as client:
+        said = "".join(until(worker.stderr, "SIGTERM stops it"))
+        assert "groups: night" in said
+        assert "queues: default, gpu" in said
+        handle = client.start_orchestration(durable.orchestrator_ref("nightly", str, group="night"))
+        with open(shop.folder / "gate", "w"):  # opens once `hold` reads
+            ran, beside = handle.status().custom_status
+            assert ran == [worker.pid] * 10
+            assert beside == [0] * 4  # one at a time
+            worker.send_signal(signal.SIGINT)
+            until(worker.stderr, "stopping")
+        status, out, said = ended(worker)
+        assert (status, out) == (0, "")
+        assert "stopped" in said
+        results = [e.result for e in client.history(handle.instance_id, pending=True) if e.type == "TaskCompleted"]
+        assert results[-1] == "held"
+
+
+def test_what_is_blocked_is_6(shop: OnServers) -> None:
+    app = durable.Registry()
+
+    @app.orchestrator(group="changing")
+    def changing(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        return (yield ctx.wait_for_external_event("decision"))
+
+    with shop.place.connect() as client:
+        with durable.Worker(client, registry=app, groups=["changing"], shutdown_grace=0):
+            handle = client.start_orchestration(changing, instance_id="b-1")
+            client.wait(handle.instance_id, SOON, until="started")
+        handle.raise_event("decision", 1)
+        with durable.Worker(client, registry=durable.Registry(), groups=["changing"], shutdown_grace=0):
+            again = ("start", "changing", "--id", "b-1", "--if-exists", "return", "--wait", "--timeout", str(SOON))
+            assert "'changing'" in shop.exits(6, *again)
+            assert shop.listed("--prefix", "b-", "--status", "BLOCKED") == ["b-1"]
+        with durable.Worker(client, registry=app, groups=["changing"], shutdown_grace=0):
+            assert handle.result(SOON) == 1
+
+
+def test_ctrl_c_while_waiting_is_130_and_ends_nothing_but_the_waiting(shop: OnServers) -> None:
+    with shop.running("start", "asks", "--input", '"desk"', "--id", "i-1", "--wait") as process:
+        until(process.stderr, "is started")
+        process.send_signal(signal.SIGINT)
+        assert ended(process)[:2] == (130, "")
+    shop.says("raise", "i-1", "decision", "--data", "1")
+    assert shop.ends("i-1") == ["desk", 1]
 
 
 @pytest.mark.parametrize("gone", ["--url", "--events-url"])

@@ -19,7 +19,6 @@ import pytest
 from cloudevents.core.bindings.http import from_structured_event, to_structured_event
 
 import durable
-from durable.model.history import decode_events
 from durable.ports import Want
 
 pytestmark = pytest.mark.everywhere
@@ -109,7 +108,7 @@ def test_a_start_beside_an_idle_worker_begins_with_the_commit_that_creates_it(
         [record] = store.load([Want(handle.instance_id)])
         assert record is not None
         assert record.history
-        return len(decode_events(record.history[0])) > 1
+        return b"OrchestratorStarted" in record.history[0]
 
     bench.until(lambda: begun_at_once() is not bench.cold)  # where nothing is kept warm each turn reads what is stored
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -16,7 +16,7 @@ import durable
 pytestmark = pytest.mark.everywhere
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench
+    from tests.product.conftest import SOON, Bench, Place
 else:
     SOON = 20
 
@@ -381,6 +381,21 @@ def test_the_id_of_an_event_may_be_what_others_have_given_it(bench: Bench, app: 
     for refused in ("", "x" * 201, "a\nb", "\ud800", "e\u0301"):
         with pytest.raises(ValueError, match="event_id="):
             handle.raise_event("go", event_id=refused)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_more_than_a_thousand_event_ids_are_remembered(place_of: Callable[[str], Place], kind: str) -> None:
+    """Within a day nothing is forgotten, however many there are."""
+    with place_of(kind).connect() as client, ThreadPoolExecutor(16) as pool:
+        handle = client.start_orchestration("take", ["last"])
+
+        def send(number: int) -> None:
+            handle.raise_event("go", number, event_id=f"e-{number}")
+
+        for _ in range(2):
+            list(pool.map(send, range(1_200)))
+        raised = [e.input for e in client.history(handle.instance_id, pending=True) if e.type == "EventRaised"]
+        assert sorted(raised) == list(range(1_200))
 
 
 @pytest.mark.on_dynamodb

@@ -46,12 +46,16 @@ def announced(folder: Path, count: int) -> list[int]:
     return [int(path.stem) for path in folder.glob("*.pid")]
 
 
-@pytest.fixture
-def here(place_of: Callable[[str], Place]) -> Iterator[Bench]:
-    """A bench on one store: what happens between a worker and its processes is the same on all of them."""
-    bench = Bench(place_of("memory"), cold=False)
+@pytest.fixture(params=["sqlite", pytest.param("redis+rabbitmq", marks=pytest.mark.slow)])
+def here(request: pytest.FixtureRequest, place_of: Callable[[str], Place]) -> Iterator[Bench]:
+    """A bench alone and one on servers: what happens between a worker and its processes is the same on all of them."""
+    bench = Bench(place_of(request.param), cold=False)
     yield bench
     bench.close()
+
+
+# In `make test` too: what comes of these travels, or is taken back.
+on_servers = pytest.mark.parametrize("here", ["sqlite", "redis+rabbitmq"], indirect=True)
 
 
 # ---- taking and giving
@@ -65,6 +69,7 @@ def test_it_runs_in_another_process_which_is_kept_for_the_next_one(bench: Bench)
     assert bench.run(work.one, "whoami") == first
 
 
+@on_servers
 def test_arguments_and_results_travel_by_their_types(here: Bench) -> None:
     here.serve(work.registry)
     assert here.run(work.one, "mirrored", {"x": 1, "y": 2}, 10) == {"x": 20, "y": 10}
@@ -96,6 +101,7 @@ def test_its_context_has_no_client_and_says_what_to_do(here: Bench) -> None:
     assert "durable.connect()" in failure.message
 
 
+@on_servers
 def test_a_failure_arrives_with_type_message_traceback_and_cause(here: Bench) -> None:
     here.serve(work.registry)
     failure = here.fails(work.one, "refuses").cause
@@ -121,13 +127,14 @@ def test_called_directly_it_runs_here() -> None:
     assert work.told("x")["instance_id"] == "local"
 
 
+@on_servers
 def test_they_run_side_by_side_up_to_the_limit(here: Bench, tmp_path: Path) -> None:
     here.serve(work.registry, max_concurrent_activities=2)
     handle = here.start(work.several, "until_told", 3, str(tmp_path))
-    first = set(announced(tmp_path, 2))
+    announced(tmp_path, 2)
     (tmp_path / "go").touch()
     assert handle.result(SOON) == ["told"] * 3
-    assert set(announced(tmp_path, 2)) == first
+    assert len(announced(tmp_path, 2)) == 2  # the third ran where one of them had
 
 
 # ---- dying
@@ -167,6 +174,7 @@ def test_an_idle_process_that_was_killed_is_replaced_and_nobody_fails(here: Benc
     assert here.run(work.one, "whoami") != idle
 
 
+@on_servers
 def test_a_timeout_kills_the_process_and_what_it_started_and_its_slot_is_free(here: Bench, tmp_path: Path) -> None:
     here.serve(work.registry, max_concurrent_activities=1)
     failure = here.fails(work.patient, "spins", 0.2, 1, str(tmp_path))
@@ -184,6 +192,7 @@ def test_a_timeout_ends_what_never_looks_up(here: Bench, tmp_path: Path) -> None
     until(lambda: not alive(pid))
 
 
+@on_servers
 def test_a_process_without_heartbeats_is_killed(here: Bench, tmp_path: Path) -> None:
     here.serve(work.registry)
     failure = here.fails(work.one, "beats_once", str(tmp_path))
@@ -192,6 +201,7 @@ def test_a_process_without_heartbeats_is_killed(here: Bench, tmp_path: Path) -> 
     until(lambda: not alive(pid))
 
 
+@on_servers
 def test_a_cancelled_one_is_told(here: Bench, tmp_path: Path) -> None:
     here.serve(work.registry)
     handle = here.start(work.abandons, "until_cancelled", str(tmp_path))
@@ -214,6 +224,7 @@ def test_a_cancelled_one_that_does_not_listen_is_killed(here: Bench, tmp_path: P
 # ---- the end of the worker
 
 
+@on_servers
 def test_a_stop_waits_for_it_within_the_grace(here: Bench, tmp_path: Path) -> None:
     worker = here.serve(work.registry, shutdown_grace=SOON)
     handle = here.start(work.one, "until_told", str(tmp_path))
@@ -227,6 +238,7 @@ def test_a_stop_waits_for_it_within_the_grace(here: Bench, tmp_path: Path) -> No
     assert len(list(tmp_path.glob("*.pid"))) == 1
 
 
+@on_servers
 def test_after_the_grace_it_is_killed_and_runs_again_under_the_next_worker(here: Bench, tmp_path: Path) -> None:
     worker = here.serve(work.registry, shutdown_grace=0)
     handle = here.start(work.one, "until_told", str(tmp_path))

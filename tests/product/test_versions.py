@@ -28,8 +28,8 @@ def app_with(*versions: str | None, group: str | None = None) -> durable.Registr
     return app
 
 
-def register(app: durable.Registry, version: str | None, group: str | None = None) -> Any:
-    @app.orchestrator(name="flow", version=version, group=group)
+def register(app: durable.Registry, version: str | None, group: str | None = None, name: str = "flow") -> Any:
+    @app.orchestrator(name=name, version=version, group=group)
     def flow(ctx: Ctx) -> Steps:
         yield ctx.wait_for_external_event("go")
         return [version, ctx.version]
@@ -61,18 +61,34 @@ def test_by_function_it_is_its_version(bench: Bench) -> None:
     assert finish(bench.start(flows["1.0"].options(version="2.0"))) == ["2.0", "2.0"]
 
 
-@pytest.mark.parametrize(
-    ("versions", "expected"),
-    [((None, "1.0", "9.0"), None), (("1.9", "1.10"), "1.10"), (("2.0", "2.0rc1"), "2.0"), (("blue", "green"), "green")],
-)
-@pytest.mark.embedded("what is chosen does not depend on the store")
-def test_by_name_alone_it_is_the_unversioned_one_else_the_highest(
-    bench: Bench, versions: tuple[str | None, ...], expected: str | None
-) -> None:
-    bench.serve(app_with(*versions))
-    handle = begun(bench, "flow")
-    assert handle.status().version == expected
-    assert finish(handle) == [expected, expected]
+def test_many_are_started_in_the_version_that_is_asked_for(bench: Bench) -> None:
+    app = app_with(None, "2.0")
+    flow = register(app, "1.0")
+    bench.serve(app)
+    for version in ("1.0", "2.0"):
+        handles = bench.client.start_many("flow", [None, None], version=version)
+        assert [finish(handle) for handle in handles] == [[version, version]] * 2
+        assert [handle.status().version for handle in handles] == [version] * 2
+    (handle,) = bench.client.start_many(flow, [None], version="2.0")
+    assert finish(handle) == ["2.0", "2.0"]
+
+
+def test_by_name_alone_it_is_the_unversioned_one_else_the_highest(bench: Bench) -> None:
+    app = durable.Registry()
+    cases: dict[str, tuple[tuple[str | None, ...], str | None]] = {
+        "unversioned": ((None, "1.0", "9.0"), None),
+        "numbers": (("1.9", "1.10"), "1.10"),
+        "candidate": (("2.0", "2.0rc1"), "2.0"),
+        "words": (("blue", "green"), "green"),
+    }
+    for name, (versions, _) in cases.items():
+        for version in versions:
+            register(app, version, name=name)
+    bench.serve(app)
+    for name, (_, expected) in cases.items():
+        handle = begun(bench, name)
+        assert (name, handle.status().version) == (name, expected)
+        assert (name, finish(handle)) == (name, [expected, expected])
 
 
 def test_the_version_that_the_first_turn_fixed_shows_and_stays(bench: Bench) -> None:
