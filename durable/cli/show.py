@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import builtins
-import shlex
 from datetime import datetime
 from typing import Final
 
+from rich.cells import cell_len
+
 from ..model import history as h
-from ..model.errors import PayloadError, TimeoutError
 from ..model.failure import FailureDetails, users_line
 from ..model.history import HistoryEvent
-from ..model.status import DEFAULT_GROUP, OrchestrationStatus, RuntimeStatus
+from ..model.status import OrchestrationStatus, RuntimeStatus
+from .advice import Advice, advice, is_served, quoted
 from .around import Around, group_of
 from .events import detail, failure_line
 from .tasks import Kind, State, Task, culprit_of, tasks_of, untaken_of
@@ -21,29 +21,6 @@ from .timeline import draw
 _LABEL_CELLS: Final = 12
 _MOST_PAYLOAD: Final = 600
 _MOST_OPEN: Final = 20
-
-
-# What helps against the innermost cause, where more can be said than that it has to be repaired.
-_REMEDIES: Final[tuple[tuple[type[Exception], str, str], ...]] = (
-    (PayloadError, "it is declared as", "Pass what the code declares, or change what it declares."),
-    (builtins.TimeoutError, "longer than its timeout", "Give it more time (timeout=), or more tries (retry=)."),
-    (
-        builtins.TimeoutError,
-        "sent no heartbeat",
-        "Let it call ctx.heartbeat() more often, or allow more time between (heartbeat_timeout=).",
-    ),
-    (TimeoutError, "no event", "Give the wait more time (timeout=), or let the code catch durable.TimeoutError."),
-)
-
-# What helps a blocked one go on, by words of its reason; the last row is for the others.
-_UNBLOCKING: Final = (
-    ("ran longer than", "Run a worker whose code yields sooner: durable worker MODULE"),
-    (
-        "does not fit its history",
-        "Run a worker with code that fits, or that guards the change with ctx.patched: durable worker MODULE",
-    ),
-    ("", "Run a worker that can: durable worker MODULE"),
-)
 
 
 def show(
@@ -204,7 +181,7 @@ class _Page:
         given = "none" if failed.input is None else cut(json_text(failed.input), _MOST_PAYLOAD)
         self._paragraph(f"{what} of {safe(failed.name)} (task {failed.id}{tries}): {given}")
         if failed.child:
-            self._paragraph(f"the child: durable show {_quoted(failed.child)}")
+            self._advise(Advice("the child", (f"durable show {quoted(failed.child)}",)))
 
     # ---- what it waits for
 
@@ -266,101 +243,28 @@ class _Page:
     # ---- what to do
 
     def _next(self) -> None:
-        advice = [*self._remedy(), *self._advice()]
-        if not advice:
+        found = advice(self.status, self.tasks, self.around, self.now)
+        if not found:
             return
         self._title("what to do")
-        for text in advice:
-            self._paragraph(text)
+        for one in found:
+            self._advise(one)
 
-    def _advice(self) -> list[str]:
-        instance = _quoted(self.status.instance_id)
-        status = self.status.runtime_status
-        if status is RuntimeStatus.FAILED:
-            return [
-                *self._other_data(),
-                f"Repair the cause, then let it go on from there: durable rewind {instance}",
-                f"Every step: durable history {instance}",
-            ]
-        if status.finished:
-            return self._left()
-        if status is RuntimeStatus.BLOCKED:
-            return [
-                next(text for words, text in _UNBLOCKING if words in (self.status.blocked_reason or "")),
-                f"To end it instead: durable terminate {instance}",
-            ]
-        if status is RuntimeStatus.SUSPENDED:
-            return [f"To let it go on: durable resume {instance}"]
-        start_at = self.events[0].fire_at if self.events else None
-        if start_at is not None and start_at > self.now and status is RuntimeStatus.PENDING:
-            return ["It starts by itself when its time has come, which takes a running worker."]
-        if status is RuntimeStatus.PENDING:
-            return self._pending()
-        events = dict.fromkeys(t.name for t in self.tasks if t.open and t.kind is Kind.EVENT)
-        advice = [] if self._has_workers() else [f"Start a worker: {self._worker_command()}"]
-        advice += [f"durable raise {instance} {_quoted(name)} --data JSON" for name in list(events)[:5]]
-        reason = self.status.blocked_reason or ""
-        queues = dict.fromkeys(t.queue for t in self.tasks if t.open and t.queue and f"queue {t.queue!r}" in reason)
-        advice += [f"Start a worker for it: durable worker MODULE --queue {_quoted(queue)}" for queue in queues]
-        for child in self.around.children.values():
-            if child.blocked_reason or child.runtime_status is RuntimeStatus.SUSPENDED:
-                advice.append(f"A child does not go on: durable show {_quoted(child.instance_id)}")
-        return advice
-
-    def _left(self) -> list[str]:
-        """Work whose outcome the code did not wait for: most often a forgotten yield."""
-        left = [t for t in self.tasks if t.state is State.LEFT and t.kind in (Kind.ACTIVITY, Kind.CHILD)]
-        if self.status.runtime_status is not RuntimeStatus.COMPLETED or not left:
-            return []
-        names = cut(", ".join(f"{safe(task.name)} (task {task.id})" for task in left), 200)
-        return [f"It ended without waiting for {names}: is that meant, or is a yield missing?"]
-
-    def _other_data(self) -> list[str]:
-        """What helps where an event's data did not fit: a rewound wait takes the same event again."""
-        wait = culprit_of(self.tasks, self.status.failure) if self.status.failure is not None else None
-        if wait is None or wait.kind is not Kind.EVENT or wait.came_early:
-            return []
-        again = f"durable fork {_quoted(self.status.instance_id)} --after {wait.ended_by - 1}"
-        return [f"If other data should have come, raise it for a fork, which waits for it again: {again}"]
-
-    def _pending(self) -> list[str]:
-        """Nobody has taken it; a worker does not say which orchestrators it has."""
-        which = f"with a module that has {safe(self.status.name)}"
-        if not self._has_workers():
-            return [f"No worker has taken it yet: {self._worker_command()}, {which}"]
-        group = group_of(self.status)
-        pids = ", ".join(f"{beat.pid} on {safe(beat.host)}" for beat in self.around.workers if group in beat.groups)
-        return [
-            f"A worker of its group is alive (pid {cut(pids, 200)}). If it does not take it now, it has no "
-            f"orchestrator of this name or version: {self._worker_command()}, {which}"
-        ]
-
-    def _remedy(self) -> list[str]:
-        """What helps against the innermost cause in particular."""
-        link = self.status.failure
-        while link is not None and link.cause is not None:
-            link = link.cause
-        if link is None:
-            return []
-        return [text for kind, words, text in _REMEDIES if link.is_a(kind) and words in link.message][:1]
+    def _advise(self, one: Advice) -> None:
+        """On one line if it fits; else each command has one of its own, which is not broken: it is to be copied."""
+        together = "".join(f": {command}" for command in one.commands)
+        if len(one.commands) <= 1 and cell_len(one.words + together) <= self.width - 2:
+            self.screen.say("  ", one.words + together)
+            return
+        self._paragraph(f"{one.words}:" if one.commands else one.words)
+        for command in one.commands:
+            self.screen.say("    ", command)
 
     # ---- who works
-
-    def _has_workers(self) -> bool:
-        return any(group_of(self.status) in beat.groups for beat in self.around.workers)
-
-    def _worker_command(self) -> str:
-        group = group_of(self.status)
-        return "durable worker MODULE" + ("" if group == DEFAULT_GROUP else f" --group {_quoted(group)}")
 
     def _unserved(self) -> list[str]:
         """Who is missing, in words."""
         missing: list[str] = []
-        if not self.status.runtime_status.finished and not self._has_workers():
+        if not self.status.runtime_status.finished and not is_served(self.status, self.around):
             missing.append(f"no living worker serves group {group_of(self.status)!r}")
         return [*missing, *filter(None, [self.status.blocked_reason])]
-
-
-def _quoted(text: str) -> str:
-    """`text` as it can be typed in a shell; what can't be typed is shown escaped."""
-    return shlex.quote(safe(text))

@@ -579,6 +579,27 @@ def test_show_advises_no_fork_where_the_data_had_come_before_the_wait(command: C
     assert "durable fork" not in said
 
 
+def test_show_breaks_no_command_that_it_advises(command: Command) -> None:
+    functions = durable.Registry()
+
+    @functions.orchestrator
+    def asks(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        yield ctx.task_all([ctx.wait_for_external_event(name) for name in ("decision of the board", "delivery")])
+
+    long = "the-order-of-last-week-which-nobody-has-looked-at-until-now-and-yet"
+    with command.worker(functions) as client:
+        client.start_orchestration("asks", instance_id=long)
+        client.wait(long, SOON, until="started")
+    with command.worker(registry()) as client:
+        client.start_orchestration("fails", "visa", instance_id=f"{long}-2")
+        client.wait(f"{long}-2", SOON)
+    lines = [line.strip() for line in command.says("show", long).splitlines()]
+    assert f"durable raise {long} 'decision of the board' --data JSON" in lines
+    assert f"durable raise {long} delivery --data JSON" in lines
+    lines = [line.strip() for line in command.says("show", f"{long}-2").splitlines()]
+    assert f"durable rewind {long}-2" in lines
+
+
 def test_show_asks_for_the_yield_that_may_be_missing(command: Command) -> None:
     functions = durable.Registry()
 

@@ -1,0 +1,160 @@
+"""What `durable show` advises: what helps against the cause, what comes next, and the commands for it.
+
+A command stands by itself, apart from the words that lead to it: it is there to be copied, and is never broken.
+"""
+
+from __future__ import annotations
+
+import builtins
+import shlex
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from ..model.errors import PayloadError, TimeoutError
+from ..model.status import DEFAULT_GROUP, OrchestrationStatus, RuntimeStatus
+from .around import Around, group_of
+from .tasks import Kind, State, Task, culprit_of
+from .terminal import cut, safe
+
+
+class Advice(NamedTuple):
+    """Some words, and the commands they lead to, in order."""
+
+    words: str
+    commands: tuple[str, ...] = ()
+
+
+# What helps against the innermost cause, where more can be said than that it has to be repaired.
+_REMEDIES: Final[tuple[tuple[type[Exception], str, str], ...]] = (
+    (PayloadError, "it is declared as", "Pass what the code declares, or change what it declares."),
+    (builtins.TimeoutError, "longer than its timeout", "Give it more time (timeout=), or more tries (retry=)."),
+    (
+        builtins.TimeoutError,
+        "sent no heartbeat",
+        "Let it call ctx.heartbeat() more often, or allow more time between (heartbeat_timeout=).",
+    ),
+    (TimeoutError, "no event", "Give the wait more time (timeout=), or let the code catch durable.TimeoutError."),
+)
+
+# What helps a blocked one go on, by words of its reason; the last row is for the others.
+_UNBLOCKING: Final = (
+    ("ran longer than", "Run a worker whose code yields sooner"),
+    ("does not fit its history", "Run a worker with code that fits, or that guards the change with ctx.patched"),
+    ("", "Run a worker that can"),
+)
+
+
+def quoted(text: str) -> str:
+    """`text` as it can be typed in a shell; what can't be typed is shown escaped."""
+    return shlex.quote(safe(text))
+
+
+def advice(status: OrchestrationStatus, tasks: Sequence[Task], around: Around, now: datetime) -> list[Advice]:
+    """What to do about an orchestration, the most useful first. tasks: its own; status: with its history."""
+    return _Adviser(status, tasks, around, now).advice()
+
+
+def is_served(status: OrchestrationStatus, around: Around) -> bool:
+    """Whether a living worker serves its group."""
+    return any(group_of(status) in beat.groups for beat in around.workers)
+
+
+class _Adviser:
+    def __init__(self, status: OrchestrationStatus, tasks: Sequence[Task], around: Around, now: datetime) -> None:
+        self.status = status
+        self.tasks = tasks
+        self.around = around
+        self.now = now
+        self.instance = quoted(status.instance_id)
+
+    def advice(self) -> list[Advice]:
+        status = self.status.runtime_status
+        if status is RuntimeStatus.FAILED:
+            return self._failed()
+        if status.finished:
+            return self._left()
+        if status is RuntimeStatus.BLOCKED:
+            reason = self.status.blocked_reason or ""
+            return [
+                Advice(next(text for words, text in _UNBLOCKING if words in reason), ("durable worker MODULE",)),
+                Advice("To end it instead", (f"durable terminate {self.instance}",)),
+            ]
+        if status is RuntimeStatus.SUSPENDED:
+            return [Advice("To let it go on", (f"durable resume {self.instance}",))]
+        if status is RuntimeStatus.PENDING:
+            return self._pending()
+        return self._running()
+
+    # ---- ended
+
+    def _failed(self) -> list[Advice]:
+        return [
+            *self._remedy(),
+            *self._other_data(),
+            Advice("Repair the cause, then let it go on from there", (f"durable rewind {self.instance}",)),
+            Advice("Every step", (f"durable history {self.instance}",)),
+        ]
+
+    def _remedy(self) -> list[Advice]:
+        """What helps against the innermost cause in particular."""
+        link = self.status.failure
+        while link is not None and link.cause is not None:
+            link = link.cause
+        if link is None:
+            return []
+        return [Advice(text) for kind, words, text in _REMEDIES if link.is_a(kind) and words in link.message][:1]
+
+    def _other_data(self) -> list[Advice]:
+        """What helps where an event's data did not fit: a rewound wait takes the same event again."""
+        wait = culprit_of(self.tasks, self.status.failure) if self.status.failure is not None else None
+        if wait is None or wait.kind is not Kind.EVENT or wait.came_early:
+            return []
+        again = f"durable fork {self.instance} --after {wait.ended_by - 1}"
+        return [Advice("If other data should have come, raise it for a fork, which waits for it again", (again,))]
+
+    def _left(self) -> list[Advice]:
+        """Work whose outcome the code did not wait for: most often a forgotten yield."""
+        left = [t for t in self.tasks if t.state is State.LEFT and t.kind in (Kind.ACTIVITY, Kind.CHILD)]
+        if self.status.runtime_status is not RuntimeStatus.COMPLETED or not left:
+            return []
+        names = cut(", ".join(f"{safe(task.name)} (task {task.id})" for task in left), 200)
+        return [Advice(f"It ended without waiting for {names}: is that meant, or is a yield missing?")]
+
+    # ---- not ended
+
+    def _pending(self) -> list[Advice]:
+        """Nobody has taken it; a worker does not say which orchestrators it has."""
+        start_at = self.status.history[0].fire_at if self.status.history else None
+        if start_at is not None and start_at > self.now:
+            return [Advice("It starts by itself when its time has come, which takes a running worker.")]
+        start = f"start one with a module that has {safe(self.status.name)}"
+        if not is_served(self.status, self.around):
+            return [Advice(f"No worker has taken it yet; {start}", (self._worker_command(),))]
+        group = group_of(self.status)
+        pids = ", ".join(f"{beat.pid} on {safe(beat.host)}" for beat in self.around.workers if group in beat.groups)
+        return [
+            Advice(
+                f"A worker of its group is alive (pid {cut(pids, 200)}). If it does not take it now, it has no "
+                f"orchestrator of this name or version; {start}",
+                (self._worker_command(),),
+            )
+        ]
+
+    def _running(self) -> list[Advice]:
+        events = dict.fromkeys(t.name for t in self.tasks if t.open and t.kind is Kind.EVENT)
+        found = [] if is_served(self.status, self.around) else [Advice("Start a worker", (self._worker_command(),))]
+        raises = tuple(f"durable raise {self.instance} {quoted(name)} --data JSON" for name in list(events)[:5])
+        if raises:
+            found.append(Advice("To send it what it waits for", raises))
+        reason = self.status.blocked_reason or ""
+        queues = dict.fromkeys(t.queue for t in self.tasks if t.open and t.queue and f"queue {t.queue!r}" in reason)
+        found += [Advice("Start a worker for it", (f"durable worker MODULE --queue {quoted(q)}",)) for q in queues]
+        for child in self.around.children.values():
+            if child.blocked_reason or child.runtime_status is RuntimeStatus.SUSPENDED:
+                found.append(Advice("A child does not go on", (f"durable show {quoted(child.instance_id)}",)))
+        return found
+
+    def _worker_command(self) -> str:
+        group = group_of(self.status)
+        return "durable worker MODULE" + ("" if group == DEFAULT_GROUP else f" --group {quoted(group)}")
