@@ -46,8 +46,9 @@ class Renewer(Purger):
 
         The uncaught failure and the end count no more; that activity is tried again (same `idempotency_key`, retry
         policy from its first attempt), a sub-orchestration is rewound in turn, an error of its own code makes the last
-        turn run again with today's code. Caught failures and finished steps stand. reason: any JSON, kept in the
-        history (`ExecutionRewound`). Raises InstanceNotFoundError, InvalidStateError, PayloadError.
+        turn run again with today's code. Caught failures and steps finished before stand; what the code has done since
+        it was told of the failure (the compensation of a saga) is void. reason: any JSON, kept in the history
+        (`ExecutionRewound`). Raises InstanceNotFoundError, InvalidStateError, PayloadError.
         """
         refuse_inside("rewind", "an activity that calls the client")
         check_name(instance_id, "instance_id")

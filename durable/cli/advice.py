@@ -14,8 +14,10 @@ from typing import Final, NamedTuple
 from ..model.errors import PayloadError, TimeoutError
 from ..model.status import DEFAULT_GROUP, OrchestrationStatus, RuntimeStatus
 from .around import Around, group_of
-from .tasks import Kind, State, Task, culprit_of
-from .terminal import cut, safe
+from .tasks import Kind, State, Task, culprit_of, void_by_rewind
+from .terminal import cut, preview, safe
+
+_MOST_VOID: Final = 5
 
 
 class Advice(NamedTuple):
@@ -92,8 +94,28 @@ class _Adviser:
         return [
             *self._remedy(),
             *self._other_data(),
-            Advice("Repair the cause, then let it go on from there", (f"durable rewind {self.instance}",)),
+            *self._again(),
             Advice("Every step", (f"durable history {self.instance}",)),
+        ]
+
+    def _again(self) -> list[Advice]:
+        """A rewind, unless that would forget what was done since: what a saga has undone counts as done again."""
+        rewind = (f"durable rewind {self.instance}",)
+        void = [task for one in (self.status, *self.around.failed) for task in void_by_rewind(one.history or [])]
+        if not void:
+            return [Advice("Repair the cause, then let it go on from there", rewind)]
+        steps = "1 finished step" if len(void) == 1 else f"{len(void)} finished steps"
+        names = ", ".join(
+            f"{safe(t.name)}{'' if t.input is None else f' {preview(t.input)}'}" for t in void[:_MOST_VOID]
+        )
+        more = f" and {len(void) - _MOST_VOID} more" if len(void) > _MOST_VOID else ""
+        return [
+            Advice(
+                f"By a rewind {steps} would become void, as if never run: {names}{more}. Repair the cause, then rather "
+                "start it again",
+                (f"durable restart {self.instance}",),
+            ),
+            Advice("To go on from before the failure all the same", rewind),
         ]
 
     def _remedy(self) -> list[Advice]:

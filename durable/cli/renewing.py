@@ -34,7 +34,8 @@ def _rewind(
 ) -> None:
     """Let a failed orchestration go on from before its failure.
 
-    What failed is tried again, also in its children; what is done stands.
+    What failed is tried again, also in its children. What was done before
+    it stands; what was done since, to undo things say, is void.
     """
     session.client.rewind(id, json_argument(reason, "--reason"))
     session.screen.answer(

@@ -12,7 +12,7 @@ Laws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -121,6 +121,15 @@ def culprit_of(tasks: Iterable[Task], failure: FailureDetails) -> Task | None:
         link = link.cause
     failed = [task for task in tasks if task.failure is not None and task.failure in causes]
     return failed[-1] if failed else None
+
+
+def void_by_rewind(events: Sequence[HistoryEvent]) -> list[Task]:
+    """What a failed execution has done since it was told of its failure, its compensation say: a rewind voids that."""
+    back = events[-1].rewinds_to if events else None
+    if not back:
+        return []
+    steps = (Kind.ACTIVITY, Kind.CHILD)
+    return [t for t in tasks_of(events) if t.begun_by >= back and t.state is State.DONE and t.kind in steps]
 
 
 def _read(events: Iterable[HistoryEvent]) -> _Reading:

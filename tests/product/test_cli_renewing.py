@@ -69,6 +69,50 @@ def test_rewind_says_what_it_did_and_the_timeline_reads_well(command: Command) -
     assert "only a FAILED one is rewound" in again.stderr
 
 
+def saga() -> durable.Registry:
+    app = durable.Registry()
+
+    @app.activity
+    def book(what: str) -> str:
+        if what == "car":
+            raise LookupError("there are no cars")
+        return what
+
+    @app.activity
+    def release(what: str) -> None: ...
+
+    @app.orchestrator
+    def trip(ctx: durable.OrchestrationContext) -> Generator[Any, Any, None]:
+        try:
+            for what in ("flight", "hotel", "car"):
+                yield ctx.call_activity(book, what)
+        except durable.TaskFailedError:
+            yield ctx.call_activity(release, "hotel")
+            yield ctx.call_activity(release, "flight")
+            raise
+
+    @app.orchestrator
+    def year(ctx: durable.OrchestrationContext) -> Generator[Any, Any, None]:
+        yield ctx.call_sub_orchestrator(trip, instance_id="a-trip")
+
+    return app
+
+
+def test_show_says_what_a_rewind_would_make_void(command: Command) -> None:
+    with command.worker(saga()) as client:
+        for name in ("trip", "year"):
+            client.start_orchestration(name, instance_id=name)
+            assert client.wait(name, SOON).runtime_status is durable.RuntimeStatus.FAILED
+    for name in ("trip", "year"):  # of its own, and of the child that would be rewound with it
+        said = " ".join(command.says("show", name).split())
+        assert 'By a rewind 2 finished steps would become void, as if never run: release "hotel", release "fl' in said
+        assert said.index(f"durable restart {name}") < said.index(f"durable rewind {name}")
+    failed(command, {"pack"})  # here nothing was done since
+    said = command.says("show", "o")
+    assert "would become void" not in said
+    assert "durable restart" not in said
+
+
 def test_restart_and_fork_print_the_new_id(command: Command) -> None:
     failed(command, {"pack"})
     new = json.loads(command.says("restart", "o", "--json"))
