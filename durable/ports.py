@@ -293,7 +293,8 @@ class Beat(msgspec.Struct, frozen=True):
     """One sign of life of a worker. `counter` moves with each; nobody compares clocks.
 
     incarnation: fresh for each start of a worker, the `holder` of its rows. groups, queues: what it serves;
-    activities: the names it has code for. repairs: how often it found a queue missing and made it again. at: its clock,
+    activities, orchestrators: the names it has code for, of an orchestrator with its version behind a space; None of a
+    worker that does not say. repairs: how often it found a queue missing and made it again. at: its clock,
     in POSIX seconds, for people who look once; never for a decision about ownership.
     """
 
@@ -306,6 +307,7 @@ class Beat(msgspec.Struct, frozen=True):
     host: str = ""
     repairs: int = 0
     at: float = 0.0
+    orchestrators: tuple[str, ...] | None = None
 
 
 class Membership(Protocol):

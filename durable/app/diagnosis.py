@@ -24,20 +24,28 @@ OVERDUE: Final = 60.0
 _LOOKED_AT: Final = 1_000  # unfinished instances, at most
 _SHOWN: Final = 10
 _TURNS_READ: Final = 1_000  # of one history, at most
+_NOBODY_HAS: Final = "no living worker has"
 
 _UNFINISHED: Final = frozenset(
     {RuntimeStatus.PENDING, RuntimeStatus.RUNNING, RuntimeStatus.SUSPENDED, RuntimeStatus.BLOCKED}
 )
 
+WAITING: Final = frozenset({RuntimeStatus.PENDING, RuntimeStatus.RUNNING})  # for somebody who serves them
+
 
 class WorkerSeen(msgspec.Struct, frozen=True):
-    """A worker that showed itself. age: seconds since its last beat, by two clocks. alive: whether that is short."""
+    """A worker that showed itself.
+
+    orchestrators: None of one that does not say. age: seconds since its last beat, by two clocks. alive: whether that
+    is short.
+    """
 
     pid: int
     host: str
     groups: tuple[str, ...]
     queues: tuple[str, ...]
     activities: tuple[str, ...]
+    orchestrators: tuple[str, ...] | None
     age: float
     alive: bool
 
@@ -65,40 +73,74 @@ def living(beats: Iterable[Beat]) -> list[Beat]:
 
 
 class Service:
-    """Which work queues somebody serves: living workers say so; of a program of its own only the broker knows."""
+    """What somebody serves: living workers say so; of a program of its own, which takes from a work queue, only the
+    broker knows, and nobody knows which activities it has."""
 
     def __init__(self, alive: Sequence[Beat], transport: Transport | None, workspace: str) -> None:
-        self._queues = {queue: True for beat in alive for queue in beat.queues}
+        self._alive = alive
         self._transport = transport
         self._workspace = workspace
+        self._others: dict[str, bool] = {}
 
-    def __contains__(self, queue: str) -> bool:
-        known = self._queues.get(queue)
-        if known is None:
-            known = self._queues[queue] = self._has_consumers(queue)
-        return known
+    def lacks_activity(self, name: str, queue: str) -> str:
+        """Why nobody runs this activity, in words; '' where somebody does, or may."""
+        workers = [beat for beat in self._alive if queue in beat.queues]
+        if any(name in beat.activities for beat in workers) or self._has_others(queue, len(workers)):
+            return ""
+        if not workers:
+            return f"no living worker serves queue {queue!r}"
+        return f"{_NOBODY_HAS} it; {_have(name for beat in workers for name in beat.activities)}"
 
-    def _has_consumers(self, queue: str) -> bool:
+    def lacks_orchestrator(self, summary: Summary) -> str:
+        """Why nobody begins with this instance, in words; '' where somebody does, may, or serves its group at all."""
+        workers = [beat for beat in self._alive if summary.group in beat.groups]
+        if not workers:
+            return ""
+        known: set[str] = set()
+        for beat in workers:
+            if beat.orchestrators is None:  # of an older version
+                return ""
+            known.update(beat.orchestrators)
+        name, version = summary.name, summary.version
+        fits = {name, f"{name} {version}"} & known if version else {k for k in known if f"{k} ".startswith(f"{name} ")}
+        if fits:
+            return ""
+        return f"{_NOBODY_HAS} orchestrator {name!r}{f' in version {version!r}' if version else ''}; {_have(known)}"
+
+    def _has_others(self, queue: str, workers: int) -> bool:
+        if queue not in self._others:
+            self._others[queue] = self._consumers(queue) > workers
+        return self._others[queue]
+
+    def _consumers(self, queue: str) -> int:
         if self._transport is None:
-            return False
+            return 0
         try:
             depth = self._transport.depth(wire.work_queue(self._workspace, queue))
         except TransportError:  # who asks how an instance stands gets an answer without the broker too
-            return False
-        return depth is not None and depth.consumers > 0
+            return 0
+        return 0 if depth is None else depth.consumers
+
+
+def _have(names: Iterable[str]) -> str:
+    some = sorted(set(names))
+    more = f" and {len(some) - _SHOWN} more" if len(some) > _SHOWN else ""
+    return f"they have: {', '.join(some[:_SHOWN]) or 'none'}{more}"
 
 
 def unserved(store: Store, summary: Summary, service: Service) -> str:
-    """Which open activities of a running instance nobody takes, in words; '' for none.
+    """What of an instance nobody takes, in words: it, or its open activities; '' for nothing.
 
     Reads the first thousand turns of its history.
     """
+    if summary.status is RuntimeStatus.PENDING:
+        return service.lacks_orchestrator(summary)
     key = ExecutionKey(summary.instance_id, summary.execution_id)
     rows = store.history(key, 0, _TURNS_READ)
     waits = [
-        f"activity {event.name!r} (task {event.task_id}) waits: no living worker serves queue {queue!r}"
+        f"activity {event.name!r} (task {event.task_id}) waits: {why}"
         for event in Ledger.of_rows([row for _, row in rows.items]).tasks.values()
-        if (queue := event.queue or DEFAULT_QUEUE) not in service
+        if (why := service.lacks_activity(event.name, event.queue or DEFAULT_QUEUE))
     ]
     more = f" (and {len(waits) - 3} more)" if len(waits) > 3 else ""
     return "; ".join(waits[:3]) + more
@@ -120,7 +162,9 @@ def diagnose(store: Store, members: Sequence[Beat], transport: Transport | None,
         findings += found
     now = time.time()
     workers = [
-        WorkerSeen(b.pid, b.host, b.groups, b.queues, b.activities, round(max(0.0, now - b.at), 1), b in alive)
+        WorkerSeen(
+            b.pid, b.host, b.groups, b.queues, b.activities, b.orchestrators, round(max(0.0, now - b.at), 1), b in alive
+        )
         for b in members
     ]
     return Diagnosis(workers, dict(Counter(s.status.value for s in page.items)), waiting, findings)
@@ -145,9 +189,10 @@ def _about_instances(store: Store, unfinished: Sequence[Summary], service: Servi
         if summary.status is RuntimeStatus.BLOCKED:
             what = f"{summary.instance_id!r} is blocked: {shown(summary.blocked_reason)}"
             findings.append(Finding(what, "it goes on under a worker whose code fits; or terminate it"))
-        elif service and summary.status is RuntimeStatus.RUNNING and (why := unserved(store, summary, service)):
+        elif service and summary.status in WAITING and (why := unserved(store, summary, service)):
             what = f"{summary.instance_id!r}: {why}"
-            findings.append(Finding(what, "start a worker with --queue for it"))
+            code = "start a worker with a module that has it: durable worker MODULE"
+            findings.append(Finding(what, code if _NOBODY_HAS in why else "start a worker with --queue for it"))
     return findings
 
 

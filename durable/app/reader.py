@@ -17,7 +17,7 @@ from ..model.status import OrchestrationStatus, Page, RuntimeStatus, Summary
 from ..ports import Backend, ExecutionKey, Query, Record, Transport, Want
 from ..replay.callee import checked_tags
 from ..replay.guard import refuse_inside
-from .diagnosis import Diagnosis, Service, diagnose, living, unserved
+from .diagnosis import WAITING, Diagnosis, Service, diagnose, living, unserved
 from .views import cloud_events, event_view, input_of, status_view
 from .waiting import Waits, check_until
 
@@ -46,7 +46,7 @@ class Reader:
         summary = self._summary(instance_id)
         if summary is None:
             return None
-        if summary.status is RuntimeStatus.RUNNING:
+        if summary.status in WAITING:
             service = Service(living(self._backend.membership.members()), self._transport, self._workspace)
             waits = unserved(self._store, summary, service)
             summary = msgspec.structs.replace(summary, blocked_reason=waits)

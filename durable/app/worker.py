@@ -152,13 +152,7 @@ class Worker:
         # Without a cache every turn reads what is stored, the first one too.
         neighbour: Neighbour = engine if self._cached else Nobody()
         me = Beat(holder, groups=self._groups, queues=self._queues, pid=os.getpid(), host=socket.gethostname())
-        seat = Seat(
-            backend.membership,
-            me,
-            backend.store.partitions,
-            engine.tell,
-            lambda: tuple(self._registry.names("activity")),
-        )
+        seat = Seat(backend.membership, me, backend.store.partitions, engine.tell, self._registry.names)
         self._undo.append(seat.leave)
         self._undo.append(tuned())
         self._undo.append(activities.close)

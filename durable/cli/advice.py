@@ -146,22 +146,26 @@ class _Adviser:
     # ---- not ended
 
     def _pending(self) -> list[Advice]:
-        """Nobody has taken it; a worker does not say which orchestrators it has."""
+        """Nobody has taken it."""
         start_at = self.status.history[0].fire_at if self.status.history else None
         if start_at is not None and start_at > self.now:
             return [Advice("It starts by itself when its time has come, which takes a running worker.")]
-        start = f"start one with a module that has {safe(self.status.name)}"
+        start = f"start a worker with a module that has {safe(self.status.name)}"
         if not is_served(self.status, self.around):
             return [Advice(f"No worker has taken it yet; {start}", (self._worker_command(),))]
+        if self.status.blocked_reason:
+            return [
+                Advice(f"{start[0].upper()}{start[1:]}", (self._worker_command(),)),
+                Advice("If the name is wrong, end it, and start another one", (f"durable terminate {self.instance}",)),
+            ]
         group = group_of(self.status)
-        pids = ", ".join(f"{beat.pid} on {safe(beat.host)}" for beat in self.around.workers if group in beat.groups)
-        return [
-            Advice(
-                f"A worker of its group is alive (pid {cut(pids, 200)}). If it does not take it now, it has no "
-                f"orchestrator of this name or version; {start}",
-                (self._worker_command(),),
-            )
-        ]
+        workers = [beat for beat in self.around.workers if group in beat.groups]
+        pids = ", ".join(f"{beat.pid} on {safe(beat.host)}" for beat in workers)
+        alive = f"A worker of its group is alive (pid {cut(pids, 200)})"
+        if any(beat.orchestrators is None for beat in workers):  # of an older version, which does not say what it has
+            missing = f"{alive}. If it does not take it now, it has no orchestrator of this name or version; {start}"
+            return [Advice(missing, (self._worker_command(),))]
+        return [Advice(f"{alive} and has its code. If it does not take it now", ("durable doctor",))]
 
     def _running(self) -> list[Advice]:
         events = dict.fromkeys(t.name for t in self.tasks if t.open and t.kind is Kind.EVENT)
@@ -172,6 +176,11 @@ class _Adviser:
         reason = self.status.blocked_reason or ""
         queues = dict.fromkeys(t.queue for t in self.tasks if t.open and t.queue and f"queue {t.queue!r}" in reason)
         found += [Advice("Start a worker for it", (f"durable worker MODULE --queue {quoted(q)}",)) for q in queues]
+        for task in self.tasks:
+            if task.open and f"activity {task.name!r} (task {task.id}) waits: no living worker has it" in reason:
+                queue = f" --queue {quoted(task.queue)}" if task.queue else ""
+                words = f"Start a worker with a module that has {safe(task.name)}"
+                found.append(Advice(words, (f"durable worker MODULE{queue}",)))
         for child in self.around.children.values():
             if child.blocked_reason or child.runtime_status is RuntimeStatus.SUSPENDED:
                 found.append(Advice("A child does not go on", (f"durable show {quoted(child.instance_id)}",)))

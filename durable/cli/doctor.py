@@ -36,7 +36,9 @@ def examine(session: Session, create: bool) -> int:
         state = "alive" if worker.alive else f"silent for {worker.age:.0f} s"
         served = f"groups {', '.join(worker.groups) or 'none'}; queues {', '.join(worker.queues)}"
         _field(screen, "worker", f"pid {worker.pid} on {safe(worker.host)}, {state}; {safe(served)}")
-        _field(screen, "", f"activities: {cut(safe(', '.join(worker.activities) or 'none'), 300)}")
+        for kind, names in (("orchestrators", worker.orchestrators), ("activities", worker.activities)):
+            if names is not None:
+                _field(screen, "", f"{kind}: {cut(safe(', '.join(names) or 'none'), 300)}")
     for finding in findings:
         _field(screen, "attention", safe(finding.what), "yellow")
         _field(screen, "", safe(finding.remedy))

@@ -73,7 +73,8 @@ class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
 class OrchestrationStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How one orchestration stands. Times are aware UTC; input, output and custom_status are plain JSON values.
 
-    failure: what ended it, when FAILED. blocked_reason: what the history has, what the code did, file and line.
+    failure: what ended it, when FAILED. blocked_reason: what the history has, what the code did, file and line; of one
+    that is PENDING or RUNNING, which code or queue no living worker has.
     history: its events, only when asked for.
     """
 

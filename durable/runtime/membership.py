@@ -13,7 +13,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -85,7 +85,7 @@ class Seat:
         me: Beat,
         partitions: int,
         tell: Callable[[News], None],
-        names: Callable[[], tuple[str, ...]],
+        names: Callable[[str], Sequence[str]],
     ) -> None:
         self._membership = membership
         self._me = me
@@ -144,10 +144,14 @@ class Seat:
             log.exception("no sign of life could be given, trying again in %g s", BEAT_EVERY)
 
     def _beat(self) -> None:
-        names = self._names()
+        activities, orchestrators = (tuple(self._names(kind)) for kind in ("activity", "orchestrator"))
         with self._changing:
             self._me = me = msgspec.structs.replace(
-                self._me, counter=self._me.counter + 1, activities=names, at=time.time()
+                self._me,
+                counter=self._me.counter + 1,
+                activities=activities,
+                orchestrators=orchestrators,
+                at=time.time(),
             )
         beats = self._membership.beat(me)
         now = time.monotonic()

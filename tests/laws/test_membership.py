@@ -106,7 +106,7 @@ class _Place:
 def test_a_repair_is_heard_even_when_another_repairer_dies_in_the_same_moment() -> None:
     place, told = _Place(), list[News]()
     place.beats["old"] = Beat("old", repairs=5)
-    seat = Seat(place, Beat("me"), 4, told.append, tuple)
+    seat = Seat(place, Beat("me"), 4, told.append, lambda kind: ())
     seat.take()
     try:
         assert not any(isinstance(news, Lost) for news in told)
@@ -125,7 +125,7 @@ def test_news_that_come_while_a_beat_is_made_are_in_a_later_one() -> None:
     place, told = _Place(), list[News]()
     place.beats["you"] = Beat("you")
 
-    def names() -> tuple[str, ...]:
+    def names(kind: str) -> tuple[str, ...]:
         if "me" in place.beats and not place.beats["me"].repairs:
             seat.repaired()
         return ()
@@ -140,7 +140,7 @@ def test_news_that_come_while_a_beat_is_made_are_in_a_later_one() -> None:
 def test_a_bug_in_the_membership_costs_a_beat_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
     place = _Place()
     place.beats["other"] = Beat("other")
-    seat = Seat(place, Beat("me"), 4, lambda news: None, tuple)
+    seat = Seat(place, Beat("me"), 4, lambda news: None, lambda kind: ())
     seat.take()
     with patch.object(place, "beat", side_effect=RuntimeError("a bug")):
         seat.retire()  # beats here and now

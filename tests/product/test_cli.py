@@ -24,6 +24,7 @@ import msgspec
 import pytest
 
 import durable
+from durable.ports import Beat
 from tests.product.command_line import FLOWS, SOON, Command, ended, recorded, until
 
 # Colours, a cleared line, a title, the eight-bit CSI, DEL, right-to-left, a zero-width space, markup, and lines.
@@ -693,6 +694,64 @@ def test_show_of_one_that_nobody_serves(command: Command) -> None:
         client.wait("r", SOON, until="started")
     said = command.says("show", "r")
     assert said.index("Start a worker: ") < said.index("durable raise r"), "an event alone does not help"
+
+
+def test_show_and_doctor_name_code_that_no_living_worker_has(command: Command) -> None:
+    functions = durable.Registry()
+
+    @functions.activity
+    def mail(to: str) -> None: ...
+
+    @functions.orchestrator(name="expense_request", version="1")
+    def request(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        yield ctx.call_activity("male", "ada")
+
+    @functions.orchestrator
+    def parent(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        yield ctx.call_sub_orchestrator("nosuch.child", instance_id="child")
+
+    with command.worker(functions) as client:
+        for name in ("expense_request", "parent"):
+            client.start_orchestration(name, instance_id=name)
+            client.wait(name, SOON, until="started")
+        client.start_orchestration("expens_request", instance_id="typo")
+        client.start_orchestration("expense_request", instance_id="old", version="0")
+        comes_true(lambda: client.get_status("child"))
+        have = "they have: expense_request 1, parent"
+        said = {
+            name: " ".join(command.says("show", name).split()) for name in ("expense_request", "parent", "typo", "old")
+        }
+        assert f"no living worker has orchestrator 'expens_request'; {have}" in said["typo"]
+        assert "a module that has expens_request: durable worker MODULE" in said["typo"]
+        assert f"no living worker has orchestrator 'expense_request' in version '0'; {have}" in said["old"]
+        assert "activity 'male' (task 1) waits: no living worker has it; they have: mail" in said["expense_request"]
+        assert "a module that has male: durable worker MODULE" in said["expense_request"]
+        assert "nosuch.child as child: PENDING" in said["parent"]
+        assert "A child does not go on: durable show child" in said["parent"]
+        doctor = command("doctor")
+        assert doctor.returncode == 1
+        found = " ".join(doctor.stdout.split())
+        assert f"'typo': no living worker has orchestrator 'expens_request'; {have}" in found
+        assert "'expense_request': activity 'male' (task 1) waits: no living worker has it" in found
+        assert "orchestrators: expense_request 1, parent activities: mail" in found
+        status = client.get_status("typo")
+        assert status is not None
+        assert "'expens_request'" in (status.blocked_reason or "")
+
+        @functions.activity(name="male")
+        def male(to: str) -> None: ...
+
+        assert client.handle("expense_request").result(SOON) is None
+
+
+def test_show_says_nothing_of_the_code_of_a_worker_that_does_not_say(command: Command) -> None:
+    with command.client() as client:
+        client.backend.membership.beat(Beat("of an older version", pid=7, host="there", at=time.time()))
+        client.start_orchestration("plain", instance_id="p")
+        said = " ".join(command.says("show", "p").split())
+        assert "nobody serves" not in said
+        assert "(pid 7 on there). If it does not take it now, it has no orchestrator of this name" in said
+        assert "no living worker" not in command("doctor").stdout
 
 
 def test_show_under_json_is_the_status_with_its_history(command: Command) -> None:
