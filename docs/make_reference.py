@@ -32,7 +32,7 @@ FOR_BACKENDS: Final = frozenset("SignalsContract StoreContract TransportContract
 # Methods with a docstring that the floors below and beside call; users have no use for them.
 INTERNAL: Final = {
     "Client": frozenset(
-        "backend reply_to open_transport waits worker_started ended worker_stopped wait_summary".split()
+        "backend reply_to events_at open_transport waits worker_started ended worker_stopped wait_summary".split()
     ),
     "AsyncClient": frozenset(["wait_summary"]),
     "Registry": frozenset(["find_orchestrator", "find_activity", "on_change", "names"]),

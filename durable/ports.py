@@ -294,8 +294,9 @@ class Beat(msgspec.Struct, frozen=True):
 
     incarnation: fresh for each start of a worker, the `holder` of its rows. groups, queues: what it serves;
     activities, orchestrators: the names it has code for, of an orchestrator with its version behind a space; None of a
-    worker that does not say. repairs: how often it found a queue missing and made it again. at: its clock,
-    in POSIX seconds, for people who look once; never for a decision about ownership.
+    worker that does not say. events: over what its events travel, without a secret; likewise. repairs: how often it
+    found a queue missing and made it again. at: its clock, in POSIX seconds, for people who look once; never for a
+    decision about ownership.
     """
 
     incarnation: str
@@ -308,6 +309,7 @@ class Beat(msgspec.Struct, frozen=True):
     repairs: int = 0
     at: float = 0.0
     orchestrators: tuple[str, ...] | None = None
+    events: str | None = None
 
 
 class Membership(Protocol):

@@ -23,6 +23,7 @@ from .identity import random_ids
 from .plugins import (
     DEFAULT_WORKSPACE,
     codec_or_default,
+    events_address,
     events_url_or_default,
     open_backend,
     open_transport,
@@ -105,6 +106,7 @@ class Client(Renewer):
             backend, limits = SealedBackend(backend, codec), StoredLimits(limits, codec)
         transport = self._opened_transport(workspace)
         super().__init__(backend, transport, workspace, limits)
+        self._events_at = events_address(events_url, is_broker=has_broker)
         if has_broker and self._transport is not None:  # a store that carries events itself tells by its signals
             try:
                 self._reply_to = self._transport.replies(self._waits.wake)
@@ -133,6 +135,11 @@ class Client(Renewer):
     def has_broker(self) -> bool:
         """Whether events travel through a broker beside the store."""
         return self._has_broker
+
+    @property
+    def events_at(self) -> str:
+        """Over what events travel, without a secret: the same for all clients and workers of a store."""
+        return self._events_at
 
     def open_transport(self) -> Transport | None:
         """A connection of its own to what carries events, for a worker; None where nothing does. Raises

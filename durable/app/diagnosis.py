@@ -146,12 +146,15 @@ def unserved(store: Store, summary: Summary, service: Service) -> str:
     return "; ".join(waits[:3]) + more
 
 
-def diagnose(store: Store, members: Sequence[Beat], transport: Transport | None, workspace: str) -> Diagnosis:
-    """Look at everything once. Raises StoreError."""
+def diagnose(
+    store: Store, members: Sequence[Beat], transport: Transport | None, workspace: str, events: str
+) -> Diagnosis:
+    """Look at everything once. events: over what those of this client travel. Raises StoreError."""
     alive = living(members)
     findings: list[Finding] = []
     page = store.find(Query(status=_UNFINISHED, limit=_LOOKED_AT))
     groups = {DEFAULT_GROUP, *(s.group for s in page.items), *(g for beat in members for g in beat.groups)}
+    findings += _about_events(alive, events)
     findings += _about_groups(page.items, alive)
     findings += _about_instances(store, page.items, Service(alive, transport, workspace) if alive else None)
     findings += _about_rows(store, groups)
@@ -168,6 +171,21 @@ def diagnose(store: Store, members: Sequence[Beat], transport: Transport | None,
         for b in members
     ]
     return Diagnosis(workers, dict(Counter(s.status.value for s in page.items)), waiting, findings)
+
+
+def _about_events(alive: Sequence[Beat], mine: str) -> list[Finding]:
+    """Whether all send to the same place; a worker of an older version does not say."""
+    ways: dict[str, list[str]] = {mine: ["this client"]}
+    for beat in alive:
+        if beat.events is not None:
+            ways.setdefault(beat.events, []).append(f"worker {beat.pid} on {beat.host}")
+    if len(ways) == 1:
+        return []
+    told = "; ".join(f"{way} ({', '.join(users[:_SHOWN])})" for way, users in ways.items())
+    remedy = "give all clients and workers the same DURABLE_EVENTS_URL, then start these workers again"
+    return [
+        Finding(f"events travel over different brokers, and who uses one finds nothing of the other: {told}", remedy)
+    ]
 
 
 def _about_groups(unfinished: Sequence[Summary], alive: Sequence[Beat]) -> list[Finding]:

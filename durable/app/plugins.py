@@ -9,7 +9,7 @@ import importlib
 import os
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from ..model.names import check_name
 from ..payload.codec import Codec, checked_codec
@@ -20,6 +20,8 @@ CREATORS: Final = "durable.creators"
 TRANSPORTS: Final = "durable.transports"
 DEFAULT_URL: Final = "sqlite:///.durable/durable.db"
 DEFAULT_WORKSPACE: Final = "default"
+NO_BROKER: Final = "no broker"
+_PORTS: Final = {"amqp": 5672, "amqps": 5671, "redis": 6379, "rediss": 6379}
 _CARRY_EVENTS: Final = ("redis", "rediss")  # schemes of stores that are brokers too
 
 
@@ -36,6 +38,23 @@ def events_url_or_default(url: object) -> str:
 def own_events_url(store_url: str) -> str | None:
     """The store's URL where the store itself carries events between workers, for those who have no broker."""
     return store_url if store_url.partition("://")[0] in _CARRY_EVENTS else None
+
+
+def events_address(url: str | None, *, is_broker: bool) -> str:
+    """Over what events travel, to be shown and compared: no secret is in it, and what is left out stands there.
+
+    url: one that has been opened; None where nothing carries events. is_broker: it is not the store itself.
+    """
+    if url is None:
+        return NO_BROKER
+    if not is_broker:
+        return "the store"
+    parts = urlsplit(url)
+    host = parts.hostname or "localhost"
+    port = parts.port or _PORTS.get(parts.scheme)
+    path = unquote(parts.path).rstrip("/")
+    path = "" if path == "/0" and parts.scheme in _CARRY_EVENTS else path
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{f':{port}' if port else ''}{path}"
 
 
 def workspace_or_default(name: object) -> str:

@@ -18,6 +18,7 @@ from ..ports import Backend, ExecutionKey, Query, Record, Transport, Want
 from ..replay.callee import checked_tags
 from ..replay.guard import refuse_inside
 from .diagnosis import WAITING, Diagnosis, Service, diagnose, living, unserved
+from .plugins import NO_BROKER
 from .views import cloud_events, event_view, input_of, status_view
 from .waiting import Waits, check_until
 
@@ -29,6 +30,8 @@ _LARGEST_PAGE: Final = 1_000
 
 class Reader:
     """The half of a client that changes nothing."""
+
+    _events_at = NO_BROKER
 
     def __init__(self, backend: Backend, transport: Transport | None, workspace: str) -> None:
         self._backend = backend
@@ -182,7 +185,9 @@ class Reader:
     def diagnose(self) -> Diagnosis:
         """Look at store, broker and workers once: what `durable doctor` prints. Raises StoreError, TransportError."""
         refuse_inside("diagnose", "an activity that calls the client")
-        return diagnose(self._store, self._backend.membership.members(), self._transport, self._workspace)
+        return diagnose(
+            self._store, self._backend.membership.members(), self._transport, self._workspace, self._events_at
+        )
 
 
 def _execution(summary: Summary) -> ExecutionKey:

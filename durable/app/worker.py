@@ -151,7 +151,14 @@ class Worker:
         engine = EngineThread(loop, backend.store, backend.signals, activities, transport, watchdog, client.ended, died)
         # Without a cache every turn reads what is stored, the first one too.
         neighbour: Neighbour = engine if self._cached else Nobody()
-        me = Beat(holder, groups=self._groups, queues=self._queues, pid=os.getpid(), host=socket.gethostname())
+        me = Beat(
+            holder,
+            groups=self._groups,
+            queues=self._queues,
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            events=client.events_at,
+        )
         seat = Seat(backend.membership, me, backend.store.partitions, engine.tell, self._registry.names)
         self._undo.append(seat.leave)
         self._undo.append(tuned())

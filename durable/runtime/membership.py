@@ -71,6 +71,9 @@ def _weight(incarnation: str, group: str, partition: int) -> bytes:
     return hashlib.blake2b(f"{incarnation}/{group}/{partition}".encode(), digest_size=8).digest()
 
 
+_NOBODY: Final = Beat("")
+
+
 class _View(NamedTuple):
     owned: frozenset[tuple[str, int]]
     alive: frozenset[str]
@@ -94,7 +97,8 @@ class Seat:
         self._names = names
         self._peers = Peers()
         self._view: _View | None = None
-        self._repairs: dict[str, int] | None = None
+        self._last: dict[str, Beat] | None = None  # everybody's, by incarnation
+        self._warned: set[str] = set()
         self._wait = BEAT_EVERY
         self._standing_by = False
         self._beating = threading.Lock()  # one beat after the other: what an older one shows must not come last
@@ -163,13 +167,25 @@ class Seat:
         if view != self._view:
             self._view = view
             self._tell(Assigned(view.owned, view.alive, 0.0 if self._membership.exclusive else _NEWCOMER))
-        known, self._repairs = self._repairs, {beat.incarnation: beat.repairs for beat in beats}
-        if known is not None and any(n > known.get(incarnation, 0) for incarnation, n in self._repairs.items()):
+        known, self._last = self._last, {beat.incarnation: beat for beat in beats}
+        if known is not None and any(b.repairs > known.get(b.incarnation, _NOBODY).repairs for b in beats):
             self._tell(Lost())
+        self._compare([b for b in beats if known and b.counter > known.get(b.incarnation, b).counter])
         for incarnation in self._peers.dead(now):
             if incarnation != me.incarnation:
                 self._membership.leave(incarnation)
         self._wait = self._peers.look_in(now)
+
+    def _compare(self, moved: Collection[Beat]) -> None:
+        """What is sent over one broker is not found at another. moved: those that surely live."""
+        for beat in moved:
+            if beat.events not in (None, self._me.events, *self._warned):
+                self._warned.add(beat.events or "")
+                log.warning(
+                    "events of this worker travel over %s, those of another one (pid %s on %s) over %s: neither finds "
+                    "what the other sends. Give all clients and workers the same DURABLE_EVENTS_URL",
+                    *(self._me.events, beat.pid, beat.host, beat.events),
+                )
 
     def _say(self, admitted: bool, beats: Collection[Beat]) -> None:
         if not admitted and not self._standing_by:

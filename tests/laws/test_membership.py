@@ -126,7 +126,7 @@ def test_news_that_come_while_a_beat_is_made_are_in_a_later_one() -> None:
     place.beats["you"] = Beat("you")
 
     def names(kind: str) -> tuple[str, ...]:
-        if "me" in place.beats and not place.beats["me"].repairs:
+        if kind == "activity" and "me" in place.beats and not place.beats["me"].repairs:
             seat.repaired()
         return ()
 

@@ -29,6 +29,7 @@ from cloudevents.core.bindings.rabbitmq import (
 )
 
 import durable
+from tests.product import conftest
 from tests.product.conftest import Heard
 from tests.product.shared_work import LEDGER, app
 from tests.servers.rabbitmq_server import RabbitServer
@@ -368,6 +369,24 @@ def test_an_activity_runs_where_its_queue_is_served(place: Place) -> None:
     special = place.process("work", "gpu")
     handles = place.client.start_many("both", range(10))
     assert [handle.result(SOON) for handle in handles] == [["plain", f"{n} by {special.pid}"] for n in range(10)]
+
+
+def test_workers_with_different_brokers_say_so_and_doctor_too(
+    place_of: Callable[[str], conftest.Place], log: Heard
+) -> None:
+    one = place_of("redis+rabbitmq")
+    other = one._replace(events=None)
+    with one.connect() as client, other.connect() as forgotten, durable.Worker(client, registry=durable.Registry()):
+        assert not any("events travel" in finding.what for finding in client.diagnose().findings)
+        with durable.Worker(forgotten, registry=durable.Registry()):
+            warning = log.wait_for("WARNING events of this worker travel over the store, those of another one")
+            assert "amqp://127.0.0.1:" in warning
+            assert "DURABLE_EVENTS_URL" in warning
+            log.wait_for("WARNING events of this worker travel over amqp://127.0.0.1:", ") over the store")
+        (found,) = [finding for finding in forgotten.diagnose().findings if "events travel" in finding.what]
+    assert "the store (this client); amqp://127.0.0.1:" in found.what
+    assert "DURABLE_EVENTS_URL" in found.remedy
+    assert not [text for text in (warning, found.what) if "guest" in text or "@" in text]
 
 
 def test_a_queue_that_nobody_serves_stops_nothing_and_is_named(place: Place) -> None:
