@@ -6,9 +6,11 @@ because that is fast, and by whoever finds the rows where it was not.
 
 from __future__ import annotations
 
+import logging
+import shlex
 from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from ..engine.codeless import outcome_fact
 from ..engine.instance import Arrival, Env, Invocation, Turn, row_behind
@@ -21,6 +23,10 @@ from .outbox import Outbox
 from .requests import Deliver, Ended, Notify, Request
 from .serving import Serving
 from .workload import Workload
+
+log = logging.getLogger("durable.worker")
+
+_MOST_SAID: Final = 300
 
 Asking = Generator[Request, Any, None]
 
@@ -84,6 +90,7 @@ class Aftermath:
         if cancelled:
             yield from self.work.cancel(cancelled)
         if ended:
+            _log_failures(ended)
             yield Ended(ended)
         if news:
             yield Notify(STATUS, news)
@@ -117,3 +124,19 @@ class Aftermath:
         if rows:
             yield from self.work.end(rows)
         self.courier.done += [a.tag for arrivals in gone.values() for a in arrivals if a.tag is not None]
+
+
+def _log_failures(ended: Sequence[Summary]) -> None:
+    """Somebody should look at those that failed; a child's failure is its parent's to handle."""
+    for summary in ended:
+        cause = summary.failure
+        if summary.status is not RuntimeStatus.FAILED or cause is None:
+            continue
+        while cause.cause is not None:
+            cause = cause.cause
+        log.log(
+            logging.INFO if summary.parent_instance_id else logging.WARNING,
+            "orchestration %r (%s) failed: %s; durable show %s",
+            *(summary.instance_id, summary.name, " ".join(cause.summary.split())[:_MOST_SAID]),
+            shlex.quote(summary.instance_id),
+        )

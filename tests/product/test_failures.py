@@ -15,7 +15,7 @@ import durable
 pytestmark = pytest.mark.everywhere
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench
+    from tests.product.conftest import SOON, Bench, Heard
 else:
     SOON = 20
 
@@ -685,3 +685,31 @@ def test_retries_that_are_due_together_may_be_more_than_one_turn_may_schedule(be
         bench.until(lambda: datetime.now(timezone.utc) > due)
         with durable.Worker(client, **options):
             assert handle.result(SOON, on_blocked="raise") == list(range(15))
+
+
+# ---- who hears of it
+
+
+def test_a_failed_orchestration_leaves_one_line_in_the_log(bench: Bench, log: Heard) -> None:
+    app = durable.Registry()
+
+    @app.activity
+    def charge(card: str) -> None:
+        try:
+            raise ConnectionError("the bank\ndoes not answer")
+        except ConnectionError as error:
+            raise RuntimeError(f"{card} can't be charged") from error
+
+    @app.orchestrator
+    def pay(ctx: Ctx, card: str) -> Steps:
+        yield ctx.call_activity(charge, card)
+
+    @app.orchestrator
+    def order(ctx: Ctx, card: str) -> Steps:
+        yield ctx.call_sub_orchestrator(pay, card, instance_id="order 1-pay")
+
+    bench.serve(app)
+    bench.fails(order, "visa", instance_id="order 1")
+    why = "failed: ConnectionError: the bank does not answer; durable show"
+    log.wait_for(f"WARNING orchestration 'order 1' (order) {why} 'order 1'")
+    log.wait_for(f"INFO orchestration 'order 1-pay' (pay) {why} 'order 1-pay'")
