@@ -141,6 +141,8 @@ def _public(cls: type) -> str:
 def signature(function: Callable[..., Any], bound: bool = False) -> str:
     """`(item: str, *, timeout: float = 30.0) -> str`, the same under every Python."""
     known = inspect.signature(function)
+    kept = [parameter for parameter in known.parameters.values() if parameter.name != "named"]  # there to be refused
+    known = known.replace(parameters=kept)
     parts: list[str] = []
     star = slash = False
     parameters = list(known.parameters.values())[1 if bound else 0 :]

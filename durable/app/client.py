@@ -213,6 +213,7 @@ class Client(Renewer):
         if_exists: IfExists = "raise",
         version: str | None = None,
         tags: Mapping[str, str] | None = None,
+        **named: Any,
     ) -> OrchestrationHandle[Any]:
         """Start an orchestration; durable once this returns.
 
@@ -224,6 +225,8 @@ class Client(Renewer):
         """
         refuse_inside("start_orchestration", INSIDE)
         ref = _reference(orchestrator, version, tags)
+        if named:
+            ref.refuse_named("start_orchestration", named)
         _check_if_exists(if_exists)
         payload = ref.encode_input(args, self._limits)
         instance = random_ids(1)[0] if instance_id is None else check_name(instance_id, "instance_id=")

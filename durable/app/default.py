@@ -43,6 +43,7 @@ def start_orchestration(
     if_exists: IfExists = "raise",
     version: str | None = None,
     tags: Mapping[str, str] | None = None,
+    **named: Any,
 ) -> OrchestrationHandle[Any]:
     """`Client.start_orchestration` on the default client (DURABLE_URL and DURABLE_EVENTS_URL, else `sqlite:///.durable/durable.db`)."""
     refuse_inside("start_orchestration", INSIDE)  # before a client is made, which takes a store
@@ -54,4 +55,5 @@ def start_orchestration(
         if_exists=if_exists,
         version=version,
         tags=tags,
+        **named,
     )

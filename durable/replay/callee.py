@@ -127,6 +127,17 @@ class _Ref:
             return encode_plain_input(args, where, limits)
         return self.signature.encode_input(args, where, limits)
 
+    def refuse_named(self, call: str, named: Mapping[str, Any]) -> None:
+        """Arguments have no names where they go: a call of the function reads better by name, this one can't be."""
+        name = next(iter(named))
+        mine = {p.name for p in self.signature.parameters} if self.signature is not None else {name}
+        if name not in mine:
+            raise TypeError(f"{call}() got an unexpected keyword argument {name!r}")
+        raise TypeError(
+            f"{call}({self.name}, {name}=...): arguments are positional; give the value of {name!r} in its place, "
+            f"without the name: {call}({self.name}, ...)"
+        )
+
     def encode_item(self, item: Any, limits: Limits) -> msgspec.Raw:
         """An item of `ctx.map` or `start_many` is an input, no argument: a list is spread where there is something to
         spread, and None is no argument where none is taken. Raises as `encode_input` does."""

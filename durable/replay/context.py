@@ -48,13 +48,15 @@ class OrchestrationContext:
     @overload
     def call_activity(self, activity: str, /, *args: Any) -> Task[Any]: ...
     # ParamSpec can't leave P.kwargs out; arguments are positional, and a keyword raises TypeError.
-    def call_activity(self, activity: Any, /, *args: Any) -> Task[Any]:  # type: ignore[misc]
+    def call_activity(self, activity: Any, /, *args: Any, **named: Any) -> Task[Any]:
         """Schedule an activity; it runs whether or not the task is ever yielded.
 
         activity: a decorated function, an `activity_ref`, or a name. Raises TypeError for wrong arguments,
         PayloadError for ones that can't travel. The task fails with TaskFailedError after the last attempt.
         """
         ref = as_activity(activity)
+        if named:
+            ref.refuse_named("call_activity", named)
         return self._execution.call_activity(ref, ref.encode_input(args, self._execution.limits))
 
     @overload
@@ -122,6 +124,7 @@ class OrchestrationContext:
         instance_id: str | None = None,
         version: str | None = None,
         tags: Mapping[str, str] | None = None,
+        **named: Any,
     ) -> Task[Any]:
         """Run another orchestrator as a child and wait for its output.
 
@@ -129,6 +132,8 @@ class OrchestrationContext:
         TaskFailedError when the child fails, is terminated, or its id was taken (durable.InstanceExistsError).
         """
         ref = as_orchestrator(orchestrator)
+        if named:
+            ref.refuse_named("call_sub_orchestrator", named)
         if version is not None:
             ref = ref.options(version=version)
         if tags is not None:
@@ -137,13 +142,17 @@ class OrchestrationContext:
         return self._execution.call_child(ref, ref.encode_input(args, self._execution.limits), child)
 
     @starts_detached
-    def start_orchestration(self, orchestrator: Any, /, *args: Any, instance_id: str | None = None) -> str:
+    def start_orchestration(
+        self, orchestrator: Any, /, *args: Any, instance_id: str | None = None, **named: Any
+    ) -> str:
         """Start another orchestration that has a life of its own: its end is not heard of here. Returns its id.
 
         instance_id: default is derived from this one's. If the id is taken, what has it goes on, and the worker's log
         says so. Raises TypeError for wrong arguments, PayloadError for ones that can't travel.
         """
         ref = as_orchestrator(orchestrator)
+        if named:
+            ref.refuse_named("start_orchestration", named)
         given = "" if instance_id is None else check_name(instance_id, "instance_id=")
         return self._execution.start_detached(ref, ref.encode_input(args, self._execution.limits), given)
 

@@ -189,6 +189,35 @@ def test_names_refs_and_functions_name_the_same_activity(bench: Bench) -> None:
     assert bench.run(flow) == [3, {"size": 6}, {"size": 9}]
 
 
+def test_an_argument_given_by_name_is_told_where_it_goes(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.activity
+    def pay(who: str) -> None: ...
+
+    @app.orchestrator
+    def flow(ctx: durable.OrchestrationContext, who: str) -> Generator[Any, Any, None]:
+        yield ctx.call_activity(pay, who=who)
+
+    @app.orchestrator
+    def parent(ctx: Any) -> Generator[Any, Any, None]:
+        yield ctx.call_sub_orchestrator("anything", who="ada")
+
+    @app.orchestrator
+    def detaches(ctx: Any) -> None:
+        ctx.start_orchestration("anything", who="ada")
+
+    said = "arguments are positional; give the value of 'who' in its place, without the name: "
+    bench.serve(app)
+    assert f"call_activity(pay, who=...): {said}call_activity(pay, ...)" in bench.fails(flow, "ada").message
+    assert f"{said}call_sub_orchestrator(anything, ...)" in bench.fails(parent).message
+    assert f"{said}start_orchestration(anything, ...)" in bench.fails(detaches).message
+    with pytest.raises(TypeError, match=r"without the name: start_orchestration\(flow, \.\.\.\)"):
+        bench.start(flow, who="ada")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'instance'"):
+        bench.start(flow, "ada", instance="x")
+
+
 @pytest.mark.parametrize("call", [(), (1, 2, 3), ("by keyword",)])
 def test_wrong_arguments_raise_at_the_call(bench: Bench, call: tuple[Any, ...]) -> None:
     app = durable.Registry()
