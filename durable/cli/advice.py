@@ -18,6 +18,7 @@ from .tasks import Kind, State, Task, culprit_of, void_by_rewind
 from .terminal import cut, preview, safe
 
 _MOST_VOID: Final = 5
+_REPAIRED: Final = "Repair the cause, then let it go on from there"
 
 
 class Advice(NamedTuple):
@@ -92,18 +93,16 @@ class _Adviser:
 
     def _failed(self) -> list[Advice]:
         return [
-            *self._remedy(),
-            *self._other_data(),
-            *self._again(),
+            *(self._other_input() or self._other_data() or [*self._remedy(), *self._again(_REPAIRED)]),
             Advice("Every step", (f"durable history {self.instance}",)),
         ]
 
-    def _again(self) -> list[Advice]:
+    def _again(self, when: str) -> list[Advice]:
         """A rewind, unless that would forget what was done since: what a saga has undone counts as done again."""
         rewind = (f"durable rewind {self.instance}",)
         void = [task for one in (self.status, *self.around.failed) for task in void_by_rewind(one.history or [])]
         if not void:
-            return [Advice("Repair the cause, then let it go on from there", rewind)]
+            return [Advice(when, rewind)]
         steps = "1 finished step" if len(void) == 1 else f"{len(void)} finished steps"
         names = ", ".join(
             f"{safe(t.name)}{'' if t.input is None else f' {preview(t.input)}'}" for t in void[:_MOST_VOID]
@@ -127,13 +126,38 @@ class _Adviser:
             return []
         return [Advice(text) for kind, words, text in _REMEDIES if link.is_a(kind) and words in link.message][:1]
 
+    def _other_input(self) -> list[Advice]:
+        """What helps where its own input did not fit: it keeps that for ever."""
+        one, failure = self.status, self.status.failure
+        where = f"the input of orchestrator {one.name!r}"
+        if failure is None or not failure.is_a(PayloadError) or not failure.message.startswith(where):
+            return []
+        if one.parent_instance_id:  # which calls it again in the same way
+            return []
+        group = group_of(one)
+        options = "" if group == DEFAULT_GROUP else f" --group {quoted(group)}"
+        options += f" --version {quoted(one.version)}" if one.version else ""
+        start = f"durable start {quoted(one.name)}{options} --input JSON"
+        return [
+            Advice("Start another one, with an input as the code declares it", (start,)),
+            *self._again("If you change what the code declares, let this one go on"),
+        ]
+
     def _other_data(self) -> list[Advice]:
         """What helps where an event's data did not fit: a rewound wait takes the same event again."""
         wait = culprit_of(self.tasks, self.status.failure) if self.status.failure is not None else None
-        if wait is None or wait.kind is not Kind.EVENT or wait.came_early:
+        if wait is None or wait.kind is not Kind.EVENT:
             return []
-        again = f"durable fork {self.instance} --after {wait.ended_by - 1}"
-        return [Advice("If other data should have come, raise it for a fork, which waits for it again", (again,))]
+        rewind = self._again("If you change the declared type, let this one go on, with the same data")
+        if wait.came_early:
+            return rewind
+        new = quoted(f"{self.status.instance_id}-fork")
+        fork = f"durable fork {self.instance} --after {wait.ended_by - 1} --new-id {new}"
+        other = Advice(
+            "If other data should have come, let a fork wait for it again, and raise it there",
+            (fork, f"durable raise {new} {quoted(wait.name)} --data JSON"),
+        )
+        return [other, *rewind]
 
     def _left(self) -> list[Advice]:
         """Work whose outcome the code did not wait for: most often a forgotten yield."""

@@ -554,10 +554,11 @@ def test_show_advises_what_helps_where_an_event_had_wrong_data(command: Command)
         client.wait("a", SOON)
         said = " ".join(command.says("show", "a").split())
         # A rewind would take the same data again.
-        (advice,) = re.findall(r"waits for it again: (durable fork a --after \d+)", said)
-        command.says(*advice.split()[1:], "--new-id", "b")
-        client.raise_event("b", "decision", True)
-        assert client.handle("b").result(SOON) is True
+        assert "If you change the declared type, let this one go on, with the same data" in said
+        (fork, then) = re.findall(r"^    durable (fork a .*|raise .*)$", said, re.MULTILINE)
+        command.says(*fork.split())
+        command.says(*then.replace("JSON", "true").split())
+        assert client.handle("a-fork").result(SOON) is True
 
 
 def test_show_advises_no_fork_where_the_data_had_come_before_the_wait(command: Command) -> None:
@@ -593,10 +594,30 @@ def test_show_breaks_no_command_that_it_advises(command: Command) -> None:
         client.wait(long, SOON, until="started")
     with command.worker(registry()) as client:
         client.start_orchestration("fails", "visa", instance_id=f"{long}-2")
+    assert "If you change the declared type" in said
         client.wait(f"{long}-2", SOON)
     lines = [line.strip() for line in command.says("show", long).splitlines()]
     assert f"durable raise {long} 'decision of the board' --data JSON" in lines
     assert f"durable raise {long} delivery --data JSON" in lines
+def test_show_advises_another_start_where_the_input_did_not_fit(command: Command) -> None:
+    functions = durable.Registry()
+
+    @functions.orchestrator(name="to pay", group="shop")
+    def pay(ctx: durable.OrchestrationContext, amount: int) -> int:
+        return amount
+
+    with command.client() as client, durable.Worker(client, registry=functions, groups=["shop"]):
+        client.start_many(durable.orchestrator_ref("to pay", group="shop"), ["seven"], instance_ids=["p"])
+        client.wait("p", SOON)
+        said = command.says("show", "p")
+        (start,) = re.findall(r"durable (start .*)$", said, re.MULTILINE)
+        assert start == "start 'to pay' --group shop --input JSON"
+        assert said.index("durable start") < said.index("If you change what the code declares")
+        assert "durable rewind p" in said
+        command.says(*shlex.split(start.replace("JSON", "7")), "--id", "q")
+        assert client.handle("q").result(SOON) == 7
+
+
     lines = [line.strip() for line in command.says("show", f"{long}-2").splitlines()]
     assert f"durable rewind {long}-2" in lines
 
