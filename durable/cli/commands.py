@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
@@ -27,7 +28,7 @@ from .session import EventsUrl, Everywhere, Id, Json, NoColor, PlainGroup, Sessi
 from .show import show
 from .start import Asked, start
 from .steer import not_found, raise_event, steer
-from .terminal import Screen
+from .terminal import Screen, safe
 
 RUN: Final = "Run"
 LOOK: Final = "Look"
@@ -58,7 +59,12 @@ def run_command_line(arguments: Sequence[str]) -> int:
         status = _built()(list(arguments) or ["--help"], prog_name="durable", standalone_mode=False)
     except _UsageError as error:
         where = getattr(error.ctx, "command_path", "durable")
-        screen.error("usage", error.format_message(), [f"See: {where} --help"])
+        said = error.format_message()
+        hints = [f"See: {where} --help"]
+        if where == "durable run" and "unexpected extra argument" in said:
+            file = next((one for one in own if one.endswith(".py")), "FILE")
+            hints.insert(0, f"One of several orchestrators: durable run {shlex.quote(safe(file))}:FUNCTION")
+        screen.error("usage", said, hints)
         return Exit.USAGE
     return int(status or 0)
 
@@ -289,7 +295,10 @@ def _start(
     if_exists: Annotated[
         str,
         typer.Option(
-            "--if-exists", metavar="raise|return", show_default=False, help="When the id is taken; default raise."
+            "--if-exists",
+            metavar="raise|return|replace",
+            show_default=False,
+            help="When the id is taken [raise]; replace: what has ended.",
         ),
     ] = "raise",
     wait: Annotated[bool, typer.Option("--wait", help="Until it has ended; prints its output.")] = False,
@@ -326,7 +335,7 @@ def _terminate(
     reason: Annotated[str | None, typer.Option("--reason", metavar="JSON", help="Why; becomes its output.")] = None,
 ) -> None:
     """End an orchestration and its children; their code is not asked."""
-    steer(session, id, reason, session.client.terminate, "terminated", "ends with its next turn")
+    steer(session, id, reason, session.client.terminate, "terminated", "will end as soon as a worker takes it")
 
 
 Why = Annotated[str | None, typer.Option("--reason", metavar="JSON", help="Why; kept in the history.")]
@@ -335,13 +344,20 @@ Why = Annotated[str | None, typer.Option("--reason", metavar="JSON", help="Why; 
 @command(app, "suspend", STEER, needs_store=True)
 def _suspend(session: Session, id: Id, reason: Why = None) -> None:
     """Pause an orchestration until it is resumed."""
-    steer(session, id, reason, session.client.suspend, "suspended", "rests from its next turn on")
+    steer(session, id, reason, session.client.suspend, "suspended", "will rest as soon as a worker takes it")
 
 
 @command(app, "resume", STEER, needs_store=True)
 def _resume(session: Session, id: Id, reason: Why = None) -> None:
     """Let a paused orchestration go on."""
-    steer(session, id, reason, session.client.resume, "resumed", "goes on with its next turn, if it was suspended")
+    steer(
+        session,
+        id,
+        reason,
+        session.client.resume,
+        "resumed",
+        "will go on as soon as a worker takes it, if it was suspended",
+    )
 
 
 @command(app, "cancel", STEER, needs_store=True)
@@ -351,7 +367,14 @@ def _cancel(
     reason: Annotated[str | None, typer.Option("--reason", metavar="JSON", help="Why; its code is told.")] = None,
 ) -> None:
     """Ask an orchestration to end; its code may clean up first."""
-    steer(session, id, reason, session.client.cancel, "cancelled", "is told with its next turn, and may compensate")
+    steer(
+        session,
+        id,
+        reason,
+        session.client.cancel,
+        "cancelled",
+        "will be told as soon as a worker takes it, and may compensate",
+    )
 
 
 # ---- Check

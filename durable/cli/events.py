@@ -82,7 +82,8 @@ class EventRows:
 def detail(event: HistoryEvent, names: dict[int, str]) -> str:
     """What an event was about, on one safe line. `names`: of the tasks so far."""
     name = safe(event.name or names.get(event.task_id or 0, ""))
-    words = [name]
+    ended = event.status if event.type == h.EXECUTION_COMPLETED else None
+    words = [safe(ended or ""), name]
     if event.attempt is not None and event.attempt > 1:
         words.append(f"attempt {event.attempt}")
     if event.version is not None:
@@ -90,16 +91,14 @@ def detail(event: HistoryEvent, names: dict[int, str]) -> str:
     if event.suggest_continue_as_new:
         words.append("suggests to continue as new")
     if event.type == h.EXECUTION_REWOUND:
-        without = f", without {event.voids}" if event.voids else ""
-        words.append(f"to before {event.rewinds_to}{without}")
+        without = f", without event {event.voids}" if event.voids else ""
+        words.append(f"back to before event {event.rewinds_to}{without}")
     elif event.instance_id is not None and event.type != h.EXECUTION_STARTED:
         words.append(f"{'to' if event.type == h.EVENT_SENT else 'as'} {safe(event.instance_id)}")
     if event.status == h.DETACHED:
         words.append("detached")
     if event.fire_at is not None:
         words.append(f"{_TIMES.get(event.type, 'due')} {moment(event.fire_at)}")
-    if event.status is not None and event.type == h.EXECUTION_COMPLETED:
-        words.append(safe(event.status))
     for value in (event.input, event.result):
         if value is not None:
             words.append(preview(value, 200))

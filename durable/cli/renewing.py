@@ -40,7 +40,7 @@ def _rewind(
     session.client.rewind(id, json_argument(reason, "--reason"))
     session.screen.answer(
         {"rewound": True, "instance_id": id},
-        f"{safe(id)} goes on from before its failure, which takes a running worker",
+        f"{safe(id)} will go on from before its failure as soon as a worker takes it",
     )
 
 

@@ -52,7 +52,12 @@ def _is_started(session: Session, ref: OrchestratorRef[..., Any], value: Any, in
     except InstanceExistsError as error:
         if asked.if_exists == "return":
             return False
-        hint = "give another --id, or --if-exists return for the one that is there"
+        if asked.if_exists == "replace":
+            hint = "terminate it first, or give another --id"
+            raise CommandError(Exit.USAGE, f"{instance_id!r} has not ended, and so is not replaced: {hint}") from error
+        hint = (
+            "give another --id, or --if-exists return for the one that is there, or replace in place of what has ended"
+        )
         raise CommandError(Exit.USAGE, f"{instance_id!r} is taken already: {hint}") from error
     return True
 

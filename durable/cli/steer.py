@@ -32,9 +32,7 @@ def steer(session: Session, instance_id: str, reason: str | None, tell: Tell, do
         tell(instance_id, value)
     session.screen.answer(
         {done: not ended, "instance_id": instance_id},
-        f"{safe(instance_id)} had ended already: {before.runtime_status}"
-        if ended
-        else f"{safe(instance_id)} {then}, which takes a running worker",
+        f"{safe(instance_id)} had ended already: {before.runtime_status}" if ended else f"{safe(instance_id)} {then}",
     )
 
 

@@ -241,6 +241,23 @@ def test_run_refuses_an_id_of_another_orchestration(command: Command) -> None:
     assert "two.args" in done.stderr
 
 
+def test_a_function_given_apart_from_its_file_is_told_how_to_write_it(command: Command) -> None:
+    done = command("run", "flows.py", "approval", "--input", '"desk"')
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "durable run flows.py:FUNCTION" in done.stderr
+
+
+def test_start_can_replace_what_has_ended_and_nothing_else(command: Command) -> None:
+    assert "raise|return|replace" in command.says("start", "--help")
+    replacing = ("start", "two.args", "--id", "x", "--if-exists", "replace", "--input", "[6, 7]")
+    command.says("run", "flows.py:two", "--id", "x", "--input", "[1, 2]")
+    command.says(*replacing)
+    assert json.loads(command.says("show", "x", "--json"))["input"] == [6, 7]
+    done = command(*replacing)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "'x' has not ended, and so is not replaced" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
@@ -552,7 +569,7 @@ def test_show_advises_what_helps_where_an_event_had_wrong_data(command: Command)
         recorded(client, "a", "EventAwaited")
         client.raise_event("a", "decision", "nope")
         client.wait("a", SOON)
-        said = " ".join(command.says("show", "a").split())
+        said = command.says("show", "a")
         # A rewind would take the same data again.
         assert "If you change the declared type, let this one go on, with the same data" in said
         (fork, then) = re.findall(r"^    durable (fork a .*|raise .*)$", said, re.MULTILINE)
@@ -577,28 +594,11 @@ def test_show_advises_no_fork_where_the_data_had_come_before_the_wait(command: C
         client.wait("a", SOON)
     said = command.says("show", "a")
     assert "Expected `bool`" in said
+    assert "If you change the declared type" in said
     assert "durable rewind a" in said
     assert "durable fork" not in said
 
 
-def test_show_breaks_no_command_that_it_advises(command: Command) -> None:
-    functions = durable.Registry()
-
-    @functions.orchestrator
-    def asks(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
-        yield ctx.task_all([ctx.wait_for_external_event(name) for name in ("decision of the board", "delivery")])
-
-    long = "the-order-of-last-week-which-nobody-has-looked-at-until-now-and-yet"
-    with command.worker(functions) as client:
-        client.start_orchestration("asks", instance_id=long)
-        client.wait(long, SOON, until="started")
-    with command.worker(registry()) as client:
-        client.start_orchestration("fails", "visa", instance_id=f"{long}-2")
-    assert "If you change the declared type" in said
-        client.wait(f"{long}-2", SOON)
-    lines = [line.strip() for line in command.says("show", long).splitlines()]
-    assert f"durable raise {long} 'decision of the board' --data JSON" in lines
-    assert f"durable raise {long} delivery --data JSON" in lines
 def test_show_advises_another_start_where_the_input_did_not_fit(command: Command) -> None:
     functions = durable.Registry()
 
@@ -618,6 +618,23 @@ def test_show_advises_another_start_where_the_input_did_not_fit(command: Command
         assert client.handle("q").result(SOON) == 7
 
 
+def test_show_breaks_no_command_that_it_advises(command: Command) -> None:
+    functions = durable.Registry()
+
+    @functions.orchestrator
+    def asks(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        yield ctx.task_all([ctx.wait_for_external_event(name) for name in ("decision of the board", "delivery")])
+
+    long = "the-order-of-last-week-which-nobody-has-looked-at-until-now-and-yet"
+    with command.worker(functions) as client:
+        client.start_orchestration("asks", instance_id=long)
+        client.wait(long, SOON, until="started")
+    with command.worker(registry()) as client:
+        client.start_orchestration("fails", "visa", instance_id=f"{long}-2")
+        client.wait(f"{long}-2", SOON)
+    lines = [line.strip() for line in command.says("show", long).splitlines()]
+    assert f"durable raise {long} 'decision of the board' --data JSON" in lines
+    assert f"durable raise {long} delivery --data JSON" in lines
     lines = [line.strip() for line in command.says("show", f"{long}-2").splitlines()]
     assert f"durable rewind {long}-2" in lines
 
@@ -889,7 +906,8 @@ def test_start_begins_one_by_name_and_imports_nothing(command: Command) -> None:
     taken = command("start", "plain", "--id", "p")
     assert taken.returncode == 2
     assert taken.stderr == (
-        "error: 'p' is taken already: give another --id, or --if-exists return for the one that is there\n"
+        "error: 'p' is taken already: give another --id, or --if-exists return for the one that is there, "
+        "or replace in place of what has ended\n"
     )
     assert (
         command.says("start", "other", "--id", "p", "--if-exists", "return") == "p is there already: plain, PENDING\n"
@@ -932,7 +950,9 @@ def test_raise_and_terminate_say_what_they_did(command: Command) -> None:
             assert said == "event other is recorded for w\n"
         said = command.says("raise", "w", "second", "--json")
         assert json.loads(said) == {"raised": "second", "instance_id": "w"}
-        assert command.says("terminate", "w", "--reason", '"enough"').startswith("w ends with its next turn")
+        assert command.says("terminate", "w", "--reason", '"enough"').startswith(
+            "w will end as soon as a worker takes it"
+        )
         assert client.wait("w", SOON).output == "enough"
         assert client.wait("the-child", SOON).runtime_status is durable.RuntimeStatus.TERMINATED
         raised = [(e.name, e.input) for e in client.history("w") if e.type == "EventRaised"]
@@ -951,7 +971,7 @@ def test_suspend_resume_and_cancel_say_what_they_did_and_show_how_it_stands(comm
         client.start_orchestration("waits", instance_id="later", start_at=3_600)
         client.wait("w", SOON, until="started")
         said = command.says("suspend", "w", "--reason", '"maintenance"')
-        assert said == "w rests from its next turn on, which takes a running worker\n"
+        assert said == "w will rest as soon as a worker takes it\n"
         comes_true(lambda: client.handle("w").status().runtime_status == "SUSPENDED")
         shown = command.says("show", "w")
         assert shown.startswith("w  SUSPENDED\n")
@@ -963,7 +983,7 @@ def test_suspend_resume_and_cancel_say_what_they_did_and_show_how_it_stands(comm
         assert json.loads(command.says("--json", "resume", "w")) == {"resumed": True, "instance_id": "w"}
         comes_true(lambda: client.handle("w").status().runtime_status == "RUNNING")
         said = command.says("cancel", "w", "--reason", '{"by": "me"}')
-        assert said == "w is told with its next turn, and may compensate, which takes a running worker\n"
+        assert said == "w will be told as soon as a worker takes it, and may compensate\n"
         assert client.wait("w", SOON).runtime_status is durable.RuntimeStatus.CANCELED
         shown = command.says("show", "later")
         assert "starts  " in shown

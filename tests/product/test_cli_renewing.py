@@ -52,7 +52,7 @@ def failed(command: Command, broken: set[str], instance_id: str = "o") -> None:
 def test_rewind_says_what_it_did_and_the_timeline_reads_well(command: Command) -> None:
     failed(command, {"pack"})
     assert "durable rewind o" in command.says("show", "o")
-    assert command.says("rewind", "o", "--reason", '"mended"').startswith("o goes on from before its failure")
+    assert command.says("rewind", "o", "--reason", '"mended"').startswith("o will go on from before its failure")
     said = command.says("show", "o")
     assert said.startswith("o  RUNNING\n")
     assert "attempt 2" in said
@@ -63,7 +63,7 @@ def test_rewind_says_what_it_did_and_the_timeline_reads_well(command: Command) -
     assert [" done" in row for row in rows] == [True] * 3
     assert rows[1].endswith("2")  # attempts
     history = " ".join(command.says("history", "o").split())
-    assert 'ExecutionRewound 2 step to before 8, without 7 "mended"' in history
+    assert 'ExecutionRewound 2 step back to before event 8, without event 7 "mended"' in history
     again = command("rewind", "o")
     assert (again.returncode, again.stdout) == (1, "")
     assert "only a FAILED one is rewound" in again.stderr
