@@ -82,6 +82,7 @@ INNER = {
     "ended",
     "has_broker",
     "open_transport",
+    "events_at",
     "reply_to",
     "waits",
     "worker_died",
