@@ -22,7 +22,7 @@ Laws of a transport (`durable.testing.transport_contract`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -339,6 +339,39 @@ class Backend(Protocol):
     store: Store
     signals: Signals
     membership: Membership
+
+    def close(self) -> None: ...
+
+
+class Blob(NamedTuple):
+    """One that is there. `written_at`: POSIX seconds, by whose clock nobody knows."""
+
+    name: str
+    written_at: float
+
+
+class Blobs(Protocol):
+    """Where payloads live that are too large for a store. Raises `durable.StoreError` when it can't be used.
+
+    A name is three parts with slashes between: 32, 32 and 64 hex digits, the last the SHA-256 of the bytes, so that a
+    name never stands for two things. Verbs are batched, bounded in time, and safe to call from several threads.
+    """
+
+    def put(self, blobs: Mapping[str, bytes]) -> None:
+        """Keep these by name; durable when it returns. What is there may be written again."""
+        ...
+
+    def get(self, names: Sequence[str]) -> list[bytes | str]:
+        """In order; of one that can't be had, why: words that follow its name. Its bytes are checked by who asks."""
+        ...
+
+    def names(self, prefixes: Sequence[str]) -> list[Blob]:
+        """All whose names begin with one of these: the first part, or the first two, and a slash."""
+        ...
+
+    def delete(self, names: Sequence[str]) -> None:
+        """These are gone; one that is not there is gone too."""
+        ...
 
     def close(self) -> None: ...
 

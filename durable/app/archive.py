@@ -19,6 +19,7 @@ from ..model.errors import not_found
 from ..model.history import Event, decode_event, decode_events
 from ..model.names import check_name
 from ..model.status import RuntimeStatus, Summary
+from ..payload.claims import refuse_claims
 from ..ports import ExecutionKey, Store, Want
 
 
@@ -42,7 +43,8 @@ class Archive(NamedTuple):
 
 
 def archive_of(store: Store, instance_id: str) -> Archive:
-    """Read an instance. Raises InstanceNotFoundError, StoreError (also for events this version can't read).
+    """Read an instance. Raises InstanceNotFoundError, StoreError (also for events this version can't read), and
+    PayloadError where a payload is not to be had.
 
     Executions before continue-as-new are found by the link from each to the one before it; histories that were
     written without it begin with the first execution that can be reached.
@@ -58,6 +60,8 @@ def archive_of(store: Store, instance_id: str) -> Archive:
     executions.reverse()
     ended = record.summary.status.finished
     pending = [] if ended else [decode_event(row.body) for row in record.inbox if row.body]
+    for some in (*(execution.events for execution in executions), pending):
+        refuse_claims(some, f"export: orchestration {instance_id!r}")
     return Archive(msgspec.structs.replace(record.summary, reply_to=""), executions, pending)
 
 

@@ -27,7 +27,7 @@ from .async_threads import threaded
 from .async_waiting import AsyncWaits
 from .client import Client, connect
 from .handle import OrchestrationHandle
-from .plugins import events_url_or_default, url_or_default, workspace_or_default
+from .plugins import blobs_url_or_default, events_url_or_default, url_or_default, workspace_or_default
 from .starting import ManyOptions
 from .waiting import check_until
 
@@ -49,6 +49,7 @@ def connect_async(
     workspace: str | None = None,
     codec: Codec | None = None,
     limits: Limits | None = None,
+    blobs: str | None = None,
 ) -> AsyncClient:
     """An asyncio client of the store behind `url`; the arguments are those of `durable.connect`.
 
@@ -57,7 +58,8 @@ def connect_async(
     before a fork.
     """
     url, events, name = url_or_default(url), events_url_or_default(events), workspace_or_default(workspace)
-    opens = functools.partial(connect, url, events=events, workspace=name, codec=codec, limits=limits)
+    blobs = blobs_url_or_default(blobs)
+    opens = functools.partial(connect, url, events=events, workspace=name, codec=codec, limits=limits, blobs=blobs)
     return AsyncClient(opens, name, limits or Limits())
 
 

@@ -18,14 +18,17 @@ from ..payload.codec import Codec, StoredLimits
 from ..ports import Backend, Commit, Transport
 from ..replay.callee import OrchestratorRef, as_orchestrator, checked_tags
 from ..replay.guard import refuse_inside
+from .claiming import ClaimedBackend
 from .handle import OrchestrationHandle
 from .identity import random_ids
 from .plugins import (
     DEFAULT_WORKSPACE,
+    blobs_url_or_default,
     codec_or_default,
     events_address,
     events_url_or_default,
     open_backend,
+    open_blobs,
     open_transport,
     own_events_url,
     url_or_default,
@@ -51,6 +54,7 @@ def connect(
     workspace: str | None = None,
     codec: Codec | None = None,
     limits: Limits | None = None,
+    blobs: str | None = None,
 ) -> Client:
     """A client of the store behind `url` (default: DURABLE_URL, else `sqlite:///.durable/durable.db`).
 
@@ -68,14 +72,23 @@ def connect(
     versions, times, types of failures, and what is logged. What was stored without it stays readable. Without it, or
     with another key, a worker leaves an instance BLOCKED, `result()` raises PayloadError, and a status says
     "(encoded by a codec ...)".
+
+    blobs: where payloads of more than `Limits.inline_bytes` go instead of the store: `file:///srv/blobs`, a folder that
+    all processes see, or `s3://bucket/prefix` (default: DURABLE_BLOBS_URL, else the store). Everything that uses the
+    same orchestrations needs it. Each is written before the commit that names it, encoded if there is a codec, checked
+    when it is read, and deleted with its orchestration's purge. While one is missing or changed, its instance is
+    BLOCKED or `result()` raises PayloadError. A listing shows the sizes of such payloads, and reads none.
     """
     name = workspace_or_default(workspace)
-    url, broker_url = url_or_default(url), events_url_or_default(events)
+    url, broker_url, blobs_url = url_or_default(url), events_url_or_default(events), blobs_url_or_default(blobs)
+    limits = limits or Limits()
     backend = open_backend(url, name)
     try:
+        if blobs_url is not None:
+            backend = ClaimedBackend(backend, open_blobs(blobs_url, name), limits.inline_bytes)
         return Client(
             backend,
-            limits or Limits(),
+            limits,
             name,
             broker_url or own_events_url(url),
             codec_or_default(codec),

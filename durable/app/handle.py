@@ -17,7 +17,7 @@ from ..model.errors import (
 from ..model.failure import FailureDetails, origin
 from ..model.history import Raw
 from ..model.status import OrchestrationStatus, RuntimeStatus, Summary
-from ..payload.codec import SEALED_MESSAGE, is_sealed, shown, why_sealed
+from ..payload.codec import instead, is_sealed, shown, why_sealed
 from ..payload.values import decode
 
 R = TypeVar("R", covariant=True)
@@ -181,7 +181,7 @@ def output_of(summary: Summary, returns: Any) -> Any:
 
 
 def plain(raw: Raw) -> Any:
-    """A stored payload as plain JSON values; None where there is none, words where only a codec could tell."""
+    """A stored payload as plain JSON values; None where there is none, words where it is encoded, or elsewhere."""
     if is_sealed(raw):
-        return SEALED_MESSAGE
+        return instead(raw)
     return decode(raw, Any, "a stored payload") if raw else None

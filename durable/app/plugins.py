@@ -1,4 +1,6 @@
-"""From a URL to a store or a transport: the scheme names an entry point (`durable.stores`, `durable.transports`).
+"""From a URL to a store, a transport or a place for blobs.
+
+The scheme names an entry point (`durable.stores`, `durable.transports`, `durable.blobs`).
 
 Of a store that is not made by opening it, `durable.creators` names what makes it, for `durable doctor --create`.
 """
@@ -13,11 +15,12 @@ from urllib.parse import unquote, urlsplit
 
 from ..model.names import check_name
 from ..payload.codec import Codec, checked_codec
-from ..ports import Backend, Transport
+from ..ports import Backend, Blobs, Transport
 
 STORES: Final = "durable.stores"
 CREATORS: Final = "durable.creators"
 TRANSPORTS: Final = "durable.transports"
+BLOBS: Final = "durable.blobs"
 DEFAULT_URL: Final = "sqlite:///.durable/durable.db"
 DEFAULT_WORKSPACE: Final = "default"
 NO_BROKER: Final = "no broker"
@@ -33,6 +36,11 @@ def url_or_default(url: object) -> str:
 def events_url_or_default(url: object) -> str:
     """The broker's URL that a user gave, else DURABLE_EVENTS_URL; empty is no broker."""
     return _given(url, "events=") if url is not None else os.environ.get("DURABLE_EVENTS_URL", "")
+
+
+def blobs_url_or_default(url: object) -> str | None:
+    """Where large payloads go, as a user gave it, else DURABLE_BLOBS_URL (empty is unset), else None: to the store."""
+    return _given(url, "blobs=") if url is not None else os.environ.get("DURABLE_BLOBS_URL") or None
 
 
 def own_events_url(store_url: str) -> str | None:
@@ -101,6 +109,14 @@ def open_transport(url: str, workspace: str) -> Transport:
     """Open the broker behind `url`. Raises ValueError for a URL nobody serves, TransportError for an unusable one."""
     opener: Callable[[str, str], Transport] = _opener(
         url, TRANSPORTS, "broker", "e.g. amqp://guest:guest@localhost:5672/; without a broker, leave it out"
+    )
+    return opener(url, workspace)
+
+
+def open_blobs(url: str, workspace: str) -> Blobs:
+    """Open the place for large payloads. Raises ValueError for a URL nobody serves, StoreError for an unusable one."""
+    opener: Callable[[str, str], Blobs] = _opener(
+        url, BLOBS, "place for blobs", "e.g. file:///srv/blobs; leave it out to keep everything in the store"
     )
     return opener(url, workspace)
 

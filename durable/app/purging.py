@@ -3,6 +3,7 @@
 Laws.
 1. A family is purged from its leaves up, so that what an interrupted purge has left is still found from its parent.
 2. What a purge leaves in the store goes in pages, with this purge or the next one of that partition.
+3. No payload is looked at that lies outside the store.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class Purger(Steerer):
         )
         count = 0
         while True:
-            page = self._store.find(query)
+            page = self._outline.find(query)
             count += len(self._purge(self._family(page.items, recursive)))
             if page.next is None:
                 return count
@@ -134,7 +135,7 @@ class Purger(Steerer):
         """The finished sub-orchestrations of a finished instance, once those that end with it have ended."""
         children: dict[str, _Child] = {}
         for execution in (*former, summary.execution_id):
-            events = [event for _, event in self._numbered(ExecutionKey(summary.instance_id, execution))]
+            events = [event for _, event in self._numbered(self._outline, ExecutionKey(summary.instance_id, execution))]
             children.update({e.instance_id: _Child(e.instance_id, ()) for e in events if e.type == h.CHILD_CREATED})
             if any(e.type == h.EXECUTION_TERMINATED and e.status == RECURSIVE for e in events[-2:]):
                 told = Ledger(events).children.values()
@@ -144,7 +145,7 @@ class Purger(Steerer):
             if child.told:
                 self._until_ended(child, summary, deadline)
         ids = list(children)
-        some = [s for first in range(0, len(ids), _PAGE) for s in self._store.summaries(ids[first : first + _PAGE])]
+        some = [s for first in range(0, len(ids), _PAGE) for s in self._outline.summaries(ids[first : first + _PAGE])]
         return [s for s in some if s is not None and s.status.finished and s.parent_instance_id == summary.instance_id]
 
     def _told(self, summary: Summary, created: Event) -> _Child:

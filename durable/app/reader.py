@@ -14,11 +14,12 @@ from ..model.history import Event, HistoryEvent, decode_event, decode_events
 from ..model.moments import to_utc
 from ..model.names import check_name
 from ..model.status import OrchestrationStatus, Page, RuntimeStatus, Summary
-from ..ports import Backend, ExecutionKey, Query, Record, Transport, Want
+from ..ports import Backend, ExecutionKey, Query, Record, Store, Transport, Want
 from ..replay.callee import checked_tags
 from ..replay.guard import refuse_inside
 from .diagnosis import WAITING, Diagnosis, Service, diagnose, living, unserved
 from .plugins import NO_BROKER
+from .sealing import outline_of
 from .views import cloud_events, event_view, input_of, status_view
 from .waiting import Waits, check_until
 
@@ -36,6 +37,7 @@ class Reader:
     def __init__(self, backend: Backend, transport: Transport | None, workspace: str) -> None:
         self._backend = backend
         self._store = backend.store
+        self._outline = outline_of(backend)  # for what is not shown with its payloads
         self._transport = transport
         self._workspace = workspace
         self._waits = Waits(backend)
@@ -46,12 +48,12 @@ class Reader:
         """How an orchestration stands; None when there is none. history: with its events. payloads: input, output."""
         refuse_inside("get_status", "an activity that calls the client")
         check_name(instance_id, "instance_id")
-        summary = self._summary(instance_id)
+        summary = (self._store if payloads else self._outline).summaries([instance_id])[0]
         if summary is None:
             return None
         if summary.status in WAITING:
             service = Service(living(self._backend.membership.members()), self._transport, self._workspace)
-            waits = unserved(self._store, summary, service)
+            waits = unserved(self._outline, summary, service)
             summary = msgspec.structs.replace(summary, blocked_reason=waits)
         events = self._events(_execution(summary)) if history else None
         payload = input_of(self._store.input_of([_execution(summary)])[0]) if payloads else h.NO_PAYLOAD
@@ -72,7 +74,8 @@ class Reader:
         """One page of orchestrations, newest first; all filters must hold. `cursor` is that of the page before.
 
         status: one or several, as enum or text. prefix: of the instance id. created_after is inclusive,
-        created_before exclusive; both are aware datetimes. limit: 1 to 1,000.
+        created_before exclusive; both are aware datetimes. limit: 1 to 1,000. Of payloads that `connect(blobs=)` keeps
+        outside the store it gives the size, in words; `get_status` has them.
         """
         refuse_inside("list_orchestrations", "an activity that calls the client")
         _check_limit(limit)
@@ -86,8 +89,8 @@ class Reader:
             limit=limit,
             cursor=cursor,
         )
-        found = self._store.find(query)
-        rows = self._store.input_of([_execution(summary) for summary in found.items])
+        found = self._outline.find(query)
+        rows = self._outline.input_of([_execution(summary) for summary in found.items])
         items = [status_view(s, input_of(row), None, True) for s, row in zip(found.items, rows, strict=True)]
         return Page(items, found.next)
 
@@ -139,12 +142,12 @@ class Reader:
         return events
 
     def _events(self, execution: ExecutionKey) -> list[HistoryEvent]:
-        return [event_view(event, number) for number, event in self._numbered(execution)]
+        return [event_view(event, number) for number, event in self._numbered(self._store, execution)]
 
-    def _numbered(self, execution: ExecutionKey) -> Iterator[tuple[int, Event]]:
+    def _numbered(self, store: Store, execution: ExecutionKey) -> Iterator[tuple[int, Event]]:
         start: str | None = "0"
         while start is not None:
-            rows = self._store.history(execution, int(start))
+            rows = store.history(execution, int(start))
             for first, row in rows.items:
                 yield from enumerate(decode_events(row), first)
             start = rows.next
@@ -153,7 +156,7 @@ class Reader:
         return self._store.load([Want(instance_id)])[0]
 
     def _summary(self, instance_id: str) -> Summary | None:
-        return self._store.summaries([instance_id])[0]
+        return self._outline.summaries([instance_id])[0]
 
     def wait(
         self,
@@ -186,7 +189,7 @@ class Reader:
         """Look at store, broker and workers once: what `durable doctor` prints. Raises StoreError, TransportError."""
         refuse_inside("diagnose", "an activity that calls the client")
         return diagnose(
-            self._store, self._backend.membership.members(), self._transport, self._workspace, self._events_at
+            self._outline, self._backend.membership.members(), self._transport, self._workspace, self._events_at
         )
 
 

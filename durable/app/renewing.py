@@ -21,6 +21,7 @@ from ..model.history import Event, decode_events
 from ..model.limits import Limits
 from ..model.names import check_name
 from ..model.status import RuntimeStatus, Summary
+from ..payload.claims import refuse_claims
 from ..payload.values import encode
 from ..ports import FACTS, STATUS, Backend, Commit, ExecutionKey, Outcome, Record, Transport, Want
 from ..replay.guard import refuse_inside
@@ -76,7 +77,8 @@ class Renewer(Purger):
         """Start a finished orchestration once more: same name, version, tags and input.
 
         new_instance_id: default is a fresh one; the same id starts it in place, atomically. Raises
-        InstanceNotFoundError, InstanceNotFinishedError, InstanceExistsError.
+        InstanceNotFoundError, InstanceNotFinishedError, InstanceExistsError, and PayloadError for an input that is
+        not to be had.
         """
         refuse_inside("restart", "an activity that calls the client")
         check_name(instance_id, "instance_id")
@@ -98,6 +100,7 @@ class Renewer(Purger):
         if row is None:
             raise not_found("restart", summary.instance_id)  # purged meanwhile
         before = decode_events(row)[0]
+        refuse_claims([before], f"restart: orchestration {summary.instance_id!r}")
         started = Event(
             h.EXECUTION_STARTED,
             self._now(),
@@ -119,15 +122,18 @@ class Renewer(Purger):
         after: the number of an event of the current execution (`event_id` of its history). What is open there is
         scheduled again under the new id (default: a fresh one); where the commands of a fact are cut off, that fact is
         taken again. Code that put `ctx.instance_id` or `ctx.execution_id` into what it asked for before is BLOCKED.
-        Raises InstanceNotFoundError, InstanceExistsError, and ValueError for a number out of range.
+        Raises InstanceNotFoundError, InstanceExistsError, ValueError for a number out of range, and PayloadError for
+        a payload that is not to be had.
         """
         refuse_inside("fork", "an activity that calls the client")
         check_name(instance_id, "instance_id")
         new_id = uuid4().hex if new_instance_id is None else check_name(new_instance_id, "new_instance_id=")
         record = self._existing(instance_id, "fork")
-        last = last_to_share([event for row in record.history or () for event in decode_events(row)])
+        events = [event for row in record.history or () for event in decode_events(row)]
+        last = last_to_share(events)
         if isinstance(after, bool) or not isinstance(after, int) or not 0 <= after <= last:  # pyright: ignore[reportUnnecessaryIsInstance]  # users may give anything
             raise ValueError(f"fork: after={after!r}: give the number of an event of {instance_id!r}, from 0 to {last}")
+        refuse_claims(events[: after + 1], f"fork: orchestration {instance_id!r}")
         creation = fork(record, after, new_id, self._now(), self._ids, self._store.partitions, self._reply_to)
         if self._start([creation], unheard_of=False):  # its rows are more than the one that a new instance begins with
             raise InstanceExistsError(f"fork: {new_id!r} is taken; choose another new_instance_id", [new_id])

@@ -38,21 +38,28 @@ from ..ports import (
     Trouble,
     Want,
 )
+from .claiming import ClaimedBackend
 
 log = logging.getLogger("durable.codec")
 
 
 class SealedBackend:
-    """A backend whose store holds sealed payloads."""
+    """A backend whose store holds sealed payloads. `outline`: see `outline_of`."""
 
     def __init__(self, inner: Backend, codec: Codec) -> None:
         self._inner = inner
         self.store: Store = SealedStore(inner.store, codec)
+        self.outline: Store = SealedStore(outline_of(inner), codec)
         self.signals = inner.signals
         self.membership = inner.membership
 
     def close(self) -> None:
         self._inner.close()
+
+
+def outline_of(backend: Backend) -> Store:
+    """Its store, for whoever does not look at large payloads: they stay where they are."""
+    return backend.outline if isinstance(backend, SealedBackend | ClaimedBackend) else backend.store
 
 
 class SealedStore:

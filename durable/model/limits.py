@@ -22,6 +22,7 @@ class Limits:
     turn_seconds        2.0        seconds how long the code may run without yielding       BLOCKED, with the line
     history_events      10,000     events  the history of one execution                     suggest_continue_as_new
     history_bytes       10,485,760 bytes   the history of one execution, as stored          suggest_continue_as_new
+    inline_bytes        65,536     bytes   a payload in the store, where there are blobs    kept in `connect(blobs=)`
     =================== ========== ======= ================================================ =========================
 
     A call that goes past a limit raises that error, which names the limit. Histories may grow on, and only take longer
@@ -36,6 +37,7 @@ class Limits:
     turn_seconds: float = 2.0
     history_events: int = 10_000
     history_bytes: int = 10 * 1024 * 1024
+    inline_bytes: int = 64 * 1024
 
     def stored_bytes(self, data: bytes) -> int:
         """How much JSON counts as."""

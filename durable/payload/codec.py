@@ -24,6 +24,10 @@ from durable.model.history import Event, Raw
 from durable.model.limits import Limits
 from durable.model.status import Summary
 
+from . import claims
+from .claims import claim_of
+
+RESERVED: Final = b'{"$durable.'  # how objects begin that stand for a payload which is encoded, or elsewhere
 _NAME: Final = "$durable.codec"
 MARK: Final = b'{"$durable.codec":'
 _TEXT_MARK: Final = "$durable.codec:"
@@ -76,7 +80,11 @@ def checked_codec(codec: Codec) -> Codec:
 
 
 def is_sealed(raw: Raw) -> bool:
-    """Whether this is a payload under a codec, which nobody could decode so far."""
+    """Whether this is a payload that nobody could read so far: it is under a codec, or elsewhere (`claims`)."""
+    return _is_coded(raw) or claim_of(raw) is not None
+
+
+def _is_coded(raw: Raw) -> bool:
     return len(raw) > SEALED_AT_LEAST and bytes(memoryview(raw)[: len(MARK)]) == MARK
 
 
@@ -86,10 +94,19 @@ def is_sealed_failure(failure: FailureDetails) -> bool:
 
 def why_sealed(raw: Raw) -> str:
     """What is wrong with a sealed payload, and what to do, in words that follow its name."""
+    claim = claim_of(raw)
+    if claim is not None:
+        return claims.why_not_here(claim)
     why = _sealed.decode(raw).why
     if why:
         return f"can't be decoded with the codec of this process ({why}); {_REMEDY}"
     return f"was encoded by a codec that this process does not have; {_REMEDY}"
+
+
+def instead(raw: Raw) -> str:
+    """What people are shown in place of a sealed payload."""
+    claim = claim_of(raw)
+    return SEALED_MESSAGE if claim is None else claims.shown(claim)
 
 
 def shown(reason: str) -> str:
@@ -132,7 +149,9 @@ class Sealing:
         self._codec = codec
 
     def payload(self, raw: Raw) -> Raw:
-        if not is_sealed(raw):
+        if claim_of(raw) is not None:
+            return raw
+        if not _is_coded(raw):
             return Raw(_write(_Sealed(self._token(bytes(raw)))))
         sealed = _sealed.decode(raw)
         return Raw(_write(_Sealed(sealed.token))) if sealed.why else raw
@@ -163,7 +182,7 @@ class Opening:
         self._codec = codec
 
     def payload(self, raw: Raw) -> Raw:
-        if not is_sealed(raw):
+        if not _is_coded(raw):
             return raw
         token = ""
         try:

@@ -36,7 +36,7 @@ from durable.model.failure import type_name
 from durable.model.history import Raw
 from durable.model.limits import Limits
 
-from .codec import MARK
+from .codec import RESERVED
 from .custom_types import CustomError, from_json_able
 from .plain import LEAVES, field_names, json_encode, plain, plain_encode, set_fields
 
@@ -65,8 +65,8 @@ def encode(value: object, where: str, limits: Limits) -> Raw:
     data = _quickly(value, limits.payload_depth)
     if data is None:
         data = _carefully(value, where, limits)
-    if MARK in data:
-        raise PayloadError(f"{where}: $ holds an object whose first key is the one that marks payloads under a codec")
+    if RESERVED in data:
+        raise PayloadError(f"{where}: $ holds an object whose first key begins with $durable., as the engine's do")
     size = limits.stored_bytes(data)
     if size > limits.payload_bytes:
         what = "of JSON" if size == len(data) else "as its codec writes it"

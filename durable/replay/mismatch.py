@@ -39,6 +39,8 @@ class Mismatch(BaseException):
 
 def differs(number: int, recorded: Event | None, done: Event | None, line: str) -> Mismatch:
     """Name the first difference: event `number` of the history against what the code did at `line`."""
+    if recorded is not None and done is not None and recorded.name == done.name and is_sealed(recorded.input):
+        return Mismatch(f"the input that event {number} of the history has {why_sealed(recorded.input)}")
     if recorded is not None:
         has = f"in the history, event {number} is {command(recorded)}"
     else:
@@ -56,7 +58,7 @@ def differs(number: int, recorded: Event | None, done: Event | None, line: str) 
 
 
 def refuse_sealed(fact: Event, what: str) -> None:
-    """Raises Mismatch for a fact that says something which only a codec could read: no code may see it as a value."""
+    """Raises Mismatch for a fact that says something which can't be read here: no code may see it as a value."""
     if is_sealed(fact.input) or is_sealed(fact.result):
         raise Mismatch(f"{what} {why_sealed(fact.input if is_sealed(fact.input) else fact.result)}")
     if fact.failure is not None and is_sealed_failure(fact.failure):

@@ -29,7 +29,7 @@ Does today's code fit the histories of yesterday? For CI, over a folder of files
 For those who write a backend: the laws of `durable.ports`, as pytest classes to inherit (samples/third_party_store is a
 store that does). They need pytest, and `check_store` hypothesis:
 
-    StoreContract, SignalsContract, TransportContract, check_store
+    StoreContract, SignalsContract, TransportContract, BlobsContract, check_store
 
 The names load when they are first used. The other modules of this package test this package itself.
 """
@@ -39,6 +39,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .blobs_contract import BlobsContract
     from .driver import StuckError
     from .environment import Environment
     from .replaying import replay
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from .transport_contract import TransportContract
 
 _HOMES = {
+    "blobs_contract": ("BlobsContract",),
     "driver": ("StuckError",),
     "environment": ("Environment",),
     "replaying": ("replay",),
@@ -63,6 +65,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BlobsContract",
     "Call",
     "Environment",
     "Run",

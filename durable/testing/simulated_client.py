@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -15,7 +15,7 @@ from ..model.errors import StoreError
 from ..model.history import Event, Raw, encode_event
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus
-from ..ports import Commit, Delivered, ExecutionKey, Fact, Outcome, Record, Store, Want
+from ..ports import Commit, Delivered, ExecutionKey, Fact, Outcome, Record, Want
 from ..runtime.rewinding import Part, answer_requests, drive, end_rows, requests_of, rewind_instance
 from .allowed_results import CANCEL
 from .programs import Script
@@ -100,9 +100,9 @@ class Client:
             self._asks_worker = False
             world.create(commit)
             return False  # nobody answers in time, so the same one is committed from here
-        outcome = world.store.commit([commit])[0]
+        outcome = world.front.commit([commit])[0]
         if outcome is Outcome.UNKNOWN:
-            return world.store.load([Want(self.instance_id)])[0] is not None
+            return world.front.load([Want(self.instance_id)])[0] is not None
         self._creating = None
         world.note(self.instance_id, f"start: {outcome.value}")
         if outcome is Outcome.COMMITTED and world.random.random() < 0.5:
@@ -134,7 +134,7 @@ class Client:
         if record.summary.status is not RuntimeStatus.FAILED or rewound >= MOST_REWINDS:
             return True
         world.count("rewound")
-        store = cast("Store", world.store)
+        store = world.front
         part = Part(self._now, world.mint, world.plan.partitions)
         commit = drive(rewind_instance(record, Raw(b"null"), part), store)
         if commit is None:
@@ -151,7 +151,7 @@ class Client:
         record = self._finished()
         if record is None:
             return False
-        outcome = self.world.store.commit([in_place_of(record, self._creation())])[0]
+        outcome = self.world.front.commit([in_place_of(record, self._creation())])[0]
         self.world.count("restarted")
         self.world.notify([self.instance_id])
         return outcome is Outcome.COMMITTED
@@ -167,12 +167,12 @@ class Client:
         family = [*reversed(ended), record.summary]
         self.world.count("purged")
         for summary in family:
-            store.purge([ExecutionKey(summary.instance_id, summary.execution_id)])
+            self.world.front.purge([ExecutionKey(summary.instance_id, summary.execution_id)])
         return True
 
     def _finished(self) -> Record | None:
         """The instance, once it has ended and no start of it can still be under way."""
-        record = self.world.store.load([Want(self.instance_id)])[0]
+        record = self.world.front.load([Want(self.instance_id)])[0]
         late = self.world.now < self._started_at + LATE_SECONDS
         return None if late or record is None or not record.summary.status.finished else record
 
@@ -212,7 +212,7 @@ class Client:
         world = self.world
         partition = partition_of(self.instance_id, world.plan.partitions)
         fact = Fact(self.instance_id, partition, fact_id, encode_event(event), event.timestamp.timestamp())
-        answer = world.store.deliver([fact])[0]
+        answer = world.front.deliver([fact])[0]
         world.note(self.instance_id, f"{fact_id}: {answer.value}")
         world.notify([self.instance_id])
         return answer

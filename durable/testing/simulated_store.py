@@ -16,6 +16,7 @@ from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import Event, decode_events
 from ..model.rewinding import standing
+from ..model.status import Summary
 from ..ports import (
     Commit,
     Delivered,
@@ -47,6 +48,7 @@ class FaultyStore:
     def __init__(self, store: MemoryStore, random: Random, later: Later, count: Callable[[str], None]) -> None:
         self.inner = store
         self.partitions = store.partitions
+        self.overlaps = store.overlaps
         self.rates: dict[str, float] = {}
         self.judge = Judge()
         self._random = random
@@ -56,6 +58,12 @@ class FaultyStore:
     def load(self, wants: Sequence[Want]) -> list[Record | None]:
         self._fail("error before")
         return self.inner.load(wants)
+
+    def summaries(self, instance_ids: Sequence[str]) -> list[Summary | None]:
+        return self.inner.summaries(instance_ids)
+
+    def former(self, instance_ids: Sequence[str]) -> list[list[str]]:
+        return self.inner.former(instance_ids)
 
     def rows(self, keys: Sequence[RowKey]) -> list[Row | None]:
         self._fail("error before")

@@ -45,13 +45,13 @@ class Worker:
         self.watch = Watch()
         self.finish: Callable[[], list[Outcome]] = list
         self._answers: dict[type, Callable[[Any], Any]] = {
-            ask.Load: lambda r: world.store.load(r.wants),
+            ask.Load: lambda r: world.front.load(r.wants),
             ask.Begin: self._begin,
             ask.Finish: lambda r: self.finish(),
-            ask.Deliver: lambda r: world.store.deliver(r.facts),
-            ask.Claim: lambda r: world.store.lease(r.leases),
-            ask.Read: lambda r: world.store.rows(r.keys),
-            ask.Due: lambda r: world.store.due(r.partition, r.group, r.until, r.limit, r.after),
+            ask.Deliver: lambda r: world.front.deliver(r.facts),
+            ask.Claim: lambda r: world.front.lease(r.leases),
+            ask.Read: lambda r: world.front.rows(r.keys),
+            ask.Due: lambda r: world.front.due(r.partition, r.group, r.until, r.limit, r.after),
             ask.Run: lambda r: self._start(r.invocations),
             ask.Cancel: self._cancel,
             ask.Halt: lambda r: [key for key, begun in [*self.running.items()] if not begun and not self._forget(key)],
@@ -233,7 +233,7 @@ class Worker:
         return self.running.pop(key, None) is None
 
     def _begin(self, request: ask.Begin) -> None:
-        self.finish = self.world.store.begin(request.commits)
+        self.finish = self.world.front.begin(request.commits)
 
     def _cancel(self, request: ask.Cancel) -> None:
         for key in request.row_keys:

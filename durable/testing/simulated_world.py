@@ -13,13 +13,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from random import Random
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 from zlib import crc32
 
+from ..app.claiming import ClaimedStore
 from ..backends.memory import MemoryStore
+from ..backends.memory_blobs import MemoryBlobs
 from ..engine.step import created, uncreated
 from ..model.status import DEFAULT_GROUP
-from ..ports import PARKED, Commit, Row
+from ..ports import PARKED, Commit, Row, Store
 from ..runtime import requests as ask
 from ..runtime.loop import Settings
 from ..runtime.serving import Patience, Serving
@@ -111,8 +113,14 @@ class World:
     """Everything there is: workers, clients, a store, time. `run()` ends when nothing is left to do, or too late."""
 
     def __init__(
-        self, random: Random, plan: Plan, tell: Callable[[str], None] | None = None, store: MemoryStore | None = None
+        self,
+        random: Random,
+        plan: Plan,
+        tell: Callable[[str], None] | None = None,
+        store: MemoryStore | None = None,
+        inline: int | None = None,
     ) -> None:
+        """inline: payloads of more bytes lie beside the store."""
         self.random = random
         self.plan = plan
         self.now = 0.0
@@ -124,6 +132,10 @@ class World:
         self.healed = not (plan.store_rates or plan.message_rates or plan.strikes)
         self.store = FaultyStore(store or MemoryStore(plan.partitions), random, self.later, self.count)
         self.store.rates = plan.store_rates
+        self.blobs = MemoryBlobs({})
+        self.front = cast("Store", self.store)  # what workers and clients see
+        if inline is not None:
+            self.front = ClaimedStore(self.front, self.blobs, inline)
         self.message_rates = plan.message_rates
         self._agenda: list[tuple[float, int, Callable[[], object]]] = []
         self._minted = 0

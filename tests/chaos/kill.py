@@ -1,11 +1,12 @@
 """Kill -9 a real worker on a real SQLite file, again and again, and see that nothing is lost and nothing happens twice.
 
-    python tests/chaos/kill.py --kills 50 --seed 1
+    python tests/chaos/kill.py --kills 50 --seed 1 [--blobs]
 
 A worker in a process of its own runs eight kinds of programs. Each activity first writes a line to a ledger that knows
 nothing of the store. Once the ledger has grown by a random number of lines the process is killed, and another one goes
 on. In the end every output must be what plain Python says, every history must hold each outcome once, every attempt
-must have run at least once and at most once more than there were kills, none after its outcome had been recorded.
+must have run at least once and at most once more than there were kills, none after its outcome had been recorded. With
+--blobs nearly every payload lies outside the store, and when all is purged there must be none left.
 """
 
 from __future__ import annotations
@@ -45,13 +46,19 @@ SIZES: dict[Any, int] = {
 }
 
 
-def work(cached: int, slots: int) -> None:
+def work(cached: int, slots: int, blobs: bool) -> None:
     """A worker until it is killed, or until the process that watches it ends."""
-    with durable.Worker(
-        "sqlite:///store.db", max_cached_orchestrations=cached, max_concurrent_activities=slots, shutdown_grace=0
-    ):
+    client = connect(Path.cwd(), blobs)
+    with durable.Worker(client, max_cached_orchestrations=cached, max_concurrent_activities=slots, shutdown_grace=0):
         print("serving", flush=True)
         sys.stdin.read()
+
+
+def connect(folder: Path, blobs: bool) -> durable.Client:
+    if blobs:
+        limits = durable.Limits(inline_bytes=4)
+        return durable.connect(f"sqlite:///{folder}/store.db", blobs=f"file://{folder}/blobs", limits=limits)
+    return durable.connect(f"sqlite:///{folder}/store.db")
 
 
 # ---- the killing
@@ -60,10 +67,11 @@ def work(cached: int, slots: int) -> None:
 class Chaos:
     """The watching process: starts instances, kills workers, and keeps account of what must hold."""
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, blobs: bool) -> None:
         self.random = Random(seed)
         self.folder = folder
-        self.client = durable.connect(f"sqlite:///{folder}/store.db")
+        self.blobs = blobs
+        self.client = connect(folder, blobs)
         self.expected: dict[str, int] = {}
         self.open: set[str] = set()
         self.recorded: dict[str, int] = {}  # attempts with an outcome in the store: how often they had run by then
@@ -106,6 +114,7 @@ class Chaos:
     def spawn(self) -> subprocess.Popen[str]:
         cached, slots = self.random.choice([10_000, 10_000, 2, 0]), self.random.choice([2, 8, 32])
         command = [sys.executable, os.path.abspath(__file__), "--work", str(cached), str(slots)]
+        command += ["--blobs"] if self.blobs else []
         worker = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert worker.stdout is not None
         if worker.stdout.readline() != "serving\n":
@@ -152,7 +161,20 @@ class Chaos:
             for key, n in self.recorded.items()
             if ran[key] != n
         ]
+        if self.blobs:
+            found += self.left_behind()
         return found
+
+    def left_behind(self) -> list[str]:
+        """Blobs that are still there when everything is purged."""
+
+        def blobs() -> list[Path]:
+            return [path for path in (self.folder / "blobs").rglob("*") if path.is_file()]
+
+        if not blobs():
+            return ["there are no blobs at all"]
+        self.client.purge_where()
+        return [f"{path} is left" for path in blobs()]
 
     def summary(self, seconds: float) -> str:
         ran = self.ledger()
@@ -177,14 +199,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="kill -9 a worker on SQLite, again and again")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--blobs", action="store_true", help="keep payloads outside the store")
     parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work is not None:
-        work(*options.work)
+        cached, slots = options.work
+        work(cached, slots, options.blobs)
         return 0
     folder = Path(tempfile.mkdtemp(prefix="durable-kill-"))
     began = time.monotonic()
-    chaos = Chaos(folder, options.seed)
+    chaos = Chaos(folder, options.seed, options.blobs)
     try:
         chaos.lives(options.kills)
         wrong = chaos.wrong()

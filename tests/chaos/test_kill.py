@@ -13,8 +13,8 @@ import pytest
 KILL = Path(__file__).with_name("kill.py")
 
 
-def run(kills: str, *, cwd: Path, program: Path = KILL) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(program), "--kills", kills, "--seed", "3"]
+def run(kills: str, *more: str, cwd: Path, program: Path = KILL) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(program), "--kills", kills, "--seed", "3", *more]
     return subprocess.run(command, cwd=cwd, env={"TMPDIR": str(cwd)}, capture_output=True, text=True, timeout=110)
 
 
@@ -27,6 +27,13 @@ def test_a_killed_worker_loses_nothing_and_does_nothing_twice(tmp_path: Path) ->
     assert instances >= 3 * 8
     assert attempts > instances
     assert list(tmp_path.iterdir()) == [], "nothing is left behind when all is right"
+
+
+def test_with_payloads_outside_the_store(tmp_path: Path) -> None:
+    done = run("4", "--blobs", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert "4 kills" in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

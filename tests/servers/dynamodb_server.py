@@ -1,4 +1,4 @@
-"""A DynamoDB of the tests' own: ministack, from PyPI. It keeps everything in memory: what a kill -9 takes is its own.
+"""A DynamoDB and an S3 of the tests' own: ministack, from PyPI. What it keeps is in memory.
 
 It never throttles and never answers TransactionConflict, as DynamoDB does: tests put those answers in themselves.
 """
@@ -43,6 +43,10 @@ class DynamoServer(ServerProcess):
         """The URL of a table; `port` for another way to the same server."""
         return f"dynamodb://{REGION}/{table}?endpoint=http://{HOST}:{port or self.port}{parameters}"
 
+    def bucket(self, bucket: str, parameters: str = "", port: int | None = None) -> str:
+        """The URL of a place in a bucket."""
+        return f"s3://{bucket}/a/place?region={REGION}&endpoint=http://{HOST}:{port or self.port}{parameters}"
+
     def command(self) -> Sequence[str]:
         return [_command() or "ministack"]
 
@@ -50,7 +54,7 @@ class DynamoServer(ServerProcess):
         return {
             "BIND_HOST": HOST,  # it listens everywhere unless told otherwise
             "GATEWAY_PORT": str(self.port),
-            "SERVICES": "dynamodb",
+            "SERVICES": "dynamodb,s3",
             "LOG_LEVEL": "WARNING",
             "HOME": str(self.folder),
             "STATE_DIR": str(self.folder),
