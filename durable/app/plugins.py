@@ -21,8 +21,8 @@ TRANSPORTS: Final = "durable.transports"
 DEFAULT_URL: Final = "sqlite:///.durable/durable.db"
 DEFAULT_WORKSPACE: Final = "default"
 NO_BROKER: Final = "no broker"
-_PORTS: Final = {"amqp": 5672, "amqps": 5671, "redis": 6379, "rediss": 6379}
-_CARRY_EVENTS: Final = ("redis", "rediss")  # schemes of stores that are brokers too
+_CARRY_EVENTS: Final = ("redis", "rediss", "redis+cluster", "rediss+cluster")  # schemes of stores that are brokers too
+_PORTS: Final = {"amqp": 5672, "amqps": 5671, **dict.fromkeys(_CARRY_EVENTS, 6379)}
 
 
 def url_or_default(url: object) -> str:
