@@ -42,6 +42,9 @@ _KEY: Final = re.compile(rb"\*\d+\r\n\$\d+\r\n(?:EVALSHA\r\n\$40\r\n.{40}\r\n\$1
 _ASKING: Final = pack("ASKING")
 
 
+_Owners = list["Pool | None"]  # of each slot
+
+
 class NodeError(StoreError):
     """What kept one node from answering. `not_run`: that much is known."""
 
@@ -62,42 +65,33 @@ class Cluster(Connections):
         self._closing = threading.Event()
         self._pools: dict[Address, Pool] = {}
         self._failed: set[Address] = set()
-        self._owners: list[Pool | None] = []
-        self._stale = True
+        self._owners: _Owners = []
 
     # Asking.
 
     def connect(self) -> Wire:
-        self._learn()
-        masters = self._masters()
-        home = None if self._home is None else self._owners[self._home]
+        owners = self._learn()
+        masters = _masters(owners)
+        home = None if self._home is None else owners[self._home]
         return self._first_of([home] if home else random.sample(masters, len(masters)), Pool.connect)
 
     def exchange(self, commands: Sequence[bytes]) -> Answers:
         return self._repeat(None, commands, *self.send(commands)())
 
     def send(self, commands: Sequence[bytes]) -> Callable[[], Answers]:
-        if self._stale:
-            self._learn()
+        owners = self._owners or self._learn()
         parts: dict[Pool, list[int]] = {}
         for n, command in enumerate(commands):
-            parts.setdefault(self._node_of(command), []).append(n)
+            node = owners[_slot_of(command) if self._home is None else self._home]
+            parts.setdefault(node or _masters(owners)[0], []).append(n)  # who has not got the slot either says so
         sent = [(node, places, self._send_to(node, [commands[n] for n in places])) for node, places in parts.items()]
         return lambda: self._receive(len(commands), sent)
-
-    def _node_of(self, command: bytes) -> Pool:
-        slot = self._home
-        if slot is None:
-            found = _KEY.match(command)
-            assert found is not None, "every command names its key first"
-            slot = key_slot(command[found.end() : found.end() + int(found[1])])
-        return self._owners[slot] or self._masters()[0]  # which refuses it, if nobody has the slot
 
     def _send_to(self, node: Pool, commands: Sequence[bytes]) -> Callable[[], Answers]:
         try:
             return node.send(commands)
         except StoreError as error:
-            self._lost(node)
+            self._failed.add(node.target.address)
             unsent = NodeError(node, error, not_run=True)
             return lambda: ([unsent] * len(commands), None)
 
@@ -108,7 +102,7 @@ class Cluster(Connections):
         for node, places, finish in sent:
             some, trouble = finish()
             if trouble is not None:
-                self._lost(node)
+                self._failed.add(node.target.address)
                 lost = NodeError(node, trouble, not_run=False)
                 some += [lost] * (len(places) - len(some))
             for n, answer in zip(places, some, strict=True):
@@ -166,8 +160,8 @@ class Cluster(Connections):
     # The map.
 
     def servers(self) -> Sequence[Connections]:
-        self._learn()
-        masters, served = self._masters(), SLOTS - self._owners.count(None)
+        owners = self._learn()
+        masters, served = _masters(owners), SLOTS - owners.count(None)
         for node in masters:
             [info] = node.ask([pack("CLUSTER", "INFO")])
             if b"cluster_state:ok" not in info or served < SLOTS:
@@ -178,24 +172,19 @@ class Cluster(Connections):
                 )
         return masters
 
-    def _masters(self) -> list[Pool]:
-        return [node for node in dict.fromkeys(self._owners) if node is not None]
-
-    def _lost(self, node: Pool) -> None:
-        self._failed.add(node.target.address)
-        self._stale = True
-
-    def _learn(self, first: Pool | None = None) -> None:
+    def _learn(self, first: Pool | None = None) -> _Owners:
         """Read the map anew, if it can be from `first`. Raises StoreError when no node has one."""
         seen = self._owners
         with self._lock:
             if self._closing.is_set():
                 raise StoreError(f"{self.target.where}: this store was closed; open it again")
             if self._owners is not seen:
-                return  # somebody else has just read it
-            known = dict.fromkeys((*self._pools, *self.target.addresses))
-            others = map(self._pool, sorted(known, key=lambda address: address in self._failed))
-            self._first_of([first, *others] if first else others, self._read_map)
+                return self._owners  # somebody else has just read it
+            # In any order: one that the others have lost has an old map, and does not know.
+            known = {*self._pools, *self.target.addresses}
+            asked = sorted(known, key=lambda address: (address in self._failed, random.random()))
+            self._owners = self._first_of([*([first] if first else []), *map(self._pool, asked)], self._read_map)
+            return self._owners
 
     def _first_of(self, nodes: Iterable[Pool], ask: Callable[[Pool], T]) -> T:
         """What the first says that can be asked."""
@@ -204,16 +193,16 @@ class Cluster(Connections):
             try:
                 return ask(node)
             except StoreError as error:
-                self._lost(node)
+                self._failed.add(node.target.address)
                 failure = failure or error
         assert failure is not None, "there is always somebody to ask"
         raise failure
 
-    def _read_map(self, asked: Pool) -> None:
+    def _read_map(self, asked: Pool) -> _Owners:
         [slots] = asked.ask([pack("CLUSTER", "SLOTS")])
         if not slots:
             raise StoreError(f"{asked.target.where} knows no node that serves a slot; see redis-cli --cluster check")
-        owners: list[Pool | None] = [None] * SLOTS
+        owners: _Owners = [None] * SLOTS
         known = set(self.target.addresses)
         for first, last, *nodes in slots:  # nodes: the master, then its replicas
             addresses = [_address(node, asked.target) for node in nodes]
@@ -223,9 +212,9 @@ class Cluster(Connections):
             self._pool(address)
         gone = [self._pools.pop(address) for address in self._pools.keys() - known]
         self._failed = self._failed & known - {asked.target.address}
-        self._owners, self._stale = owners, False
         for node in gone:
             node.close()
+        return owners
 
     def _pool(self, address: Address) -> Pool:
         found = self._pools.get(address)
@@ -237,9 +226,19 @@ class Cluster(Connections):
     def close(self) -> None:
         self._closing.set()
         with self._lock:
-            self._stale = True
+            self._owners = []
             for node in self._pools.values():
                 node.close()
+
+
+def _slot_of(command: bytes) -> int:
+    found = _KEY.match(command)
+    assert found is not None, "every command names its key first"
+    return int(key_slot(command[found.end() : found.end() + int(found[1])]))
+
+
+def _masters(owners: _Owners) -> list[Pool]:
+    return [node for node in dict.fromkeys(owners) if node is not None]
 
 
 def _address(node: Sequence[Any], asked: Target) -> Address:

@@ -354,7 +354,7 @@ _OF_NODES: Final[_Explanations] = (
     ),
     (AskError, "", _MOVING),
     (TryAgainError, "", _MOVING),
-    (ClusterError, "", "is of a cluster that is down ({error}), and nothing was done; see redis-cli --cluster check"),
+    (ClusterError, "", "says that its cluster is down ({error}), and nothing was done; see redis-cli --cluster check"),
     (ResponseError, "cluster support disabled", "is no node of a cluster; write redis:// (rediss:// for TLS)"),
 )
 

@@ -116,6 +116,10 @@ class RedisCluster:
     def move_keys(self, source: RedisServer, target: RedisServer, *keys: bytes) -> None:
         self.say(source, "MIGRATE", HOST, target.port, "", 0, 5_000, "KEYS", *keys)
 
+    def refusals(self, node: RedisServer) -> int:
+        """How often it has sent somebody on to the node that is getting a slot."""
+        return int(self._info(node, "INFO", "errorstats").get("errorstat_ASK", "count=0").partition("=")[2])
+
     def end_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
         """With all keys that are left."""
         while keys := self.say(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
