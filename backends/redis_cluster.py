@@ -141,8 +141,8 @@ class Cluster(Connections):
         """To where ASK points, which serves a key that it does not own yet only to those who say ASKING."""
         parts: dict[Pool, list[int]] = {}
         for n, refusal in enumerate(refusals):
-            host, port = refusal.error.host, refusal.error.port  # type: ignore[attr-defined]  # redis-py has no types
-            parts.setdefault(self._pool((host or refusal.node.target.host, port)), []).append(n)
+            ask: Any = refusal.error  # which has no types
+            parts.setdefault(self._pool((ask.host or refusal.node.target.host, ask.port)), []).append(n)
         sent = [
             (node, places, self._send_asking(node, [commands[n] for n in places])) for node, places in parts.items()
         ]
