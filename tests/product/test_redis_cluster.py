@@ -67,20 +67,26 @@ class Load:
 def test_slots_move_while_orchestrations_run(place: Place, redis_cluster: RedisCluster) -> None:
     load = Load(place)
     wait_until(load.more(50), LONG, "some are running")
-    for tag in (place.workspace, *(f"{place.workspace}:{partition}" for partition in range(4))):
+    common = f"durable:{{{place.workspace}}}:"
+    for key in (
+        f"{common}members",
+        f"{common}durable.{place.workspace}.work.default:stream",
+        *(f"durable:{{{place.workspace}:{partition}}}:rows" for partition in range(4)),
+    ):
         for _ in range(2):
-            move(redis_cluster, key_slot(b"{%s}" % tag.encode()))
+            move(redis_cluster, key.encode())
     load.check()
     assert load.doubts == 0
 
 
-def move(cluster: RedisCluster, slot: int) -> None:
-    """To another node; it ends when somebody has asked for what is on its way."""
+def move(cluster: RedisCluster, key: bytes) -> None:
+    """The slot of this key to another node, the key first; it ends when somebody has asked for what is on its way."""
+    slot = key_slot(key)
     owner = cluster.owner_of(slot)
     target = next(node for node in cluster.masters() if node is not owner)
     refused = cluster.refusals(owner)
     cluster.begin_move(slot, target)
-    cluster.move_keys(owner, target, *cluster.say(owner, "CLUSTER", "GETKEYSINSLOT", slot, 1))
+    cluster.move_keys(owner, target, key)
     wait_until(lambda: cluster.refusals(owner) > refused, LONG, "somebody wants what is on its way")
     cluster.end_move(slot, owner, target)
 

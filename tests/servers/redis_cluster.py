@@ -97,8 +97,8 @@ class RedisCluster:
         return str(self.say(node, "CLUSTER", "MYID").decode())
 
     def owner_of(self, slot: int) -> RedisServer:
-        """Its master, as a node that runs knows it."""
-        asked = next(node for node in self.nodes if node.running)
+        """Its master, as another master knows: replicas hear of a move a second later."""
+        asked = next(node for node in self.nodes if node.running and self.say(node, "ROLE")[0] == b"master")
         ports = [nodes[0][1] for first, last, *nodes in self.say(asked, "CLUSTER", "SLOTS") if first <= slot <= last]
         return next(node for node in self.nodes if node.port == ports[0])
 
