@@ -29,7 +29,7 @@ SOON = 20  # seconds; nothing here takes one
 # turn replays the whole history. cluster: a Redis Cluster of three masters.
 EMBEDDED: Final = {"bench": ("memory", "memory-cold", "sqlite"), "world": ("memory", "sqlite")}
 EVERYWHERE: Final = ("redis", "sqlite+rabbitmq", "redis+rabbitmq")
-SLOW: Final = ("memory+rabbitmq", "redis+redis", "redis+rabbitmq-cold", "cluster", "cluster+rabbitmq", "valkey")
+SLOW: Final = ("memory+rabbitmq", "redis+redis", "redis+rabbitmq-cold", "cluster", "valkey")
 SERVERS: Final = {"redis": "redis_server", "cluster": "redis_cluster", "valkey": "valkey_server"}
 DYNAMODB: Final = ("dynamodb", "dynamodb+rabbitmq")
 
