@@ -41,7 +41,6 @@ _NOT_RUN: Final = (AskError, TryAgainError, ClusterDownError, NoScriptError)  # 
 _KEY: Final = re.compile(rb"\*\d+\r\n\$\d+\r\n(?:EVALSHA\r\n\$40\r\n.{40}\r\n\$1\r\n1|[A-Z]+)\r\n\$(\d+)\r\n")
 _ASKING: Final = pack("ASKING")
 
-
 _Owners = list["Pool | None"]  # of each slot
 
 
@@ -103,6 +102,7 @@ class Cluster(Connections):
             some, trouble = finish()
             if trouble is not None:
                 self._failed.add(node.target.address)
+                self._owners = []  # another may have its slots by now
                 lost = NodeError(node, trouble, not_run=False)
                 some += [lost] * (len(places) - len(some))
             for n, answer in zip(places, some, strict=True):
