@@ -50,7 +50,8 @@ from tests.servers.redis_cluster import RedisCluster
 from tests.servers.redis_place import Heard, Opener, raw, spread
 from tests.servers.redis_server import RedisServer, missing_redis
 
-COMMITTED, CONFLICT, UNKNOWN = Outcome.COMMITTED, Outcome.CONFLICT, Outcome.UNKNOWN
+SECRET = "pa55w0rd"
+COMMITTED, UNKNOWN = Outcome.COMMITTED, Outcome.UNKNOWN
 
 
 @pytest.fixture
@@ -249,9 +250,6 @@ def test_what_a_url_says() -> None:
     assert target.addresses == (("h1", 7000), ("::1", 7001), ("h3", 6379))
     assert (target.prefix, target.where) == ("p", "Redis Cluster at h1:7000")
     assert parse_url("rediss+cluster://h?ssl_cert_reqs=none").tls
-
-
-SECRET = "pa55w0rd"
 
 
 @pytest.mark.parametrize(
