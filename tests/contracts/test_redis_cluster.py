@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -44,7 +43,7 @@ from tests.contracts.test_redis import (  # noqa: F401
     test_verbs_answer_in_order_over_partitions,
 )
 from tests.contracts.test_redis_signals import test_who_listens_first_is_told  # noqa: F401
-from tests.servers.certificate import make_certificate, missing_openssl
+from tests.servers.certificate import Certificate
 from tests.servers.process import HOST, free_port, wait_until
 from tests.servers.redis_cluster import RedisCluster
 from tests.servers.redis_place import Heard, Opener, raw, spread
@@ -302,24 +301,24 @@ def test_every_master_must_keep_what_it_has_confirmed(redis_cluster: RedisCluste
         after.close()
 
 
-def test_a_cluster_with_slots_that_nobody_has(after: ExitStack, tmp_path: Path) -> None:
-    need(missing_redis() or missing_openssl())
-    key, certificate = make_certificate(tmp_path)
+def test_a_cluster_with_slots_that_nobody_has(after: ExitStack, certificate: Certificate) -> None:
+    need(missing_redis())
+    its = str(certificate.certificate)
     tls = str(free_port())
     node = RedisServer(
         cluster_enabled="yes",
         cluster_port=str(free_port()),
         cluster_require_full_coverage="no",
-        tls_cert_file=str(certificate),
-        tls_key_file=str(key),
-        tls_ca_cert_file=str(certificate),
+        tls_cert_file=its,
+        tls_key_file=str(certificate.key),
+        tls_ca_cert_file=its,
         tls_auth_clients="no",
         tls_port=tls,
         tls_cluster="yes",
     )
     after.callback(node.close)
     node.start()
-    plain, secure = f"redis+cluster://{HOST}:{node.port}", f"rediss+cluster://{HOST}:{tls}?ssl_ca_certs={certificate}"
+    plain, secure = f"redis+cluster://{HOST}:{node.port}", f"rediss+cluster://{HOST}:{tls}?ssl_ca_certs={its}"
     with pytest.raises(StoreError, match="knows no node that serves a slot"):
         open_redis(plain, "w")
     raw(node.port, ("CLUSTER", "ADDSLOTS", *range(1, 16_384)))
