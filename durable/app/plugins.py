@@ -50,8 +50,9 @@ def events_address(url: str | None, *, is_broker: bool) -> str:
     if not is_broker:
         return "the store"
     parts = urlsplit(url)
-    host = parts.hostname or "localhost"
-    port = parts.port or _PORTS.get(parts.scheme)
+    first = urlsplit("//" + parts.netloc.rpartition("@")[2].partition(",")[0])  # of the nodes of a cluster
+    host = first.hostname or "localhost"
+    port = first.port or _PORTS.get(parts.scheme)
     path = unquote(parts.path).rstrip("/")
     path = "" if path == "/0" and parts.scheme in _CARRY_EVENTS else path
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{f':{port}' if port else ''}{path}"

@@ -10,9 +10,9 @@ import pytest
 from redis.crc import key_slot
 
 import durable
-from tests.product.shared_work import LEDGER
+from tests.product.shared_work import LEDGER, app
 from tests.product.test_many_workers import Place, places
-from tests.servers.process import wait_until
+from tests.servers.process import HOST, wait_until
 from tests.servers.redis_cluster import RedisCluster
 
 LONG = 60  # seconds: a replica takes over within two or three, and everybody waits for it
@@ -100,3 +100,14 @@ def test_a_master_is_killed_while_orchestrations_run(place: Place, redis_cluster
     dead.start()
     wait_until(redis_cluster.well, LONG, "the cluster is well")
     load.check()
+
+
+def test_a_cluster_named_as_the_broker_by_several_nodes(place: Place, redis_cluster: RedisCluster) -> None:
+    first, *others = (f"{HOST}:{node.port}" for node in redis_cluster.nodes)
+    events = f"redis+cluster://{','.join((first, *others))}"
+    with (
+        durable.connect(place.url, events=events, workspace=f"{place.workspace}.named") as client,
+        durable.Worker(client, registry=app("me"), shutdown_grace=0),
+    ):
+        assert client.events_at == f"redis+cluster://{first}"
+        assert client.start_orchestration("steps", 1).result(LONG) == 5
