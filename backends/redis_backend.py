@@ -1,12 +1,12 @@
-"""`redis://host:6379/0`: a workspace in Redis, for many workers on many machines.
+"""`redis://host:6379/0`, `redis+cluster://host:6379`: a workspace in Redis, for many workers on many machines.
 
 As durable as Redis is: append-only file on, no eviction; both are checked, and refused when wrong. `appendfsync
 everysec`, Redis's default, may lose the last second in a power cut; `always` does not, and is slower.
 
-redis_url.py reads the URL, redis_connection.py talks to Redis, redis_store.py and the scripts beside it store,
-redis_signals.py tells who waits, redis_membership.py says who works; here the ports are put together and what must be
-so before anything is stored is checked. Events travel over streams of the same Redis (redis_streams.py) where there is
-no broker. Needs Redis 6.2 or newer, or a Valkey.
+redis_url.py reads the URL, redis_connection.py and redis_cluster.py talk to Redis, redis_store.py and the scripts
+beside it store, redis_signals.py tells who waits, redis_membership.py says who works; here the ports are put together
+and what must be so before anything is stored is checked. Events travel over streams of the same Redis
+(redis_streams.py) where there is no broker. Needs Redis 6.2 or newer, or a Valkey.
 """
 
 from __future__ import annotations
@@ -56,16 +56,18 @@ def open_redis(url: str, workspace: str) -> Backend:
     target = parse_url(url)
     try:
         # Only here: who does not use Redis need not have its client.
-        from .redis_connection import Connections
+        from .redis_cluster import Cluster
+        from .redis_connection import Pool
         from .redis_membership import RedisMembership
         from .redis_signals import RedisSignals
         from .redis_store import RedisStore
     except ImportError as error:
         raise StoreError(f"a {target.where} needs a client that is not installed: {EXTRA}") from error
     place = f"{quote_part(target.prefix, 'prefix')}:{{{quote_part(workspace, 'workspace')}"
-    connections = Connections(target)
+    connections = Cluster(target) if target.cluster else Pool(target)
     try:
-        _check_server(connections)
+        for server in connections.servers():
+            _check_server(server)
         common = f"{place}}}:".encode()
         partitions = _open_workspace(connections, common + b"workspace", workspace)
         bases = [f"{place}:{number}}}:".encode() for number in range(partitions)]
@@ -91,12 +93,15 @@ def open_streams(url: str, workspace: str) -> Transport:
         target = parse_url(url)
         names_of, place = names(workspace), quote_part(workspace, "workspace")
         try:
-            from .redis_connection import Connections
+            from .redis_cluster import Cluster
+            from .redis_connection import Pool
             from .redis_queues import Queues
             from .redis_streams import RedisStreams
         except ImportError as error:
             raise StoreError(f"a {target.where} needs a client that is not installed: {EXTRA}") from error
-        queues = Queues(Connections(target), quote_part(target.prefix, "prefix"), names_of, place)
+        # One reading waits for all queues of a worker: in a cluster they are together on one node.
+        connections = Cluster(target, b"{%s}" % place.encode()) if target.cluster else Pool(target)
+        queues = Queues(connections, quote_part(target.prefix, "prefix"), names_of, place)
         try:
             queues.check()
         except BaseException:
@@ -109,7 +114,7 @@ def open_streams(url: str, workspace: str) -> Transport:
 
 def _check_server(connections: Connections) -> None:
     """It is a Redis, and what it has been given is still there after a restart and under pressure."""
-    from redis.exceptions import ResponseError
+    from redis.exceptions import ClusterError, ResponseError
 
     from .redis_connection import explain, pack
 
@@ -124,6 +129,8 @@ def _check_server(connections: Connections) -> None:
         if isinstance(pong, Exception):
             raise explain(target, pong) from pong
         raise StoreError(f"{target.where} does not answer as a Redis does; check host and port")
+    if not target.cluster and isinstance(info, bytes) and b"cluster_enabled:1" in info:
+        raise explain(target, ClusterError())
     found = {name: answer[1].decode() for name, answer in zip(names, settings, strict=True) if _is_setting(answer)}
     if len(found) < len(names) and not isinstance(info, ResponseError):
         # A managed Redis, or a user without the right to CONFIG: INFO has two of the three.

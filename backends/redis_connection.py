@@ -1,8 +1,8 @@
-"""Connections to one Redis: commands packed by hiredis, sent at once, answered in order.
+"""Connections to Redis: commands packed by hiredis, sent at once, answered in order.
 
 Laws.
 1. redis-py repeats nothing here: it would hide that a command may have run twice. What is repeated is only what Redis
-   said it had not run (NOSCRIPT).
+   said it had not run (NOSCRIPT; in a cluster more, see redis_cluster.py).
 2. `send` and `exchange` tell apart "nothing was sent" (StoreError) and "some answers did not come" (the trouble beside
    those that did): after the second, nobody knows what happened.
 3. A broken connection is thrown away and the next use makes another: a restart of the server needs no new client.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any, Final, NamedTuple, Protocol, cast
@@ -28,12 +29,14 @@ from redis.exceptions import (
     ClusterError,
     InvalidResponse,
     MasterDownError,
+    MovedError,
     NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -84,8 +87,64 @@ def pack(*command: Arg) -> bytes:
     return _pack(command)
 
 
-class Connections:
-    """As many connections as there are threads that ask at the same time. Safe to use from several threads."""
+class Connections(ABC):
+    """What is asked of Redis: of one server (`Pool`), or of a cluster (`Cluster`). Safe to use from several threads."""
+
+    target: Target
+
+    @abstractmethod
+    def connect(self) -> Wire:
+        """A new connection, for whoever keeps and disconnects it. Raises StoreError."""
+
+    @abstractmethod
+    def servers(self) -> Sequence[Connections]:
+        """Those that store, each alone. Raises StoreError when they can't be used together."""
+
+    @abstractmethod
+    def exchange(self, commands: Sequence[bytes]) -> Answers:
+        """Send all, read an answer each. Returns the answers that came, and what kept the others from coming.
+
+        An answer that is an error is in the list as an exception. Raises StoreError when nothing was sent.
+        """
+
+    @abstractmethod
+    def send(self, commands: Sequence[bytes]) -> Callable[[], Answers]:
+        """Send all; the function returned, to be called once, reads the answers as `exchange` does."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Disconnect; whoever still asks gets a StoreError. Idempotent."""
+
+    @abstractmethod
+    def _repeat(
+        self, script: Script, commands: Sequence[bytes], answers: list[Any], trouble: Exception | None
+    ) -> Answers:
+        """Send again those that Redis says it has not run."""
+
+    def ask(self, commands: Sequence[bytes]) -> list[Any]:
+        """An answer each. Raises StoreError for an error among them."""
+        return self._all_of(*self.exchange(commands)) if commands else []
+
+    def begin(self, script: Script, calls: Sequence[tuple[Arg, ...]]) -> Callable[[], Answers]:
+        """Run a script for each of these (key, arguments...), as `send`; loads it where Redis does not have it."""
+        sha = script.sha
+        commands = [_pack((b"EVALSHA", sha, b"1", *call)) for call in calls]
+        finish = self.send(commands)
+        return lambda: self._repeat(script, commands, *finish())
+
+    def run(self, script: Script, calls: Sequence[tuple[Arg, ...]]) -> list[Any]:
+        """As `begin`, at once. Raises StoreError unless every call was answered without error."""
+        return self._all_of(*self.begin(script, calls)()) if calls else []
+
+    def _all_of(self, answers: list[Any], trouble: Exception | None) -> list[Any]:
+        for answer in answers if trouble is None else (trouble,):
+            if isinstance(answer, Exception):
+                raise explain(self.target, answer) from answer
+        return answers
+
+
+class Pool(Connections):
+    """To one Redis: as many connections as there are threads that ask at the same time."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -95,7 +154,6 @@ class Connections:
         self._closed = False
 
     def connect(self) -> Wire:
-        """A new connection, for whoever keeps and disconnects it. Raises StoreError."""
         if self._closed:
             raise StoreError(f"{self.target.where}: this store was closed; open it again")
         try:
@@ -105,15 +163,13 @@ class Connections:
             raise explain(self.target, error) from error
         return connection
 
-    def exchange(self, commands: Sequence[bytes]) -> Answers:
-        """Send all, read an answer each. Returns the answers that came, and what kept the others from coming.
+    def servers(self) -> Sequence[Connections]:
+        return [self]
 
-        An answer that is an error is in the list as a redis ResponseError. Raises StoreError when nothing was sent.
-        """
+    def exchange(self, commands: Sequence[bytes]) -> Answers:
         return self.send(commands)()
 
     def send(self, commands: Sequence[bytes]) -> Callable[[], Answers]:
-        """Send all; the function returned, to be called once, reads the answers as `exchange` does."""
         connection = self._take()
         trouble: Exception | None = None
         try:
@@ -147,18 +203,7 @@ class Connections:
         self._give_back(connection)
         return answers, None
 
-    def ask(self, commands: Sequence[bytes]) -> list[Any]:
-        """An answer each. Raises StoreError for an error among them."""
-        return self._all_of(*self.exchange(commands)) if commands else []
-
-    def begin(self, script: Script, calls: Sequence[tuple[Arg, ...]]) -> Callable[[], Answers]:
-        """Run a script for each of these (key, arguments...), as `send`; loads it where Redis does not have it."""
-        sha = script.sha
-        commands = [_pack((b"EVALSHA", sha, b"1", *call)) for call in calls]
-        finish = self.send(commands)
-        return lambda: self._load_where_absent(script, commands, *finish())
-
-    def _load_where_absent(
+    def _repeat(
         self, script: Script, commands: Sequence[bytes], answers: list[Any], trouble: Exception | None
     ) -> Answers:
         absent = [n for n, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
@@ -169,16 +214,6 @@ class Connections:
             for n, answer in zip(absent, again, strict=True):
                 answers[n] = loaded if isinstance(loaded, Exception) else answer
         return answers, trouble
-
-    def run(self, script: Script, calls: Sequence[tuple[Arg, ...]]) -> list[Any]:
-        """As `begin`, at once. Raises StoreError unless every call was answered without error."""
-        return self._all_of(*self.begin(script, calls)()) if calls else []
-
-    def _all_of(self, answers: list[Any], trouble: Exception | None) -> list[Any]:
-        for answer in answers if trouble is None else (trouble,):
-            if isinstance(answer, Exception):
-                raise explain(self.target, answer) from answer
-        return answers
 
     def _take(self) -> Wire:
         if self._pid != os.getpid():
@@ -201,7 +236,6 @@ class Connections:
         connection.disconnect()
 
     def close(self) -> None:
-        """Disconnect; whoever still asks gets a StoreError. Idempotent."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -282,9 +316,13 @@ def _packets(commands: Sequence[bytes]) -> list[bytes]:
 
 
 _REMEDY: Final = "is it up, is that its host and port, and does it want redis:// or rediss://?"
+_CLUSTER: Final = "Redis Cluster; write redis+cluster://host:port (rediss+cluster:// for TLS)"
+_MOVING: Final = "is giving these keys to another node, and nothing was done; try again when that has ended"
+
+_Explanations = tuple[tuple[type[Exception], str, str], ...]
 
 # The first that fits an error: its class (MovedError is an AskError), a mark in its text, what to tell.
-_EXPLANATIONS: Final[tuple[tuple[type[Exception], str, str], ...]] = (
+_EXPLANATIONS: Final[_Explanations] = (
     (AuthenticationError, "Authentication required", "wants a password; write redis://:PASSWORD@host:port"),
     (AuthenticationError, "", "refuses this user or password; check them (percent-encoded in the URL)"),
     (BusyLoadingError, "", "is still loading its data; try again when it is up"),
@@ -295,11 +333,11 @@ _EXPLANATIONS: Final[tuple[tuple[type[Exception], str, str], ...]] = (
     (ResponseError, "DB index is out of range", "has no database of this number; check the path of the URL"),
     (ResponseError, "invalid DB index", "has no database of this number; check the path of the URL"),
     (MasterDownError, "", "is a replica that has lost its primary; give the URL of the primary"),
-    (ClusterError, "", "is a node of a Redis Cluster, which is not served yet; give the URL of a single Redis"),
-    (AskError, "", "is a node of a Redis Cluster, which is not served yet; give the URL of a single Redis"),
+    (ClusterError, "", f"is a node of a {_CLUSTER}"),
+    (AskError, "", f"is a node of a {_CLUSTER}"),
     # Older clients have no class for it; before Redis 7 an error inside a script comes as text.
-    (ResponseError, "CLUSTERDOWN", "is a node of a Redis Cluster, which is not served yet"),
-    (ResponseError, "allowed in cluster mode", "is a node of a Redis Cluster, which is not served yet"),
+    (ResponseError, "CLUSTERDOWN", f"is a node of a {_CLUSTER}"),
+    (ResponseError, "allowed in cluster mode", f"is a node of a {_CLUSTER}"),
     (ResponseError, "OOM", "is full, nothing was written; raise its maxmemory or remove data"),
     (ResponseError, "READONLY", "is a read-only replica; give the URL of the primary"),
     (ResponseError, "WRONGTYPE", "holds keys of somebody else under this prefix; choose another with ?prefix="),
@@ -307,12 +345,26 @@ _EXPLANATIONS: Final[tuple[tuple[type[Exception], str, str], ...]] = (
     (RedisTimeoutError, "", f"does not answer ({{error}}); {_REMEDY}"),
     (RedisConnectionError, "", f"can't be reached ({{error}}); {_REMEDY}"),
 )
+# What comes first when a node of a cluster says so.
+_OF_NODES: Final[_Explanations] = (
+    (
+        MovedError,
+        "",
+        "sends on to a node that sends back ({error}), and nothing was done; see redis-cli --cluster check",
+    ),
+    (AskError, "", _MOVING),
+    (TryAgainError, "", _MOVING),
+    (ClusterError, "", "says that its cluster is down ({error}), and nothing was done; see redis-cli --cluster check"),
+    (ResponseError, "cluster support disabled", "is no node of a cluster; write redis:// (rediss:// for TLS)"),
+)
 
 
 def explain(target: Target, error: Exception) -> StoreError:
-    """What an error of redis-py means, naming host, port and remedy."""
+    """What an error of redis-py means, naming host, port and remedy. One that does already is said again."""
     text = str(error)
-    for kind, mark, said in _EXPLANATIONS:
+    if isinstance(error, StoreError):
+        return StoreError(text)
+    for kind, mark, said in (*(_OF_NODES if target.cluster else ()), *_EXPLANATIONS):
         if isinstance(error, kind) and mark in text:
             return StoreError(f"{target.where} {said.format(error=text)}")
     return StoreError(f"{target.where} failed: {type(error).__name__}: {text}; see the log of the server")

@@ -25,7 +25,7 @@ from redis.exceptions import RedisError, ResponseError
 from durable.model.errors import StoreError, TransportError
 from durable.ports import Delivery, Trouble
 
-from .redis_connection import ANSWER_SECONDS, Wire, pack
+from .redis_connection import ANSWER_SECONDS, Wire, explain, pack
 from .redis_queues import GROUP, OURS, Queues, event_of, is_gone
 
 BEAT_SECONDS: Final = 1.0
@@ -216,7 +216,8 @@ class Consumer:
             self._leaving.clear()
             self._failed = None
         if name and not self._closed:
-            log.warning("nothing is received until Redis answers again: %s", error)
+            why = explain(self._queues.connections.target, error)
+            log.warning("nothing is received until Redis answers again: %s", why)
             self._tell(Trouble())
         return bool(name)
 

@@ -1,7 +1,8 @@
 """Queues in Redis: each is a stream with one consumer group, and this is all that is ever said to one.
 
 Laws.
-1. A queue has one key, `<prefix>:{<queue>}:stream`, and so a hash tag of its own; no command touches two queues.
+1. A queue has one key, `<prefix>:{<queue>}:stream`; in a cluster `<prefix>:{<workspace>}:<queue>:stream`, for all that
+   one reading waits for must be in one slot.
 2. An entry is one CloudEvent in the field `event`. Acknowledged is deleted: what is in a stream is still to be done.
 3. What comes back (given back, or its consumer died) is a new entry at the end, whose field `returns` counts: whoever
    is blocked on the queue is woken by it as by any other. After DELIVERY_LIMIT returns it is a dead letter.
@@ -57,13 +58,16 @@ class Queues:
         self.connections = connections
         self.names = names
         self._prefix = prefix.encode()
-        self._consumers = b"%s:{%s}:consumers" % (self._prefix, workspace.encode())
+        common = b"%s:{%s}:" % (self._prefix, workspace.encode())
+        self._consumers = common + b"consumers"
+        shared = connections.target.cluster
+        self._before, self._behind = (common, b":stream") if shared else (self._prefix + b":{", b"}:stream")
         self._settled = Unanswered(connections)
         self._announced = Unanswered(connections)
 
     def key(self, queue: str) -> bytes:
         """The stream's."""
-        return b"%s:{%s}:stream" % (self._prefix, queue.encode(errors="surrogatepass"))
+        return self._before + queue.encode(errors="surrogatepass") + self._behind
 
     def check(self) -> None:
         """Raises TransportError, or StoreError, unless Redis can carry events and this user may."""

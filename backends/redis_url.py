@@ -1,7 +1,8 @@
 """What a `redis://` URL says. Nothing of a URL is ever shown but host, port, database and the names of parameters.
 
     redis://[user[:password]@]host[:port][/db][?prefix=durable&partitions=16&allow_unsafe=1]
-    rediss://...                          the same over TLS; `ssl_ca_certs` and the like as redis-py understands them
+    redis+cluster://[user[:password]@]host[:port][,host[:port]...][?...]    some nodes; the others are learned from them
+    rediss://..., rediss+cluster://...    the same over TLS; `ssl_ca_certs` and the like as redis-py understands them
 
 `repr` of a target has no password, and no error raised here has one of the URL parser's as its cause or context: they
 quote parts of what they could not parse.
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import SplitResult, unquote
 
@@ -23,13 +24,20 @@ DEFAULT_PORT: Final = 6379
 DEFAULT_PREFIX: Final = "durable"
 DEFAULT_PARTITIONS: Final = 16
 
+Address = tuple[str, int]
+
 _SHAPE: Final = "redis://user:password@host:6379/0 (rediss:// for TLS)"
+_CLUSTER_SHAPE: Final = "redis+cluster://user:password@host:6379,host:6379 (rediss+cluster:// for TLS)"
+_CLUSTER: Final = re.compile(r"(rediss?)\+cluster://([^/?#]*@)?([^/?#]*)(.*)", re.DOTALL)
 _SAFE_NAME: Final = re.compile(r"[a-z][a-z_]{0,39}")
 
 
 @dataclass(frozen=True)
 class Target:
-    """A Redis and how to use it. `partitions`: what the URL asks for, None to take the workspace as it is."""
+    """A Redis and how to use it. `partitions`: what the URL asks for, None to take the workspace as it is.
+
+    cluster: it is one node of a Redis Cluster, or some of them with `others`.
+    """
 
     host: str
     port: int
@@ -40,17 +48,45 @@ class Target:
     prefix: str = DEFAULT_PREFIX
     partitions: int | None = None
     allow_unsafe: bool = False
+    cluster: bool = False
+    others: tuple[Address, ...] = ()
     options: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def where(self) -> str:
         """`Redis at host:port`, to begin a message."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"Redis at {host}:{self.port}"
+        return f"Redis {'Cluster ' if self.cluster else ''}at {host}:{self.port}"
+
+    @property
+    def address(self) -> Address:
+        return self.host, self.port
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Of all nodes that the URL names."""
+        return self.address, *self.others
 
 
 def parse_url(url: str) -> Target:
     """The target of a URL. Raises StoreError for anything that is not understood."""
+    cluster = _CLUSTER.fullmatch(url)
+    return _parse_one(url) if cluster is None else _parse_cluster(*cluster.groups(default=""))
+
+
+def _parse_cluster(scheme: str, user: str, hosts: str, rest: str) -> Target:
+    first, *others = hosts.split(",")
+    nodes = [parsed(f"{scheme}://{other}") for other in others]
+    if not all(node and node.hostname for node in nodes):
+        raise StoreError(f"the Redis URL can't be parsed: write {_CLUSTER_SHAPE}, user and password percent-encoded")
+    target = _parse_one(f"{scheme}://{user}{first}{rest}")
+    if target.db:
+        raise StoreError(f"a Redis Cluster has no databases but 0; write {_CLUSTER_SHAPE}")
+    named = tuple((node.hostname or "", node.port or DEFAULT_PORT) for node in nodes if node)
+    return replace(target, cluster=True, others=named)
+
+
+def _parse_one(url: str) -> Target:
     parts = _split(url)
     path = parts.path.strip("/")
     if path and not re.fullmatch("[0-9]{1,9}", path):
@@ -72,7 +108,7 @@ def parse_url(url: str) -> Target:
         (values if name in _OURS else options)[name] = read(name, text)
     tls = parts.scheme == "rediss"
     if not tls and (only := sorted(name for name in options if name.startswith("ssl_"))):
-        raise StoreError(f"parameter {only[0]} is for rediss:// URLs; this one begins with redis://")
+        raise StoreError(f"parameter {only[0]} is for TLS: write rediss:// (or rediss+cluster://)")
     return Target(
         host=parts.hostname or "localhost",
         port=parts.port or DEFAULT_PORT,

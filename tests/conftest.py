@@ -15,7 +15,8 @@ from durable.backends.dynamodb_backend import create_dynamodb
 from tests.servers.certificate import Certificate, make_certificate, missing_openssl
 from tests.servers.dynamodb_server import CREDENTIALS, DynamoServer, missing_dynamodb
 from tests.servers.rabbitmq_server import RabbitServer, missing_rabbitmq
-from tests.servers.redis_server import RedisServer, missing_redis
+from tests.servers.redis_cluster import RedisCluster
+from tests.servers.redis_server import RedisServer, ValkeyServer, missing_redis, missing_valkey
 
 
 def need(missing: str | None) -> None:
@@ -35,6 +36,26 @@ def redis_server() -> Iterator[RedisServer]:
     server.start()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def valkey_server() -> Iterator[ValkeyServer]:
+    """A Valkey for the whole session. A test that mistreats it starts one of its own."""
+    need(missing_valkey())
+    server = ValkeyServer()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[RedisCluster]:
+    """Three masters with a replica each, for the whole session. A test that mistreats them waits until all is well."""
+    need(missing_redis())
+    cluster = RedisCluster()
+    cluster.start()
+    yield cluster
+    cluster.close()
 
 
 @pytest.fixture(scope="session")

@@ -59,10 +59,10 @@ def connect(
     """A client of the store behind `url` (default: DURABLE_URL, else `sqlite:///.durable/durable.db`).
 
     url: `sqlite:///relative.db`, `sqlite:////absolute.db`, `redis://host:port/db`, `rediss://`,
-    `dynamodb://region/table`, `memory://name`.
-    events: the broker between many workers, `amqp://user:password@host:port/vhost`, `amqps://`, `redis://` or
-    `rediss://` (default: DURABLE_EVENTS_URL, else "": the store itself where it is Redis, else none). workspace: what
-    has another name is never seen (default: DURABLE_WORKSPACE, else "default"). Raises ValueError for a URL that
+    `redis+cluster://host:port,host:port`, `rediss+cluster://`, `dynamodb://region/table`, `memory://name`.
+    events: the broker between many workers, `amqp://user:password@host:port/vhost`, `amqps://`, or a Redis as above
+    (default: DURABLE_EVENTS_URL, else "": the store itself where it is Redis, else none). workspace: what has
+    another name is never seen (default: DURABLE_WORKSPACE, else "default"). Raises ValueError for a URL that
     nobody serves, StoreError or TransportError for one that can't be used.
 
     codec: an object with `encode(bytes) -> bytes` and `decode(bytes) -> bytes` over the JSON of every payload, such as

@@ -24,8 +24,8 @@ BLOBS: Final = "durable.blobs"
 DEFAULT_URL: Final = "sqlite:///.durable/durable.db"
 DEFAULT_WORKSPACE: Final = "default"
 NO_BROKER: Final = "no broker"
-_PORTS: Final = {"amqp": 5672, "amqps": 5671, "redis": 6379, "rediss": 6379}
-_CARRY_EVENTS: Final = ("redis", "rediss")  # schemes of stores that are brokers too
+_CARRY_EVENTS: Final = ("redis", "rediss", "redis+cluster", "rediss+cluster")  # schemes of stores that are brokers too
+_PORTS: Final = {"amqp": 5672, "amqps": 5671, **dict.fromkeys(_CARRY_EVENTS, 6379)}
 
 
 def url_or_default(url: object) -> str:
@@ -58,8 +58,9 @@ def events_address(url: str | None, *, is_broker: bool) -> str:
     if not is_broker:
         return "the store"
     parts = urlsplit(url)
-    host = parts.hostname or "localhost"
-    port = parts.port or _PORTS.get(parts.scheme)
+    first = urlsplit("//" + parts.netloc.rpartition("@")[2].partition(",")[0])  # of the nodes of a cluster
+    host = first.hostname or "localhost"
+    port = first.port or _PORTS.get(parts.scheme)
     path = unquote(parts.path).rstrip("/")
     path = "" if path == "/0" and parts.scheme in _CARRY_EVENTS else path
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{f':{port}' if port else ''}{path}"

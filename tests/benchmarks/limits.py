@@ -43,7 +43,7 @@ def sequences(place: Place, shape: Shape, count: int, warm_up: int, apart: bool 
     else:
         import raw_redis
     reply_to = raw_redis.REPLY_TO if place.events else ""
-    stored = raw_redis.write(place.store, shape, count, warm_up, reply_to)
+    stored = raw_redis.write(place.nodes, shape, count, warm_up, reply_to)
     limit = Limit(stored.seconds, _of_each(stored.each, count), stored.stored)
     if place.events is not None:
         if not TYPE_CHECKING:

@@ -19,22 +19,26 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 if TYPE_CHECKING:
     from tests.servers.process import ServerProcess
     from tests.servers.rabbitmq_server import RabbitServer, missing_rabbitmq
+    from tests.servers.redis_cluster import RedisCluster
     from tests.servers.redis_server import RedisServer, missing_redis
 else:
     sys.path.append(str(Path(__file__).parents[1]))
     from servers.process import ServerProcess
     from servers.rabbitmq_server import RabbitServer, missing_rabbitmq
+    from servers.redis_cluster import RedisCluster
     from servers.redis_server import RedisServer, missing_redis
 
 WORKSPACE: Final = "default"
 
 # sqlite: a file. redis: a server, activities run where they were scheduled. streams: every activity travels through
-# its streams. eager: RabbitMQ beside it, as with redis. broker: every activity travels through RabbitMQ.
-Kind = Literal["sqlite", "redis", "streams", "eager", "broker"]
+# its streams. cluster: as redis, on three masters. eager: RabbitMQ beside it, as with redis. broker: every activity
+# travels through RabbitMQ.
+Kind = Literal["sqlite", "redis", "streams", "cluster", "eager", "broker"]
 
 
 class Place(NamedTuple):
-    """`store` and `events` are URLs, `path` that of the SQLite file, `redis` and `rabbitmq` the servers."""
+    """`store` and `events` are URLs, `path` that of the SQLite file, `redis` and `rabbitmq` the servers, `nodes` the
+    URLs of all that store."""
 
     kind: Kind
     store: str
@@ -42,6 +46,7 @@ class Place(NamedTuple):
     path: str = ""
     redis: RedisServer | None = None
     rabbitmq: RabbitServer | None = None
+    nodes: tuple[str, ...] = ()
 
     @property
     def eager(self) -> bool:
@@ -89,12 +94,22 @@ class Places:
                 path = str(Path(fresh, "bench.db"))
                 yield Place(kind, f"sqlite:///{path}", path=path)
                 return
+            if kind == "cluster":
+                with _below(fresh):
+                    cluster = RedisCluster(replicas=0)
+                try:
+                    cluster.start()
+                    yield Place(kind, cluster.url, nodes=tuple(node.url for node in cluster.nodes))
+                finally:
+                    cluster.close()
+                return
             broker = self._broker() if kind in ("eager", "broker") else None
             with _below(fresh):
                 redis = RedisServer()
             try:
                 redis.start()
-                yield Place(kind, redis.url, broker.url() if broker else None, redis=redis, rabbitmq=broker)
+                events = broker.url() if broker else None
+                yield Place(kind, redis.url, events, redis=redis, rabbitmq=broker, nodes=(redis.url,))
             finally:
                 redis.close()
 

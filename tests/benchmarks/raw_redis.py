@@ -1,9 +1,10 @@
 """The raw limit beside the rows with Redis in run.py: a bare program that stores the same by the same Lua scripts.
 
 It reads the product's scripts (`backends/redis_*.lua`, for their checks are part of the layout) and nothing else of it:
-commands are packed before the clock starts, sent over one connection of redis-py in pipelines, and their answers parsed
-by hiredis and thrown away. No objects, no threads, no signals. A hello sequence is five commits (a start, four turns),
-one load before its first turn, and one read of its summary at the end: as many, and as large, as the product's.
+commands are packed before the clock starts, sent in pipelines over one connection of redis-py (to each node of a
+cluster), and their answers parsed by hiredis and thrown away. No objects, no threads, no signals. A hello sequence is
+five commits (a start, four turns), one load before its first turn, and one read of its summary at the end: as many, and
+as large, as the product's.
 
     python tests/benchmarks/raw_redis.py [--repeats 3] [--dir FOLDER]
 """
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 import hiredis
 from redis import Redis
 from redis.connection import Connection
+from redis.crc import key_slot
 
 if TYPE_CHECKING:
     from tests.benchmarks import raw_sqlite as raw
@@ -38,6 +40,7 @@ _CODES: Final = {"task": b"t", "inbox": b"i"}
 
 Shape = Literal["many", "single", "alone"]
 Pipeline = list[bytes]  # packed commands that travel together
+Part = tuple[int, list[bytes], int]  # of a pipeline: to which node, what is written, how many answers come
 
 
 class Written(NamedTuple):
@@ -155,26 +158,53 @@ PIPELINES: Final = {"many": in_bulk, "single": one_by_one, "alone": alone}
 # ---- sending it
 
 
-def write(url: str, shape: Shape, count: int, warm_up: int, reply_to: str = "") -> Written:
-    """Send the sequences to a Redis that is empty; the warm-up is not timed."""
-    parts = urlsplit(url)
-    connection: Any = Connection(host=parts.hostname, port=parts.port, protocol=2)  # type: ignore[no-untyped-call]
+def write(urls: Sequence[str], shape: Shape, count: int, warm_up: int, reply_to: str = "") -> Written:
+    """Send the sequences to a Redis that is empty, or to the masters of a cluster; the warm-up is not timed."""
+    connections = [_connection(url) for url in urls]
     try:
-        scripts = Scripts(*(_load(connection, name) for name in ("commit", "load")))
+        [scripts] = {Scripts(*(_load(node, name) for name in ("commit", "load"))) for node in connections}
+        nodes = _nodes(connections)
         for pipeline in in_bulk(_sequences(scripts, warm_up, reply_to)):
-            _exchange(connection, packets(pipeline), len(pipeline))
-        made = PIPELINES[shape](_sequences(scripts, count, reply_to))
-        sent = [packets(pipeline) for pipeline in made]
+            _exchange(connections, _by_node(pipeline, nodes))
+        sent = [_by_node(pipeline, nodes) for pipeline in PIPELINES[shape](_sequences(scripts, count, reply_to))]
         each = []
         begun = last = time.perf_counter()
-        for pipeline, parts_of in zip(made, sent, strict=True):
-            _exchange(connection, parts_of, len(pipeline))
+        for parts in sent:
+            _exchange(connections, parts)
             now = time.perf_counter()
             each.append(now - last)
             last = now
     finally:
-        connection.disconnect()
-    return Written(last - begun, each, stored_bytes(url, b"raw:"))
+        for connection in connections:
+            connection.disconnect()
+    return Written(last - begun, each, stored_bytes(urls, b"raw:"))
+
+
+def _connection(url: str) -> Any:
+    parts = urlsplit(url)
+    return Connection(host=parts.hostname, port=parts.port, protocol=2)  # type: ignore[no-untyped-call]
+
+
+def _nodes(connections: Sequence[Any]) -> dict[bytes, int]:
+    """Which node has each partition."""
+    bases = [b"raw:{bench:%d}:" % number for number in range(PARTITIONS)]
+    if len(connections) == 1:
+        return dict.fromkeys(bases, 0)
+    connections[0].send_packed_command([packed(b"CLUSTER", b"SLOTS")])
+    slots = connections[0].read_response()
+    ports = [connection.port for connection in connections]
+    return {
+        base: next(ports.index(master[1]) for first, last, master, *_ in slots if first <= key_slot(base) <= last)
+        for base in bases
+    }
+
+
+def _by_node(pipeline: Pipeline, nodes: dict[bytes, int]) -> list[Part]:
+    parts: dict[int, list[bytes]] = {}
+    for command in pipeline:
+        base = command[command.index(b"raw:{") : command.index(b"}:") + 2]
+        parts.setdefault(nodes[base], []).append(command)
+    return [(node, packets(commands), len(commands)) for node, commands in parts.items()]
 
 
 def _load(connection: Any, name: str) -> bytes:
@@ -199,21 +229,25 @@ def packets(pipeline: Sequence[bytes]) -> list[bytes]:
     return [*full, b"".join(some)] if some else full
 
 
-def _exchange(connection: Any, written: list[bytes], answers: int) -> None:
-    connection.send_packed_command(written)
-    read = connection.read_response
-    for _ in range(answers):
-        if not read():
-            raise RuntimeError("Redis refused a commit of the raw program")
+def _exchange(connections: Sequence[Any], parts: list[Part]) -> None:
+    for node, written, _ in parts:
+        connections[node].send_packed_command(written)
+    for node, _, answers in parts:
+        read = connections[node].read_response
+        for _ in range(answers):
+            if not read():
+                raise RuntimeError("Redis refused a commit of the raw program")
 
 
-def stored_bytes(url: str, prefix: bytes) -> int:
-    """Bytes of histories and records in a Redis of this layout."""
-    with Redis.from_url(url) as redis:
-        keys: list[bytes] = list(redis.scan_iter(match=prefix + b"*", count=1_000))
-        histories = sum(len(item) for key in keys if b"}:h:" in key for item in redis.lrange(key, 0, -1))
-        records = sum(len(r) for key in keys if key.endswith(b"}:instances") for r in redis.hvals(key))
-    return histories + records
+def stored_bytes(urls: Sequence[str], prefix: bytes) -> int:
+    """Bytes of histories and records in all of these, of this layout."""
+    stored = 0
+    for url in urls:
+        with Redis.from_url(url) as redis:
+            keys: list[bytes] = list(redis.scan_iter(match=prefix + b"*", count=1_000))
+            stored += sum(len(item) for key in keys if b"}:h:" in key for item in redis.lrange(key, 0, -1))
+            stored += sum(len(r) for key in keys if key.endswith(b"}:instances") for r in redis.hvals(key))
+    return stored
 
 
 def main() -> None:
@@ -231,7 +265,7 @@ def main() -> None:
             took = []
             for _ in range(arguments.repeats):
                 with places.place("redis") as place:
-                    took.append(write(place.store, shape, count, 200).seconds)
+                    took.append(write(place.nodes, shape, count, 200).seconds)
             seconds = median(took)
             per_unit = f"{seconds / count * 1e3:8.3f} ms each, {count / seconds:9,.0f} a second"
             print(f"{count:5,} {shape:8} {seconds:8.3f} s  {per_unit}", flush=True)

@@ -74,6 +74,7 @@ _TARGETS: Final[dict[Kind, tuple[float | None, float | None, float | None]]] = {
     "sqlite": (4_000, 1_500, 2.5),
     "redis": (3_000, None, None),
     "streams": (1_500, None, None),
+    "cluster": (None, None, None),
     "eager": (3_000, None, 2.0),
     "broker": (800, None, 10.0),
 }
@@ -82,6 +83,7 @@ HEADINGS: Final[dict[Kind, str]] = {
     "sqlite": "SQLite",
     "redis": "Redis alone; eager activities",
     "streams": "Redis alone; every activity through a stream",
+    "cluster": "A Redis Cluster of three masters; eager activities",
     "eager": "Redis and RabbitMQ; eager activities",
     "broker": "Redis and RabbitMQ; every activity through RabbitMQ",
 }
@@ -102,6 +104,7 @@ def rows(sizes: Sizes, repeats: int, warm_up: int) -> list[Row]:
         _idle("redis", sizes, repeats, warm_up),
         *_hello("streams", sizes, repeats, warm_up),
         *_apart("streams", sizes, repeats, warm_up),
+        *_hello("cluster", sizes, repeats, warm_up),
         *_hello("eager", sizes, repeats, warm_up),
         *_apart("eager", sizes, repeats, warm_up),
         *_hello("broker", sizes, repeats, warm_up),

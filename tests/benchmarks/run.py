@@ -38,8 +38,8 @@ UNSTEADY: Final = 2.0  # when the raw limit itself moves by this factor, somethi
 
 SERVERS: Final[dict[str, frozenset[Kind]]] = {
     "none": frozenset({"sqlite"}),
-    "redis": frozenset({"sqlite", "redis", "streams"}),
-    "all": frozenset({"sqlite", "redis", "streams", "eager", "broker"}),
+    "redis": frozenset({"sqlite", "redis", "streams", "cluster"}),
+    "all": frozenset({"sqlite", "redis", "streams", "cluster", "eager", "broker"}),
 }
 
 

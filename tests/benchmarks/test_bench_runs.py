@@ -29,7 +29,8 @@ SQLITE = (
 )
 SERVERS = (
     "redis-many redis-single redis-alone redis-one redis-two redis-idle streams-many streams-single streams-alone "
-    "streams-one streams-two eager-many eager-single eager-alone eager-one eager-two "
+    "streams-one streams-two cluster-many cluster-single cluster-alone "
+    "eager-many eager-single eager-alone eager-one eager-two "
     "broker-many broker-single broker-alone broker-one broker-two broker-idle"
 )
 

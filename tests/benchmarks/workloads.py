@@ -127,7 +127,7 @@ def stored(place: Place) -> int:
             from tests.benchmarks import raw_redis
         else:
             import raw_redis
-        return raw_redis.stored_bytes(place.store, b"durable:")
+        return raw_redis.stored_bytes(place.nodes, b"durable:")
     with closing(sqlite3.connect(place.path)) as connection:
         return raw.stored_bytes(connection)
 

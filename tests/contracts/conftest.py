@@ -45,7 +45,7 @@ def open_here(redis_server: RedisServer, prefix: str, after: ExitStack) -> Opene
 @pytest.fixture
 def own_server(redis_server: RedisServer) -> Iterator[RedisServer]:
     """A server that a test may mistreat."""
-    server = RedisServer()
+    server = type(redis_server)()
     server.start()
     yield server
     server.close()

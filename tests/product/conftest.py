@@ -26,10 +26,11 @@ from tests.servers.rabbitmq_server import RabbitServer
 SOON = 20  # seconds; nothing here takes one
 
 # Kinds: a store, `+rabbitmq` with a broker (`+redis`: with a Redis as one), `-cold` where nothing is kept warm: every
-# turn replays the whole history.
+# turn replays the whole history. cluster: a Redis Cluster of three masters.
 EMBEDDED: Final = {"bench": ("memory", "memory-cold", "sqlite"), "world": ("memory", "sqlite")}
 EVERYWHERE: Final = ("redis", "sqlite+rabbitmq", "redis+rabbitmq")
-SLOW: Final = ("memory+rabbitmq", "redis+redis", "redis+rabbitmq-cold")
+SLOW: Final = ("memory+rabbitmq", "redis+redis", "redis+rabbitmq-cold", "cluster", "valkey")
+SERVERS: Final = {"redis": "redis_server", "cluster": "redis_cluster", "valkey": "valkey_server"}
 DYNAMODB: Final = ("dynamodb", "dynamodb+rabbitmq")
 
 
@@ -101,8 +102,8 @@ def place_of(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callabl
                 after.callback(request.getfixturevalue("queue_remover"), workspace)
             if store == "dynamodb":
                 return Place(request.getfixturevalue("dynamodb_server").url("&partitions=1"), events, workspace)
-            if store == "redis":
-                return Place(request.getfixturevalue("redis_server").url + "?partitions=1", events, workspace)
+            if store in SERVERS:
+                return Place(request.getfixturevalue(SERVERS[store]).url + "?partitions=1", events, workspace)
             return Place(
                 f"sqlite:///{tmp_path}/store.db" if store == "sqlite" else f"memory://{workspace}", events, workspace
             )

@@ -33,6 +33,7 @@ from tests.product import conftest
 from tests.product.conftest import Heard
 from tests.product.shared_work import LEDGER, app
 from tests.servers.rabbitmq_server import RabbitServer
+from tests.servers.redis_cluster import RedisCluster
 from tests.servers.redis_server import RedisServer
 
 SOON = 20  # seconds; nothing here takes one, but for what is said to
@@ -125,7 +126,9 @@ class Outsider:
 class Place:
     """A workspace on the session's servers, and what runs on it until the test ends."""
 
-    def __init__(self, redis: RedisServer, events: str | None, folder: Path, partitions: int | None) -> None:
+    def __init__(
+        self, redis: RedisServer | RedisCluster, events: str | None, folder: Path, partitions: int | None
+    ) -> None:
         self.url = redis.url + (f"?partitions={partitions}" if partitions else "")
         self.events = events
         self.workspace = uuid4().hex[:8]
@@ -179,7 +182,9 @@ class Place:
         return [handle.result(SOON) for handle in handles]
 
 
-def places(redis: RedisServer, events: str | None, folder: Path, partitions: int | None) -> Iterator[Place]:
+def places(
+    redis: RedisServer | RedisCluster, events: str | None, folder: Path, partitions: int | None
+) -> Iterator[Place]:
     """A workspace, until the test ends."""
     place = Place(redis, events, folder, partitions)
     with place.closing:

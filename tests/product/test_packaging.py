@@ -197,8 +197,8 @@ for group in ("durable.stores", "durable.transports"):
         print(point.name)
 """
     stores, brokers = (
-        ["dynamodb", "memory", "redis", "rediss", "sqlite"],
-        ["amqp", "amqps", "memory", "redis", "rediss"],
+        ["dynamodb", "memory", "redis", "redis+cluster", "rediss", "rediss+cluster", "sqlite"],
+        ["amqp", "amqps", "memory", "redis", "redis+cluster", "rediss", "rediss+cluster"],
     )
     assert run(installed, "-c", code, cwd=tmp_path).split() == stores + brokers
 

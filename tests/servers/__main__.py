@@ -12,7 +12,7 @@ import sys
 
 from tests.servers.dynamodb_server import missing_dynamodb
 from tests.servers.rabbitmq_server import missing_rabbitmq
-from tests.servers.redis_server import missing_redis
+from tests.servers.redis_server import missing_redis, missing_valkey
 
 ASKED = {"redis-server": missing_redis, "rabbitmq-server": missing_rabbitmq}
 
@@ -33,7 +33,9 @@ def install(packages: list[str]) -> None:
 
 
 def main() -> int:
-    if (lacking := missing_dynamodb()) is not None:  # make venv installs it; its tests say so too, and fail
+    for lacking in filter(
+        None, (missing_dynamodb(), missing_valkey())
+    ):  # by make venv; their tests say so too, and fail
         print(lacking, file=sys.stderr)
     packages = missing()
     allowed = os.environ.get("ALLOW_SKIP") == "1"
