@@ -90,7 +90,7 @@ class RedisStore:
 
     def _outcomes(self, count: int, answers: Sequence[Any], trouble: Exception | None) -> list[Outcome]:
         errors = [answer for answer in answers if isinstance(answer, Exception)]
-        if trouble is None and len(errors) == count:
+        if errors and trouble is None and len(errors) == count:
             raise explain(self._connections.target, errors[0]) from errors[0]
         if trouble is not None or errors:
             why = explain(self._connections.target, trouble or errors[0])

@@ -119,6 +119,7 @@ class StoreContract(RowsContract, LivesContract):
         assert keys(store) == ["k09999"]
 
     def test_nothing_asked_nothing_answered(self, store: Store) -> None:
+        assert store.begin([])() == []
         assert (store.commit([]), store.load([]), store.deliver([]), store.lease([])) == ([], [], [], [])
         assert (store.input_of([]), store.summaries([])) == ([], [])
 
