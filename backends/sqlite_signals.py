@@ -65,6 +65,8 @@ class FileSignals(LocalSignals):
                 version: int | None = self._look()
                 pause = LOOK_SECONDS
             except StoreError as error:
+                if stopping.is_set():
+                    return  # closed while it looked
                 # Deleted, damaged, locked: listeners look for themselves and meet the error where it can be handled.
                 log.warning("can't watch for other processes: %s", error)
                 version, pause = None, TROUBLE_SECONDS

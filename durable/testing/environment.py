@@ -144,6 +144,8 @@ class Environment:
                 message = f"orchestration {instance_id!r} is blocked: {summary.blocked_reason}"
                 raise OrchestrationBlockedError(message, summary.blocked_reason)
             if not driver.jump(ends):
+                if store.summaries([instance_id])[0] != summary:
+                    continue  # another thread has let time jump meanwhile
                 if ends is None:
                     raise StuckError(self._why_stuck(summary))
                 raise TimeoutError(f"orchestration {instance_id!r} is {status} after {timeout} of the environment")

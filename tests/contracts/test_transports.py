@@ -8,7 +8,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pkgutil import resolve_name
 from time import monotonic
 from typing import Any
@@ -427,15 +427,19 @@ def test_a_server_of_another_kind(caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server((HOST, 0)) as listener:
 
         def answer() -> None:
-            for _ in range(2):
-                client, _ = listener.accept()
-                client.recv(100)
-                client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-                client.close()
+            with suppress(OSError):  # the listener is closed
+                while True:
+                    client, _ = listener.accept()
+                    client.recv(100)
+                    client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    client.close()
 
-        threading.Thread(target=answer, daemon=True).start()
+        answering = threading.Thread(target=answer, daemon=True)
+        answering.start()
         with pytest.raises(TransportError, match="handshake"):
             open_rabbitmq(f"amqp://{HOST}:{listener.getsockname()[1]}/", "w")
+        listener.shutdown(socket.SHUT_RDWR)
+        answering.join(20)
 
 
 def test_without_pika(monkeypatch: pytest.MonkeyPatch) -> None:
