@@ -12,11 +12,11 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from durable.model.errors import StoreError
 
-from .url_parts import MAX_PARTITIONS, count, parsed, seconds
+from .url_parts import MAX_PARTITIONS, count, endpoint, parameters, parsed, seconds
 
 DEFAULT_PARTITIONS: Final = 16
 DEFAULT_TIMEOUT: Final = 5.0
@@ -24,7 +24,6 @@ DEFAULT_TIMEOUT: Final = 5.0
 _SHAPE: Final = "dynamodb://REGION/TABLE, e.g. dynamodb://eu-central-1/durable"
 _REGION: Final = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+")
 _TABLE: Final = re.compile(r"[A-Za-z0-9_.-]{3,255}")
-_SAFE_NAME: Final = re.compile(r"[a-z][a-z_]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -63,27 +62,12 @@ def parse_url(url: str) -> Target:
         raise StoreError(
             f"the DynamoDB URL names no table: write {_SHAPE}; a table's name has 3 to 255 of A-Z a-z 0-9 _ . -"
         )
-    values: dict[str, Any] = {}
-    for part in parts.query.split("&") if parts.query else []:
-        name, _, text = part.partition("=")
-        read = _PARAMETERS.get(name)
-        if read is None:
-            shown = name if _SAFE_NAME.fullmatch(name) else "(not a plain word)"
-            known = ", ".join(sorted(_PARAMETERS))
-            raise StoreError(f"unknown parameter {shown} in the DynamoDB URL; known: {known}")
-        if name in values:
-            raise StoreError(f"parameter {name} stands twice in the DynamoDB URL")
-        values[name] = read(name, unquote(text))
+    values = parameters(parts.query, _PARAMETERS, "DynamoDB")
     return Target(parts.netloc, table, **values)
 
 
 def _endpoint(name: str, text: str) -> str:
-    parts = parsed(text)
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise StoreError(f"parameter {name} in the DynamoDB URL must be like http://127.0.0.1:8000, without a user")
-    if parts.path.strip("/") or parts.query or parts.fragment:
-        raise StoreError(f"parameter {name} in the DynamoDB URL must end with its host and port")
-    return f"{parts.scheme}://{parts.netloc}"
+    return endpoint(text, name, "DynamoDB")
 
 
 def _partitions(name: str, text: str) -> int:

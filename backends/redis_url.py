@@ -18,7 +18,7 @@ from urllib.parse import SplitResult, unquote
 
 from durable.model.errors import StoreError
 
-from .url_parts import MAX_PARTITIONS, count, parsed, seconds
+from .url_parts import MAX_PARTITIONS, count, parameters, parsed, seconds
 
 DEFAULT_PORT: Final = 6379
 DEFAULT_PREFIX: Final = "durable"
@@ -29,7 +29,6 @@ Address = tuple[str, int]
 _SHAPE: Final = "redis://user:password@host:6379/0 (rediss:// for TLS)"
 _CLUSTER_SHAPE: Final = "redis+cluster://user:password@host:6379,host:6379 (rediss+cluster:// for TLS)"
 _CLUSTER: Final = re.compile(r"(rediss?)\+cluster://([^/?#]*@)?([^/?#]*)(.*)", re.DOTALL)
-_SAFE_NAME: Final = re.compile(r"[a-z][a-z_]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -94,18 +93,8 @@ def _parse_one(url: str) -> Target:
     given = parts.query.split("&") if parts.query else []
     if not all("=" in part for part in given):
         raise StoreError("the parameters of the Redis URL are not name=value&name=value")
-    values: dict[str, Any] = {}
-    options: dict[str, Any] = {}
-    for name, _, text in (part.partition("=") for part in given):
-        text = unquote(text)
-        read = _PARAMETERS.get(name)
-        if read is None:
-            shown = name if _SAFE_NAME.fullmatch(name) else "(not a plain word)"
-            known = ", ".join(sorted(_PARAMETERS))
-            raise StoreError(f"unknown parameter {shown} in the Redis URL; known: {known}")
-        if name in values or name in options:
-            raise StoreError(f"parameter {name} stands twice in the Redis URL")
-        (values if name in _OURS else options)[name] = read(name, text)
+    values = parameters(parts.query, _PARAMETERS, "Redis")
+    options = {name: values.pop(name) for name in list(values) if name not in _OURS}
     tls = parts.scheme == "rediss"
     if not tls and (only := sorted(name for name in options if name.startswith("ssl_"))):
         raise StoreError(f"parameter {only[0]} is for TLS: write rediss:// (or rediss+cluster://)")

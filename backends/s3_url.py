@@ -11,17 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from durable.model.errors import StoreError
 
-from .url_parts import parsed, seconds
+from .url_parts import endpoint, parameters, parsed, seconds
 
 _SHAPE: Final = "s3://BUCKET/PREFIX, e.g. s3://my-company/durable"
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX: Final = re.compile(r"(?:[A-Za-z0-9_.=-]+/)*[A-Za-z0-9_.=-]+")
 _REGION: Final = re.compile(r"[a-z0-9-]{2,30}")
-_SAFE_NAME: Final = re.compile(r"[a-z][a-z_]{0,39}")
 _LONGEST_PREFIX: Final = 200  # of the 1,024 bytes of a key
 
 
@@ -55,27 +54,12 @@ def parse_url(url: str) -> Target:
         raise StoreError(
             f"the prefix in the URL of a bucket has at most {_LONGEST_PREFIX} of A-Z a-z 0-9 _ . = - and single slashes"
         )
-    values: dict[str, Any] = {}
-    for part in parts.query.split("&") if parts.query else []:
-        name, _, text = part.partition("=")
-        read = _PARAMETERS.get(name)
-        if read is None:
-            shown = name if _SAFE_NAME.fullmatch(name) else "(not a plain word)"
-            known = ", ".join(sorted(_PARAMETERS))
-            raise StoreError(f"unknown parameter {shown} in the S3 URL; known: {known}")
-        if name in values:
-            raise StoreError(f"parameter {name} stands twice in the S3 URL")
-        values[name] = read(name, unquote(text))
+    values = parameters(parts.query, _PARAMETERS, "S3")
     return Target(parts.netloc, f"{prefix}/" if prefix else "", **values)
 
 
 def _endpoint(name: str, text: str) -> str:
-    parts = parsed(text)
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise StoreError(f"parameter {name} in the S3 URL must be like http://127.0.0.1:9000, without a user")
-    if parts.path.strip("/") or parts.query or parts.fragment:
-        raise StoreError(f"parameter {name} in the S3 URL must end with its host and port")
-    return f"{parts.scheme}://{parts.netloc}"
+    return endpoint(text, name, "S3")
 
 
 def _region(name: str, text: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Final
-from urllib.parse import SplitResult, quote, urlsplit
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from durable.model.errors import StoreError
 
 MAX_PARTITIONS: Final = 4096
+_SAFE_NAME: Final = re.compile(r"[a-z][a-z_]{0,39}")
 
 
 def parsed(url: str) -> SplitResult | None:
@@ -20,6 +22,31 @@ def parsed(url: str) -> SplitResult | None:
     except ValueError:
         return None
     return parts
+
+
+def parameters(query: str, known: Mapping[str, Callable[[str, str], Any]], server: str) -> dict[str, Any]:
+    """What the parameters give, each read by its function of name and text. Raises StoreError."""
+    values: dict[str, Any] = {}
+    for part in query.split("&") if query else []:
+        name, _, text = part.partition("=")
+        read = known.get(name)
+        if read is None:
+            shown = name if _SAFE_NAME.fullmatch(name) else "(not a plain word)"
+            raise StoreError(f"unknown parameter {shown} in the {server} URL; known: {', '.join(sorted(known))}")
+        if name in values:
+            raise StoreError(f"parameter {name} stands twice in the {server} URL")
+        values[name] = read(name, unquote(text))
+    return values
+
+
+def endpoint(text: str, name: str, server: str) -> str:
+    """Another address of a service that is Amazon's. Raises StoreError."""
+    parts = parsed(text)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise StoreError(f"parameter {name} in the {server} URL must be like http://127.0.0.1:8000, without a user")
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        raise StoreError(f"parameter {name} in the {server} URL must end with its host and port")
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def count(text: str, most: int, name: str, server: str) -> int:

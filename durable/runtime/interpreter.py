@@ -5,8 +5,8 @@ often gives a fifth more throughput.
 
 A thread that computes in Python lets others in only when they have waited for a switch interval, and the engine has to
 ask again after each statement. With Python's 5 ms one such activity slows the engine to a fifth. So the interval is
-short while the engine waits, and longer while it computes, when the others would ask: thus it keeps half its speed,
-all that one of two threads can have of one interpreter (tests/benchmarks/busy_thread.py).
+short while the engine waits, and longer while it computes, when the others would ask: thus it keeps about half its
+speed, all that one of two threads can have of one interpreter (tests/benchmarks/busy_thread.py).
 """
 
 from __future__ import annotations
