@@ -79,8 +79,9 @@ class Effects:
         """What began and ended in one turn has no row: a store drops first and puts then, so it would stay for ever."""
         if self.put and self.drop:
             ended = set(self.drop)
-            if any(row.key in ended for row in self.put):
-                self.put = [row for row in self.put if row.key not in ended]
+            kept = [row for row in self.put if row.key not in ended]
+            if len(kept) < len(self.put):
+                self.put = kept
                 self.invocations = [i for i in self.invocations if i.row_key not in ended]
 
     def send(self, message: Message, key: str) -> None:

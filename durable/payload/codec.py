@@ -81,6 +81,8 @@ def checked_codec(codec: Codec) -> Codec:
 
 def is_sealed(raw: Raw) -> bool:
     """Whether this is a payload that nobody could read so far: it is under a codec, or elsewhere (`claims`)."""
+    if len(raw) <= SEALED_AT_LEAST or bytes(memoryview(raw)[: len(RESERVED)]) != RESERVED:
+        return False  # nearly every payload, and each is asked several times
     return _is_coded(raw) or claim_of(raw) is not None
 
 
