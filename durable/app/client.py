@@ -93,10 +93,18 @@ def connect(
             broker_url or own_events_url(url),
             codec_or_default(codec),
             has_broker=bool(broker_url),
+            elsewhere=_elsewhere(url, broker_url, name, blobs_url) if codec is None else None,
         )
     except BaseException:
         backend.close()
         raise
+
+
+def _elsewhere(url: str, events: str | None, workspace: str, blobs: str | None) -> dict[str, str | None] | None:
+    """The arguments of `connect` by which a process with the same environment opens the same; None where none can."""
+    if url.startswith("memory:"):
+        return None
+    return {"url": url, "events": events, "workspace": workspace, "blobs": blobs}
 
 
 class Client(Renewer):
@@ -111,7 +119,9 @@ class Client(Renewer):
         codec: Codec | None = None,
         *,
         has_broker: bool = False,
+        elsewhere: Mapping[str, str | None] | None = None,
     ) -> None:
+        self.elsewhere = elsewhere  # how a process of this worker's connects to the same; may hold a password
         self._events_url = events_url
         self._has_broker = has_broker
         self._codec = codec

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from ..model.errors import PayloadError, TimeoutError
+from ..model.failure import FailureDetails
 from ..model.status import DEFAULT_GROUP, OrchestrationStatus, RuntimeStatus
 from .around import Around, group_of
 from .tasks import Kind, State, Task, culprit_of, void_by_rewind
@@ -93,7 +94,12 @@ class _Adviser:
 
     def _failed(self) -> list[Advice]:
         return [
-            *(self._other_input() or self._other_data() or [*self._remedy(), *self._again(_REPAIRED)]),
+            *(
+                self._other_input()
+                or self._other_data()
+                or self._other_arguments()
+                or [*self._remedy(), *self._again(_REPAIRED)]
+            ),
             Advice("Every step", (f"durable history {self.instance}",)),
         ]
 
@@ -119,12 +125,16 @@ class _Adviser:
 
     def _remedy(self) -> list[Advice]:
         """What helps against the innermost cause in particular."""
-        link = self.status.failure
-        while link is not None and link.cause is not None:
-            link = link.cause
+        link = self._innermost()
         if link is None:
             return []
         return [Advice(text) for kind, words, text in _REMEDIES if link.is_a(kind) and words in link.message][:1]
+
+    def _innermost(self) -> FailureDetails | None:
+        link = self.status.failure
+        while link is not None and link.cause is not None:
+            link = link.cause
+        return link
 
     def _other_input(self) -> list[Advice]:
         """What helps where its own input did not fit: it keeps that for ever."""
@@ -158,6 +168,19 @@ class _Adviser:
             (fork, f"durable raise {new} {quoted(wait.name)} --data JSON"),
         )
         return [other, *rewind]
+
+    def _other_arguments(self) -> list[Advice]:
+        """What helps where an activity could not take its arguments: a rewind calls it with the same again."""
+        link = self._innermost()
+        if link is None or link is self.status.failure:  # else the code itself was refused, and nothing is recorded
+            return []
+        if not link.is_a(PayloadError) or not link.message.startswith("the input of activity "):
+            return []
+        again = self._again("If you change what the activity declares, let this one go on, with the same arguments")
+        if len(again) > 1:  # a restart comes first there
+            return again
+        change = "To pass something else, change the call and start this one again"
+        return [Advice(change, (f"durable restart {self.instance}",)), *again]
 
     def _left(self) -> list[Advice]:
         """Work whose outcome the code did not wait for: most often a forgotten yield."""

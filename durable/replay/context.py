@@ -51,8 +51,9 @@ class OrchestrationContext:
     def call_activity(self, activity: Any, /, *args: Any, **named: Any) -> Task[Any]:
         """Schedule an activity; it runs whether or not the task is ever yielded.
 
-        activity: a decorated function, an `activity_ref`, or a name. Raises TypeError for wrong arguments,
-        PayloadError for ones that can't travel. The task fails with TaskFailedError after the last attempt.
+        activity: a decorated function, an `activity_ref`, or a name. A name alone brings no options: `retry=` and
+        `queue=` of the decorator come with the function, timeouts hold wherever it runs. Raises TypeError for wrong
+        arguments, PayloadError for ones that can't travel. The task fails with TaskFailedError after the last attempt.
         """
         ref = as_activity(activity)
         if named:
@@ -128,8 +129,9 @@ class OrchestrationContext:
     ) -> Task[Any]:
         """Run another orchestrator as a child and wait for its output.
 
-        instance_id: default is derived from the parent's, and is a new one for each attempt. The task fails with
-        TaskFailedError when the child fails, is terminated, or its id was taken (durable.InstanceExistsError).
+        orchestrator: a decorated function, an `orchestrator_ref`, or a name, which brings none of the decorator's
+        options. instance_id: default is derived from the parent's, and is a new one for each attempt. The task fails
+        with TaskFailedError when the child fails, is terminated, or its id was taken (durable.InstanceExistsError).
         """
         ref = as_orchestrator(orchestrator)
         if named:

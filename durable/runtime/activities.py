@@ -205,7 +205,7 @@ class Activities:
 
         with self._lock:
             if self._children is None:
-                self._children = Children(self._limits)
+                self._children = Children(self._limits, self._client.elsewhere)
             return self._children
 
     # ---- async activities

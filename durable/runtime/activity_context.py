@@ -69,7 +69,11 @@ class ActivityContext:
 
     @property
     def client(self) -> Any:
-        """A `durable.Client` on the worker's store; the default client when called directly."""
+        """A `durable.Client` on the worker's store; the default client when called directly.
+
+        In a process (`executor="process"`) one of the process's own. Raises RuntimeError there where the store can't be
+        opened twice: in memory, or under a `codec=` that was given as an object and not by DURABLE_CODEC.
+        """
         return self._client()
 
     @property

@@ -47,8 +47,11 @@ from .child_messages import (
 _LOOK: Final = 1.0  # seconds between two looks at who the parent is: a fork of the worker's keeps the pipe open
 
 
-def main(pipe: int, lifeline: int) -> NoReturn:
-    """Serve the worker at the other end of `pipe`, for ever. On `lifeline` nothing comes but its end. Descriptors."""
+def main(pipe: int, lifeline: int, connect: Callable[..., Any]) -> NoReturn:
+    """Serve the worker at the other end of `pipe`, for ever. On `lifeline` nothing comes but its end. Descriptors.
+
+    connect: `durable.connect`, for the activities that ask for a client.
+    """
     for descriptor in (pipe, lifeline):
         os.set_inheritable(descriptor, False)
     _hang_on(lifeline)
@@ -57,7 +60,7 @@ def main(pipe: int, lifeline: int) -> NoReturn:
     connection: Connection[Any, Any] = Connection(pipe)
     setup = decode_order(connection.recv_bytes())
     assert isinstance(setup, Setup)
-    child = _Child(connection, setup)
+    child = _Child(connection, setup, connect)
     threading.Thread(target=child.listen, name="durable-listen", daemon=True).start()
     child.work()
 
@@ -71,8 +74,11 @@ def _hang_on(lifeline: int) -> None:
 
 
 class _Child:
-    def __init__(self, connection: Connection[Any, Any], setup: Setup) -> None:
+    def __init__(self, connection: Connection[Any, Any], setup: Setup, connect: Callable[..., Any]) -> None:
         self._connection = connection
+        self._connect = connect
+        self._reach = setup.client
+        self._client: Any = None
         self._worker = setup.worker_pid
         self._limits = Limits(**setup.limits)
         self._calls: SimpleQueue[tuple[Call, Attempt]] = SimpleQueue()
@@ -113,7 +119,19 @@ class _Child:
         self._tell(Began())
         signature = Signature.of(fn, leading=1 if call.wants_context else 0)
         args = signature.decode_input(call.input, f"the input of activity {call.name!r}")
-        return fn(ActivityContext(attempt, _no_client), *args) if call.wants_context else fn(*args)
+        return fn(ActivityContext(attempt, self._opened), *args) if call.wants_context else fn(*args)
+
+    def _opened(self) -> Any:
+        """A client of this process's own, opened when an activity first asks for it and kept for the next."""
+        if self._reach is None:
+            raise RuntimeError(
+                "ctx.client: this activity runs in a process of its own, which can't open the worker's store again, "
+                "because that is in memory, or under a codec that was given as an object. Give the codec by "
+                "DURABLE_CODEC, open a client with durable.connect(), or leave executor='process' out"
+            )
+        if self._client is None or self._client.closed:
+            self._client = self._connect(**self._reach, limits=self._limits)
+        return self._client
 
     def _tell(self, report: Report) -> None:
         try:
@@ -188,13 +206,6 @@ def _module(call: Call) -> ModuleType:
         del sys.modules[call.module]
         raise
     return module
-
-
-def _no_client() -> NoReturn:
-    raise RuntimeError(
-        "ctx.client is the worker's, and this activity runs in a process of its own: open one with durable.connect(), "
-        "or leave executor='process' out"
-    )
 
 
 def _end() -> NoReturn:

@@ -17,11 +17,13 @@ LOGGED: Final = (
 
 
 class Setup(msgspec.Struct, tag=True):
-    """The first message. limits: the fields of `Limits`. levels: of the worker's loggers, '' is the root's."""
+    """The first message. limits: the fields of `Limits`. levels: of the worker's loggers, '' is the root's. client: see
+    `Children`."""
 
     worker_pid: int
     limits: dict[str, Any]
     levels: dict[str, int]
+    client: dict[str, str | None] | None
 
 
 class Call(msgspec.Struct, tag=True):

@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing import Pipe
@@ -39,9 +39,10 @@ from .child_messages import (
     encode_message,
 )
 
+# The client is what this room knows nothing of, so that the program brings it; `durable` loads it when it is asked for.
 _PROGRAM: Final = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from durable.runtime.child import main; "
-    "pipe, lifeline = map(int, sys.argv[2:]); del sys.argv[1:]; main(pipe, lifeline)"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import durable; from durable.runtime.child import main; "
+    "pipe, lifeline = map(int, sys.argv[2:]); del sys.argv[1:]; main(pipe, lifeline, lambda **o: durable.connect(**o))"
 )
 _LOOK: Final = 1.0  # seconds between two looks whether it lives: what it has forked may keep the pipe open
 
@@ -56,10 +57,14 @@ class Served(Protocol):
 
 
 class Children:
-    """All of one worker. Safe to use from several threads."""
+    """All of one worker. Safe to use from several threads.
 
-    def __init__(self, limits: Limits) -> None:
+    client: the arguments of `durable.connect` for its activities' `ctx.client`; None where there can be none.
+    """
+
+    def __init__(self, limits: Limits, client: Mapping[str, str | None] | None) -> None:
         self._limits = limits
+        self._client = client
         self._lock = threading.Lock()
         self._all: set[Child] = set()
         self._idle: list[Child] = []
@@ -97,7 +102,7 @@ class Children:
         with self._lock:
             if self._idle:
                 return self._idle.pop(), True
-        child = Child(self._limits)
+        child = Child(self._limits, self._client)
         with self._lock:
             self._all.add(child)
             closed = self._closed
@@ -121,7 +126,7 @@ class Children:
 class Child:
     """One process. began: whether the function of its latest call was started."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, client: Mapping[str, str | None] | None) -> None:
         self.began = False
         self._sending = threading.Lock()
         self._owner = threading.Lock()
@@ -144,7 +149,7 @@ class Child:
             os.close(end)
         levels = {"": logging.getLogger().level, "durable": logging.getLogger("durable").getEffectiveLevel()}
         levels["durable.activity"] = logging.getLogger("durable.activity").getEffectiveLevel()
-        self._setup: Setup | None = Setup(os.getpid(), asdict(limits), levels)
+        self._setup: Setup | None = Setup(os.getpid(), asdict(limits), levels, None if client is None else dict(client))
 
     def run(self, call: Call, attempt: Served, began: Callable[[], None]) -> Returned | Raised:
         """See `Children.run`."""

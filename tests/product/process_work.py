@@ -56,8 +56,9 @@ def told(ctx: durable.ActivityContext, text: str) -> dict[str, Any]:
 
 
 @registry.activity(executor="process")
-def asks_for_a_client(ctx: durable.ActivityContext) -> None:
-    ctx.client.list_orchestrations()
+def asks_for_a_client(ctx: durable.ActivityContext, start: str) -> list[str]:
+    ctx.client.start_orchestration("one", "whoami", instance_id=start)
+    return [ctx.client.workspace, str(ctx.client.get_status(ctx.instance_id).runtime_status)]
 
 
 @registry.activity(executor="process")

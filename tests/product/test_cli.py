@@ -578,6 +578,30 @@ def test_show_advises_what_helps_where_an_event_had_wrong_data(command: Command)
         assert client.handle("a-fork").result(SOON) is True
 
 
+def test_show_advises_what_helps_where_an_activity_was_called_with_wrong_arguments(command: Command) -> None:
+    functions = durable.Registry()
+
+    @functions.activity
+    def reserve(item: str) -> str:
+        return f"{item} reserved"
+
+    @functions.orchestrator
+    def asks(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        return (yield ctx.call_activity("reserve", "book" if sent else 7))
+
+    sent: list[str] = []
+    with command.worker(functions) as client:
+        client.start_orchestration("asks", instance_id="a")
+        client.wait("a", SOON)
+        said = command.says("show", "a")
+        assert "with the same arguments: durable rewind a" in " ".join(said.split())
+        # A rewind would call it with 7 again, and code that passes something else would not fit the history.
+        (restart,) = re.findall(r"durable (restart a)$", said, re.MULTILINE)
+        sent.append("book")
+        made = command.says(*restart.split(), "--new-id", "b")
+        assert client.handle("b").result(SOON) == "book reserved", made
+
+
 def test_show_advises_no_fork_where_the_data_had_come_before_the_wait(command: Command) -> None:
     functions = durable.Registry()
 

@@ -95,10 +95,30 @@ def test_its_context_tells_what_a_threads_tells(here: Bench, log: Heard) -> None
     log.wait_for("WARNING hello from a process")
 
 
-def test_its_context_has_no_client_and_says_what_to_do(here: Bench) -> None:
+@on_servers
+def test_its_context_has_a_client_on_the_workers_store(here: Bench) -> None:
     here.serve(work.registry)
-    failure = here.fails(work.one, "asks_for_a_client")
-    assert "durable.connect()" in failure.message
+    assert here.run(work.one, "asks_for_a_client", "another") == [here.client.workspace, "RUNNING"]
+    assert here.client.handle("another").result(SOON) == here.run(work.one, "whoami")
+
+
+class Reversed:
+    """A codec that can't travel."""
+
+    def encode(self, data: bytes) -> bytes:
+        return data[::-1]
+
+    decode = encode
+
+
+def test_it_has_none_where_the_store_cant_be_opened_twice_and_says_what_to_do(tmp_path: Path) -> None:
+    in_memory = durable.connect("memory://process-client")
+    under_codec = durable.connect(f"sqlite:///{tmp_path / 'coded.db'}", codec=Reversed())
+    for client in (in_memory, under_codec):
+        with client, durable.Worker(client, registry=work.registry):
+            handle = client.start_orchestration(work.one, "asks_for_a_client", "another")
+            with pytest.raises(durable.OrchestrationFailedError, match=r"durable\.connect\(\)"):
+                handle.result(SOON)
 
 
 @on_servers
