@@ -12,6 +12,7 @@ import errno
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
@@ -26,6 +27,8 @@ _SHAPE: Final = "file:///srv/blobs"
 # The last part is that of a file which was being written when its process died.
 _NAME: Final = re.compile(r"(?:[0-9a-f]{32}/){2}[0-9a-f]{64}(?:\.[0-9a-f]{32})?")
 _MISSING: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
+_OF_ONE: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR})  # concerns one file, not the folder
+_TRIES: Final = 1_000  # at a folder that others take away whenever it is empty
 
 
 def open_folder(url: str, workspace: str) -> Blobs:
@@ -67,7 +70,7 @@ class FolderBlobs:
     def _written(self, name: str, data: bytes) -> Path:
         """The folder it is in now."""
         path = self._path(name)
-        while True:
+        for left in reversed(range(_TRIES)):
             part = path.with_name(f"{path.name}.{uuid4().hex}")
             try:
                 # Not the folder itself: where it is away, what takes its place is another disk.
@@ -80,9 +83,14 @@ class FolderBlobs:
                 part.replace(path)
                 return path.parent
             except (FileNotFoundError, FileExistsError):
-                if not self._folder.is_dir():
-                    raise
                 # Somebody has just taken away a folder that was empty; mkdir may say that it is there, and not there.
+                if not left or not self._folder.is_dir():
+                    raise
+            except BaseException:
+                with suppress(OSError):  # what went wrong with it was raised
+                    part.unlink(missing_ok=True)  # a disk that is full needs its room
+                raise
+        raise AssertionError("the last try returns or raises")
 
     def get(self, names: Sequence[str]) -> list[bytes | str]:
         return [self._read(name) for name in names]
@@ -92,10 +100,10 @@ class FolderBlobs:
             with open(os.open(self._path(name), os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
                 return file.read()
         except OSError as error:
-            if error.errno not in _MISSING:
-                return f"can't be read from {self._folder}: {os.strerror(error.errno or errno.EIO)}"
-            if not self._folder.is_dir():
+            if error.errno not in _MISSING | _OF_ONE or not self._folder.is_dir():
                 raise _explained(self._folder, error) from error
+            if error.errno in _OF_ONE:
+                return f"can't be read from {self._folder}: {error.strerror}"
             return f"is missing in {self._folder}"
 
     def names(self, prefixes: Sequence[str]) -> list[Blob]:

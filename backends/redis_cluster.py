@@ -65,6 +65,7 @@ class Cluster(Connections):
         self._pools: dict[Address, Pool] = {}
         self._failed: set[Address] = set()
         self._owners: _Owners = []
+        self._missed: StoreError | None = None  # the last time that no node had one
 
     # Asking.
 
@@ -174,22 +175,34 @@ class Cluster(Connections):
 
     def _learn(self, first: Pool | None = None) -> _Owners:
         """Read the map anew, if it can be from `first`. Raises StoreError when no node has one."""
-        seen = self._owners
+        seen, missed = self._owners, self._missed
         with self._lock:
-            if self._closing.is_set():
-                raise StoreError(f"{self.target.where}: this store was closed; open it again")
-            if self._owners is not seen:
+            self._refuse_closed()
+            if self._owners and self._owners is not seen:
                 return self._owners  # somebody else has just read it
+            if self._missed is not None and self._missed is not missed:
+                raise StoreError(*self._missed.args)  # or has tried them all in vain, which takes a while
             # In any order: one that the others have lost has an old map, and does not know.
             known = {*self._pools, *self.target.addresses}
             asked = sorted(known, key=lambda address: (address in self._failed, random.random()))
-            self._owners = self._first_of([*([first] if first else []), *map(self._pool, asked)], self._read_map)
+            nodes = [*([first] if first else []), *map(self._pool, asked)]
+            try:
+                self._owners = self._first_of(nodes, self._read_map)
+            except StoreError as error:
+                self._missed = error
+                raise
+            self._missed = None
             return self._owners
+
+    def _refuse_closed(self) -> None:
+        if self._closing.is_set():
+            raise StoreError(f"{self.target.where}: this store was closed; open it again")
 
     def _first_of(self, nodes: Iterable[Pool], ask: Callable[[Pool], T]) -> T:
         """What the first says that can be asked."""
         failure: StoreError | None = None
         for node in nodes:
+            self._refuse_closed()
             try:
                 return ask(node)
             except StoreError as error:

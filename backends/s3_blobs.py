@@ -1,9 +1,10 @@
-"""Large payloads in a bucket: an object each, several requests at a time, every one of them bounded in time.
+"""Large payloads in a bucket: an object each, several requests at a time, none of which waits for ever.
 
 Laws.
 1. What one object can't give is a reason (`Blobs.get`); what the bucket can't give is a StoreError. So one object of
    another owner or key holds up one instance, and a bucket that is away holds up a worker until it is back.
-2. Every request may be repeated, and is repeated once: two timeouts, then it has failed.
+2. Every request may be repeated, and is repeated once: two timeouts, then it has failed. Once an object has begun to
+   come, it has failed when nothing more comes within one timeout.
 3. An answer that was cut off is none. botocore reads some as if nothing were there.
 4. Errors name bucket, endpoint and remedy; no credential is in them.
 """
@@ -11,7 +12,7 @@ Laws.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from http import HTTPStatus
 from itertools import chain
 from typing import Any, Final, TypeVar
@@ -142,7 +143,12 @@ class S3Blobs:
     def _map(self, call: Callable[[A], B], items: Iterable[A]) -> list[B]:
         """Call it with each, at once. One alone needs no thread."""
         some = list(items)
-        return [call(item) for item in some] if len(some) < 2 else list(self._pool.map(call, some))
+        if len(some) < 2:
+            return [call(item) for item in some]
+        try:
+            return list(self._pool.map(call, some))
+        except (RuntimeError, CancelledError) as error:  # `close` has ended the threads
+            raise StoreError(f"{self._target.where}: this place was closed; connect again") from error
 
     def _ask(self, verb: str, **asked: Any) -> Any:
         try:

@@ -6,20 +6,24 @@ Laws.
    instance. A history that is copied is copied with its payloads. So nothing is counted, and no history searched.
 3. A purge is noted among the blobs before the store's, and its blobs are deleted after it: what was interrupted is
    taken up by the next purge, whoever's it is. Only what the store does not know (any more) is deleted.
-4. What a start has written that was refused is deleted at once; what a crash left of one that never was goes with the
-   next life of that id that is purged, once it is a day old: until then it may be under way.
+4. What a start has written that was refused is deleted at once, what one has that got no answer some minutes later, if
+   the store does not know it then. What can't be deleted fails nothing, and is tried again. What a crash left of one
+   goes with the next life of that id that is purged, once it is a day old: until then it may be under way.
 5. `find` and whoever uses the `outline` read no blob. A blob that can't be had is a reason, not an error; blobs that
    can't be reached are a StoreError, as the store itself is.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
+from ..model.errors import StoreError
 from ..model.history import Raw, decode_events
 from ..model.status import Summary
 from ..payload import codec as coding
@@ -45,6 +49,10 @@ from ..ports import (
 
 _NOTES: Final = f"{'0' * 32}/"  # whose blobs say which purges are under way
 _UNDER_WAY: Final = 86_400.0  # seconds
+SETTLED: Final = 600.0  # seconds after which a commit that got no answer has happened, or will not
+_REMEMBERED: Final = 10_000  # commits whose blobs may have to be deleted
+
+log = logging.getLogger("durable.store")
 
 Redeem = Callable[[bytes | Raw], bytes]
 
@@ -76,6 +84,14 @@ class _Lives(NamedTuple):
         return frozenset(place(self.instance_id, execution) for execution in self.executions)
 
 
+class _Left(NamedTuple):
+    """Blobs of starts that were refused, or got no answer. due: on the monotonic clock."""
+
+    due: float
+    instance_ids: list[str]
+    names: list[str]
+
+
 _lives: Final = msgspec.json.Decoder(list[_Lives])
 
 
@@ -86,6 +102,7 @@ class ClaimedStore:
         self._inner = inner
         self._blobs = blobs
         self._inline = inline
+        self._left: deque[_Left] = deque(maxlen=_REMEMBERED)
         self.partitions = inner.partitions
         self.overlaps = inner.overlaps
 
@@ -131,14 +148,22 @@ class ClaimedStore:
         if not blobs:
             return self._inner.begin(small)
         self._blobs.put(blobs)
-        finish = self._inner.begin(small)
+        try:
+            finish = self._inner.begin(small)
+        except StoreError:
+            self._leave(commits, blobs, SETTLED)
+            raise
 
         def finished() -> list[Outcome]:
-            outcomes = finish()
-            answers = zip(commits, outcomes, strict=True)
-            refused = [commit for commit, outcome in answers if outcome is Outcome.CONFLICT and not commit.expect]
-            if refused:
-                self._take_back(refused, blobs)
+            try:
+                outcomes = finish()
+            except StoreError:
+                self._leave(commits, blobs, SETTLED)
+                raise
+            answers = list(zip(commits, outcomes, strict=True))
+            self._leave([commit for commit, outcome in answers if outcome is Outcome.UNKNOWN], blobs, SETTLED)
+            self._leave([commit for commit, outcome in answers if outcome is Outcome.CONFLICT], blobs, 0.0)
+            self._tidy()
             return outcomes
 
         return finished
@@ -155,14 +180,30 @@ class ClaimedStore:
             appends=tuple(a._replace(events=coding.row(a.events, way)) for a in commit.appends),
         )
 
-    def _take_back(self, refused: Sequence[Commit], blobs: Mapping[str, bytes]) -> None:
-        """These starts did not happen, nor will they, unless the store knows better: their blobs are nobody's."""
-        known = self._known([commit.instance_id for commit in refused])
-        begun = frozenset(place(commit.instance_id, commit.continues) for commit in refused)
-        nobodys = begun - frozenset(part for lives in known for part in lives.places)
-        names = [name for name in blobs if _place_of(name) in nobodys]
+    def _leave(self, commits: Sequence[Commit], blobs: Iterable[str], seconds: float) -> None:
+        """Those of these that are starts may not have happened: look at what they wrote in so many seconds."""
+        starts = [commit for commit in commits if not commit.expect]
+        begun = frozenset(place(commit.instance_id, commit.continues) for commit in starts)
+        names = [name for name in blobs if _place_of(name) in begun]
         if names:
-            self._blobs.delete(names)
+            left = _Left(time.monotonic() + seconds, [commit.instance_id for commit in starts], names)
+            (self._left.append if seconds else self._left.appendleft)(left)
+
+    def _tidy(self) -> None:
+        """Delete what is due and of no execution that the store knows."""
+        try:
+            while self._left and self._left[0].due <= time.monotonic():
+                left = self._left.popleft()
+                try:
+                    kept = frozenset(part for lives in self._known(left.instance_ids) for part in lives.places)
+                    self._blobs.delete([name for name in left.names if _place_of(name) not in kept])
+                except StoreError:
+                    self._left.append(left._replace(due=time.monotonic() + SETTLED))
+                    raise
+        except IndexError:
+            return  # another thread has taken the last one
+        except StoreError as error:
+            log.warning("blobs of starts that did not happen stay for now: %s", error)
 
     # ---- purging
 

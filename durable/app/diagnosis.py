@@ -184,7 +184,10 @@ def _about_events(alive: Sequence[Beat], mine: str) -> list[Finding]:
     told = "; ".join(f"{way} ({', '.join(users[:_SHOWN])})" for way, users in ways.items())
     remedy = "give all clients and workers the same DURABLE_EVENTS_URL, then start these workers again"
     return [
-        Finding(f"events travel over different brokers, and who uses one finds nothing of the other: {told}", remedy)
+        Finding(
+            f"events travel over {told}: unless these are names of one broker, who uses one finds nothing of the other",
+            remedy,
+        )
     ]
 
 

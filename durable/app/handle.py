@@ -62,16 +62,13 @@ class Steering(Protocol):
 
 
 class OrchestrationHandle(Generic[R]):
-    """One orchestration. It follows continue-as-new: the id stays, executions change.
-
-    own: a start gave it, and not somebody who knows the id: what its client heard of the end need not be read again.
-    """
+    """One orchestration. It follows continue-as-new: the id stays, executions change."""
 
     def __init__(self, client: Steering, instance_id: str, returns: Any = Any, *, own: bool = False) -> None:
         self._client = client
         self.instance_id = instance_id
         self.returns = returns
-        self._own = own
+        self._own = own  # a start gave it: what its client has heard of the end need not be read again
 
     def result(self, timeout: timedelta | float | None = None, *, on_blocked: Literal["wait", "raise"] = "wait") -> R:
         """Wait for the end and return the output, decoded by the orchestrator's return type where it is known.

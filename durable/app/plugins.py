@@ -11,7 +11,7 @@ import importlib
 import os
 from collections.abc import Callable
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..model.names import check_name
 from ..payload.codec import Codec, checked_codec
@@ -58,11 +58,13 @@ def events_address(url: str | None, *, is_broker: bool) -> str:
     if not is_broker:
         return "the store"
     parts = urlsplit(url)
-    first = urlsplit("//" + parts.netloc.rpartition("@")[2].partition(",")[0])  # of the nodes of a cluster
+    first = urlsplit("//" + min(parts.netloc.rpartition("@")[2].split(",")))  # of the nodes of a cluster, in any order
     host = first.hostname or "localhost"
     port = first.port or _PORTS.get(parts.scheme)
     path = unquote(parts.path).rstrip("/")
     path = "" if path == "/0" and parts.scheme in _CARRY_EVENTS else path
+    prefix = dict(parse_qsl(parts.query)).get("prefix")
+    path += f"?prefix={prefix}" if prefix else ""
     return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{f':{port}' if port else ''}{path}"
 
 

@@ -3,7 +3,7 @@
 Laws.
 1. A family is purged from its leaves up, so that what an interrupted purge has left is still found from its parent.
 2. What a purge leaves in the store goes in pages, with this purge or the next one of that partition.
-3. No payload is looked at that lies outside the store.
+3. No payload that lies outside the store is looked at, but by the wait for a child that is still ending.
 """
 
 from __future__ import annotations

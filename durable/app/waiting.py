@@ -22,6 +22,7 @@ log = logging.getLogger("durable.client")
 REREAD: Final = 5.0  # a signal is a hint and may be lost; reading again now and then makes a wait right
 HERE_FIRST: Final = 0.05  # in which a worker here mostly is done: to hear of others takes a thread or a subscription
 REMEMBERED: Final = 10_000  # starts; what is forgotten is read
+SMALL: Final = 4_096  # bytes; a larger output is read when somebody asks for it, and most often nobody does
 ALONE: Final = 2.0  # seconds after which somebody who waits is told that nobody works
 
 
@@ -60,7 +61,9 @@ class Waits:
         since: when that was. What was there before, under the same id, is none of its business.
         """
         with self._lock:
-            self._started.update(dict.fromkeys(instance_ids[-REMEMBERED:], since))
+            for instance_id in instance_ids[-REMEMBERED:]:
+                self._forget(instance_id)
+                self._started[instance_id] = since
             for instance_id in list(islice(self._started, max(0, len(self._started) - REMEMBERED))):
                 self._forget(instance_id)
 
@@ -79,7 +82,12 @@ class Waits:
         with self._lock:
             for summary in summaries:
                 since = self._started.get(summary.instance_id)
-                if since is not None and summary.status is RuntimeStatus.COMPLETED and summary.created_at >= since:
+                if (
+                    since is not None
+                    and summary.status is RuntimeStatus.COMPLETED
+                    and summary.created_at >= since
+                    and len(summary.output) <= SMALL
+                ):
                     self._ends[summary.instance_id] = summary
 
     def told_at(self, address: str) -> None:

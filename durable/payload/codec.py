@@ -83,10 +83,11 @@ def is_sealed(raw: Raw) -> bool:
     """Whether this is a payload that nobody could read so far: it is under a codec, or elsewhere (`claims`)."""
     if len(raw) <= SEALED_AT_LEAST or bytes(memoryview(raw)[: len(RESERVED)]) != RESERVED:
         return False  # nearly every payload, and each is asked several times
-    return _is_coded(raw) or claim_of(raw) is not None
+    return is_coded(raw) or claim_of(raw) is not None
 
 
-def _is_coded(raw: Raw) -> bool:
+def is_coded(raw: Raw) -> bool:
+    """Whether this is what a codec made of a payload."""
     return len(raw) > SEALED_AT_LEAST and bytes(memoryview(raw)[: len(MARK)]) == MARK
 
 
@@ -153,7 +154,7 @@ class Sealing:
     def payload(self, raw: Raw) -> Raw:
         if claim_of(raw) is not None:
             return raw
-        if not _is_coded(raw):
+        if not is_coded(raw):
             return Raw(_write(_Sealed(self._token(bytes(raw)))))
         sealed = _sealed.decode(raw)
         return Raw(_write(_Sealed(sealed.token))) if sealed.why else raw
@@ -184,7 +185,7 @@ class Opening:
         self._codec = codec
 
     def payload(self, raw: Raw) -> Raw:
-        if not _is_coded(raw):
+        if not is_coded(raw):
             return raw
         token = ""
         try:

@@ -182,8 +182,9 @@ class Seat:
             if beat.events not in (None, self._me.events, *self._warned):
                 self._warned.add(beat.events or "")
                 log.warning(
-                    "events of this worker travel over %s, those of another one (pid %s on %s) over %s: neither finds "
-                    "what the other sends. Give all clients and workers the same DURABLE_EVENTS_URL",
+                    "events of this worker travel over %s, those of another one (pid %s on %s) over %s: unless these "
+                    "are names of one broker, neither finds what the other sends. Give all clients and workers the "
+                    "same DURABLE_EVENTS_URL",
                     *(self._me.events, beat.pid, beat.host, beat.events),
                 )
 

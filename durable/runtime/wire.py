@@ -26,6 +26,7 @@ from ..model.history import NO_PAYLOAD, Event, Raw
 from ..model.moments import from_timestamp
 from ..model.names import partition_of, sequence, traceparent
 from ..model.status import DEFAULT_QUEUE, Summary
+from ..payload.codec import RESERVED, is_coded
 from ..ports import Message
 from .serving import Serving
 
@@ -263,6 +264,8 @@ def read_outcome(body: bytes, now: datetime) -> Returned:
     failed = event.type == FAILED
     if failed and outcome.failure is None:
         raise NotOurs(f"a {FAILED} event without a failure")
+    if RESERVED in bytes(outcome.result) and not is_coded(outcome.result):
+        raise NotOurs("its result holds an object whose first key begins with $durable., as the engine's do")
     made = Event(
         h.TASK_FAILED if failed else h.TASK_COMPLETED,
         event.time if event.time is not None else now,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -52,6 +53,37 @@ class TestFolder(BlobsContract):
         blobs.delete(list(put))
         [folder] = self.folder.iterdir()
         assert list(folder.iterdir()) == []
+
+    def test_what_could_not_be_written_takes_no_room(self, blobs: Blobs, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(StoreError, match=r"No space left on device.* have room"):
+                blobs.put(named(f"{part()}/{part()}", b"1"))
+        assert not [path for path in self.folder.rglob("*") if path.is_file()]
+
+    def test_a_file_in_the_place_of_a_folder_is_an_error(self, blobs: Blobs) -> None:
+        [workspace] = self.folder.iterdir()
+        owner = part()
+        (workspace / owner).write_bytes(b"")
+        with pytest.raises(StoreError, match="File exists"):
+            blobs.put(named(f"{owner}/{part()}", b"1"))
+
+    @pytest.mark.parametrize("trouble", [errno.ESTALE, errno.EIO, errno.EMFILE])
+    def test_a_folder_in_trouble_is_no_reason_of_one_blob(
+        self, blobs: Blobs, monkeypatch: pytest.MonkeyPatch, trouble: int
+    ) -> None:
+        put = named(f"{part()}/{part()}", b"1")
+        blobs.put(put)
+
+        def fails(path: object, flags: int) -> int:
+            raise OSError(trouble, os.strerror(trouble))
+
+        monkeypatch.setattr(os, "open", fails)
+        with pytest.raises(StoreError, match=re.escape(os.strerror(trouble))):
+            blobs.get(list(put))
 
     def test_a_folder_that_is_taken_away_because_it_is_empty(self, blobs: Blobs) -> None:
         put = named(f"{part()}/{part()}", b"1")
@@ -272,6 +304,13 @@ def test_what_one_object_cannot_give_is_a_reason(status: int, code: str, said: s
             assert re.match(said, why)
         blobs.close()
         server.shutdown()
+
+
+def test_a_bucket_that_was_closed_says_so(bucket: str) -> None:
+    blobs = open_s3(bucket, "w")
+    blobs.close()
+    with pytest.raises(StoreError, match="was closed"):
+        blobs.get([*named(f"{part()}/{part()}", b"1", b"2")])
 
 
 def test_a_bucket_that_goes_silent_is_an_error_in_bounded_time(dynamodb_server: DynamoServer, bucket: str) -> None:

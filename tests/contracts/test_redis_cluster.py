@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import pytest
@@ -11,6 +13,7 @@ from redis.crc import key_slot
 
 from durable.backends import redis_cluster as cluster_module
 from durable.backends.redis_backend import open_redis, open_streams
+from durable.backends.redis_connection import Pool
 from durable.backends.redis_url import parse_url
 from durable.model.errors import StoreError, TransportError
 from durable.ports import (
@@ -50,6 +53,7 @@ from tests.servers.redis_place import Heard, Opener, raw, spread
 from tests.servers.redis_server import RedisServer, missing_redis
 
 SECRET = "pa55w0rd"
+SOON = 20
 COMMITTED, UNKNOWN = Outcome.COMMITTED, Outcome.UNKNOWN
 
 
@@ -274,6 +278,74 @@ def test_any_node_of_the_url_will_do(redis_cluster: RedisCluster, after: ExitSta
     backend = open_redis(url, prefix)
     after.callback(backend.close)
     assert backend.store.commit([spread(turn("a", 0))]) == [COMMITTED]
+
+
+class _Queue:
+    """A lock that tells who comes to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.came = threading.Semaphore(0)
+
+    def __enter__(self) -> None:
+        self.came.release()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class _Away(cluster_module.Cluster):
+    """Of whose nodes none answers, once the test lets them say so."""
+
+    def __init__(self, nodes: str) -> None:
+        super().__init__(parse_url(f"redis+cluster://{nodes}"))
+        self._lock: Any = _Queue()
+        self.asked: list[str] = []
+        self.silent = threading.Event()
+
+    def come(self, count: int) -> None:
+        for _ in range(count):
+            assert self._lock.came.acquire(timeout=SOON)
+
+    def lose_a_node(self) -> None:
+        """What a request does that was under way to one."""
+        self._owners = []
+
+    def _read_map(self, asked: Pool) -> NoReturn:
+        self.asked.append(asked.target.where)
+        assert self.silent.wait(SOON)
+        raise StoreError(f"{asked.target.where} can't be reached")
+
+
+def test_who_waits_while_all_nodes_are_asked_in_vain_hears_so_and_does_not_ask_them_again() -> None:
+    away = _Away("h:1,h:2,h:3")
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(away.connect) for _ in range(4)]
+        away.come(4)
+        away.lose_a_node()
+        away.silent.set()
+        for one in asking:
+            with pytest.raises(StoreError, match="can't be reached"):
+                one.result(SOON)
+    assert len(away.asked) == 3
+    with pytest.raises(StoreError, match="can't be reached"):
+        away.connect()
+    assert len(away.asked) == 6, "whoever comes later asks again"
+
+
+def test_a_cluster_that_is_closed_asks_no_further_node() -> None:
+    away = _Away("h:1,h:2,h:3")
+    with ThreadPoolExecutor(2) as pool:
+        asking = pool.submit(away.connect)
+        away.come(1)
+        closing = pool.submit(away.close)
+        away.come(1)
+        away.silent.set()
+        closing.result(SOON)
+        with pytest.raises(StoreError, match="was closed"):
+            asking.result(SOON)
+    assert len(away.asked) == 1
 
 
 def test_servers_that_are_no_cluster(redis_server: RedisServer) -> None:

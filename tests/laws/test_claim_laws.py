@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from durable.app.claiming import ClaimedStore
+from durable.app.claiming import SETTLED, ClaimedStore
 from durable.app.plugins import open_blobs
 from durable.app.sealing import SealedStore
 from durable.backends.memory import MemoryStore
@@ -289,6 +290,74 @@ def test_what_a_refused_commit_wrote_is_taken_back() -> None:
     assert loaded(store, "a").summary.output == text(100)
 
 
+def test_what_a_start_without_an_answer_wrote_is_taken_back_unless_it_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = _Mute()
+    store, _, blobs = beside(inner=inner)
+    for inner.way in ("unsent", "unanswered", "unknown"):
+        for happens in (True, False):
+            inner.happens = happens and inner.way != "unsent"
+            commit = life(f"{inner.way} {happens}", f"{inner.way} {happens}", text(100))
+            try:
+                assert store.commit([commit]) == [Outcome.UNKNOWN]
+            except StoreError:
+                assert inner.way != "unknown"
+    inner.way = ""
+    assert len(blobs.kept) == 6
+    store.commit([life("b", "e2", text(100))])
+    assert len(blobs.kept) == 7, "it may still be on its way"
+    monkeypatch.setattr("durable.app.claiming.time", _Clock(SETTLED + 1))
+    store.commit([life("c", "e3", text(100))])
+    happened = ("unanswered True", "unknown True")
+    assert {name[: name.rindex("/") + 1] for name in blobs.kept} == {
+        place(i, e) for i, e in [("b", "e2"), ("c", "e3"), *((one, one) for one in happened)]
+    }
+    assert [loaded(store, one).summary.output for one in happened] == [text(100)] * 2
+
+
+class _Mute(MemoryStore):
+    """Answers nothing of what it does, or does not."""
+
+    way = ""
+    happens = True
+
+    def begin(self, commits: Sequence[Commit]) -> Callable[[], list[Outcome]]:
+        if self.way == "unsent":
+            raise StoreError("it can't be reached")
+        finish = super().begin(commits) if self.happens or not self.way else lambda: [Outcome.UNKNOWN for _ in commits]
+
+        def finished() -> list[Outcome]:
+            if self.way == "unanswered":
+                raise StoreError("it did not answer")
+            outcomes = finish()
+            return [Outcome.UNKNOWN for _ in outcomes] if self.way else outcomes
+
+        return finished
+
+
+class _Clock:
+    def __init__(self, later: float) -> None:
+        self._later = later
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._later
+
+    def time(self) -> float:
+        return time.time() + self._later
+
+
+def test_what_can_t_be_deleted_fails_nothing_and_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    blobs = _Witness({})
+    store, _, _ = beside(blobs)
+    store.commit([life("a", "e1", text(100))])
+    blobs.keeps = True
+    assert store.commit([life("a", "e2", text(200))]) == [CONFLICT]
+    assert len(blobs.kept) == 2
+    blobs.keeps = False
+    monkeypatch.setattr("durable.app.claiming.time", _Clock(SETTLED + 1))
+    store.commit([life("b", "e3", text(100))])
+    assert {name[: name.rindex("/") + 1] for name in blobs.kept} == {place("a", "e1"), place("b", "e3")}
+
+
 def test_what_a_crash_left_of_a_start_goes_with_the_id_once_it_is_old() -> None:
     store, _, blobs = beside()
     lost = ClaimedStore(_Dead(), blobs, INLINE)
@@ -315,6 +384,12 @@ class _Witness(MemoryBlobs):
     """Says no to everything once it is told to."""
 
     away = False
+    keeps = False
+
+    def delete(self, names: Sequence[str]) -> None:
+        if self.keeps:
+            raise StoreError("not for this user")
+        super().delete(names)
 
     def put(self, blobs: Mapping[str, bytes]) -> None:
         if self.away:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from durable.app.waiting import REMEMBERED, Waits
+from durable.app.waiting import REMEMBERED, SMALL, Waits
 from durable.model.status import RuntimeStatus, Summary
 from durable.ports import Backend, Topic
 from durable.testing.store_samples import turn
@@ -132,6 +132,25 @@ def test_the_newest_starts_are_remembered_and_each_end_is_told_once(waits: Waits
     assert place.read == ids[:1]
     waits.wait(ids[-1], SOON, "finished", False, own=True)
     assert place.read == [ids[0], ids[-1]]
+
+
+def test_a_start_forgets_how_another_life_of_its_id_has_ended(waits: Waits, place: Place) -> None:
+    waits.remember(["a"], RUNNING.created_at)
+    waits.ended([DONE])
+    waits.remember(["a"], RUNNING.created_at)  # another process has purged it meanwhile
+    place.summary = msgspec.structs.replace(DONE, execution_id="another")
+    assert waits.wait("a", SOON, "finished", False, own=True).execution_id == "another"
+
+
+def test_a_large_output_is_read_by_who_asks_and_not_kept_for_who_may_not(waits: Waits, place: Place) -> None:
+    waits.remember(["small", "large"], RUNNING.created_at)
+    for instance_id, size in (("small", SMALL - 2), ("large", SMALL)):
+        output = msgspec.Raw(b'"%s"' % (b"x" * size))
+        waits.ended([msgspec.structs.replace(DONE, instance_id=instance_id, output=output)])
+    place.summary = DONE
+    for instance_id in ("small", "large"):
+        waits.wait(instance_id, SOON, "finished", False, own=True)
+    assert place.read == ["large"]
 
 
 def test_what_completed_before_its_start_here_is_another_life(waits: Waits, place: Place) -> None:

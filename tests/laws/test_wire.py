@@ -157,6 +157,21 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
         wire.read_outcome(json.dumps(GOOD | change).encode(), NOW)
 
 
+def test_an_outcome_cannot_name_payloads_of_others() -> None:
+    blob = {"$durable.blob": f"{'a' * 32}/{'b' * 32}/{'c' * 64}", "bytes": 5}
+    for result in (blob, {"a": [blob]}):
+        with pytest.raises(wire.NotOurs, match=r"begins with \$durable\."):
+            wire.read_outcome(compact(GOOD | {"data": GOOD["data"] | {"result": result}}), NOW)
+    # What a codec wrote comes as it is, where this process does not have the codec.
+    sealed = {"$durable.codec": "c2VjcmV0"}
+    returned = wire.read_outcome(compact(GOOD | {"data": GOOD["data"] | {"result": sealed}}), NOW)
+    assert json.loads(bytes(returned.event.result)) == sealed
+
+
+def compact(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
 @given(junk=st.binary(max_size=200) | _json.map(lambda value: json.dumps(value).encode()))
 def test_junk_is_refused_and_nothing_else_happens(junk: bytes) -> None:
     for read in (wire.read_work, lambda body: wire.read_outcome(body, NOW)):

@@ -197,7 +197,7 @@ def test_an_idle_process_that_was_killed_is_replaced_and_nobody_fails(here: Benc
 @on_servers
 def test_a_timeout_kills_the_process_and_what_it_started_and_its_slot_is_free(here: Bench, tmp_path: Path) -> None:
     here.serve(work.registry, max_concurrent_activities=1)
-    failure = here.fails(work.patient, "spins", 0.2, 1, str(tmp_path))
+    failure = here.fails(work.patient, "spins", 2, 1, str(tmp_path))  # long enough to have started its program
     assert failure.is_caused_by(TimeoutError)
     for pid in announced(tmp_path, 2):
         until(lambda pid=pid: not alive(pid))  # type: ignore[misc]  # a default binds the loop's variable
@@ -206,7 +206,7 @@ def test_a_timeout_kills_the_process_and_what_it_started_and_its_slot_is_free(he
 
 def test_a_timeout_ends_what_never_looks_up(here: Bench, tmp_path: Path) -> None:
     here.serve(work.registry)
-    failure = here.fails(work.patient, "hogs", 0.2, 1, str(tmp_path))
+    failure = here.fails(work.patient, "hogs", 1, 1, str(tmp_path))
     assert failure.is_caused_by(TimeoutError)
     (pid,) = announced(tmp_path, 1)
     until(lambda: not alive(pid))

@@ -103,11 +103,16 @@ def test_a_master_is_killed_while_orchestrations_run(place: Place, redis_cluster
 
 
 def test_a_cluster_named_as_the_broker_by_several_nodes(place: Place, redis_cluster: RedisCluster) -> None:
-    first, *others = (f"{HOST}:{node.port}" for node in redis_cluster.nodes)
-    events = f"redis+cluster://{','.join((first, *others))}"
+    nodes = [f"{HOST}:{node.port}" for node in redis_cluster.nodes]
+    events, reverse = (f"redis+cluster://{','.join(names)}" for names in (nodes, nodes[::-1]))
     with (
         durable.connect(place.url, events=events, workspace=f"{place.workspace}.named") as client,
         durable.Worker(client, registry=app("me"), shutdown_grace=0),
     ):
-        assert client.events_at == f"redis+cluster://{first}"
+        with (
+            durable.connect(place.url, events=reverse, workspace=f"{place.workspace}.named") as same,
+            durable.connect(place.url, events=f"{events}?prefix=x", workspace=f"{place.workspace}.named") as other,
+        ):
+            assert client.events_at == same.events_at
+            assert client.events_at != other.events_at
         assert client.start_orchestration("steps", 1).result(LONG) == 5
