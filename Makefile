@@ -2,8 +2,10 @@
 PYTHON ?= python3
 SEEDS  ?= 1000
 KILLS  ?= 20
+PLACE  ?= rabbitmq
 FAULT  ?= all
 SECONDS ?= 60
+RATE   ?= 200
 # Most tests wait for something. Each of the two processes starts servers of its own, and has files below a short path:
 # that of a socket has at most 107 bytes.
 SIDE_BY_SIDE ?= -n 2 --dist loadfile
@@ -58,8 +60,8 @@ simulate: venv  ## SEEDS=1000 simulated lives of a system whose parts fail
 kill: venv  ## KILLS=20 times kill -9 on a real worker
 	@$(RUN) tests/chaos/kill.py --kills $(KILLS)
 
-chaos: servers  ## FAULT=all SECONDS=60: workers and servers killed under a steady load
-	@$(RUN) tests/chaos/cluster.py --fault $(FAULT) --seconds $(SECONDS)
+chaos: servers  ## PLACE=rabbitmq FAULT=all SECONDS=60 RATE=200: workers and servers killed under a steady load
+	@$(RUN) tests/chaos/cluster.py --place $(PLACE) --fault $(FAULT) --seconds $(SECONDS) --rate $(RATE)
 
 test-all: lint types servers  ## everything: the slow tests, the simulator, the killing, the package
 	@$(RUN) -m pytest -q

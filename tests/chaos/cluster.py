@@ -1,12 +1,13 @@
-"""Workers on Redis and RabbitMQ under a steady load, while workers or servers are killed; then see that all is right.
+"""Workers on real servers under a steady load, while workers or servers are killed; then see that all is right.
 
-    python tests/chaos/cluster.py --fault worker-kill --seconds 60 --seed 1
+    python tests/chaos/cluster.py --place rabbitmq --fault worker-kill --seconds 60 --seed 1
 
-Faults: worker-kill (kill -9 of a random worker every second, another one is started at once), worker-freeze (SIGSTOP
-for 8 s), rabbit-kill and redis-kill (kill -9, started again), queues-deleted (every queue, with what is in it), all,
-none. In the end every instance must have finished with the result that plain Python says, every history must hold each
-outcome once, nothing may be left in the store or on the broker, and partitions must have been taken over in time.
-Exit status 1 when anything is wrong; the folder with what the workers said is kept then.
+Places: see places.py. Faults: worker-kill (kill -9 of a random worker every second, another one is started at once),
+worker-freeze (SIGSTOP for 8 s), rabbit-kill and redis-kill (kill -9, started again; of a cluster, any master),
+queues-deleted (every queue, with what is in it), all that the place has, none. In the end every instance must have
+finished with the result that plain Python says, every history must hold each outcome once, nothing may be left in the
+store or on the broker, and partitions must have been taken over in time. Exit status 1 when anything is wrong; the
+folder with what the workers said is kept then.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -36,19 +38,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import durable
 from durable.model.names import partition_of
-from tests.servers.process import ServerFailed
-from tests.servers.rabbitmq_server import RabbitServer
-from tests.servers.redis_server import RedisServer
 
 if TYPE_CHECKING:
-    from tests.chaos import account, fleet, programs
+    from tests.chaos import account, fleet, places, programs
+    from tests.chaos.places import WORKSPACE
 else:
     import account
     import fleet
+    import places
     import programs
+    from places import WORKSPACE
 
-FAULTS: Final = ("worker-kill", "worker-freeze", "rabbit-kill", "redis-kill", "queues-deleted")
-WORKSPACE: Final = "chaos"
+OF_WORKERS: Final = ("worker-kill", "worker-freeze")
 # A program's size and how many of all are of it: two activities each on average.
 SHAPES: Final[dict[Any, tuple[int, int]]] = {
     programs.sequence: (2, 6),
@@ -66,14 +67,14 @@ FROZEN: Final = 8.0
 EMPTY_WITHIN: Final = 15.0
 
 
-def work(url: str, events: str) -> int:
+def work(url: str, events: str, eager: str) -> int:
     """A worker until SIGTERM, or until the process that watches it ends."""
     fleet.end_with_parent()
     faulthandler.register(signal.SIGUSR1)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         with durable.connect(url, events=events, workspace=WORKSPACE) as client:
-            durable.Worker(client, shutdown_grace=5).run()
+            durable.Worker(client, eager_activities={"True": True, "False": False}.get(eager), shutdown_grace=5).run()
     except (durable.StoreError, durable.TransportError) as error:
         logging.warning("this worker can't work: %s", error)
         return fleet.UNREACHABLE
@@ -155,10 +156,8 @@ class Load:
 class Faults:
     """Each plan runs on a thread of its own until `over`."""
 
-    def __init__(self, workers: fleet.Fleet, redis: RedisServer, rabbit: RabbitServer, random: Random) -> None:
+    def __init__(self, workers: fleet.Fleet, place: places.Place, random: Random) -> None:
         self.workers = workers
-        self.redis = redis
-        self.rabbit = rabbit
         self.random = random
         self.over = threading.Event()
         self.count: Counter[str] = Counter()
@@ -166,9 +165,7 @@ class Faults:
         self.plans: dict[str, Callable[[], None]] = {
             "worker-kill": self._worker_kill,
             "worker-freeze": self._worker_freeze,
-            "rabbit-kill": self._rabbit_kill,
-            "redis-kill": self._redis_kill,
-            "queues-deleted": self._queues_deleted,
+            **{fault: partial(self._harm, harm) for fault, harm in place.harms.items()},
         }
 
     def run(self, names: Sequence[str]) -> None:
@@ -197,47 +194,11 @@ class Faults:
             self.over.wait(FROZEN)
             self.workers.thaw(frozen)
 
-    def _rabbit_kill(self) -> None:
-        pause = 3.0
+    def _harm(self, harm: places.Harm) -> None:
+        pause = harm.first
         while not self.over.wait(pause):
-            self.rabbit.restart(graceful=False)
-            self.count["RabbitMQ killed"] += 1
-            pause = self.random.uniform(5.0, 12.0)
-
-    def _redis_kill(self) -> None:
-        while not self.over.wait(self.random.uniform(3.0, 9.0)):
-            self.redis.restart(graceful=False)
-            self.count["Redis killed"] += 1
-
-    def _queues_deleted(self) -> None:
-        while not self.over.wait(self.random.uniform(3.0, 6.0)):
-            if self.rabbit.running and self.rabbit.ready():
-                self.count["queues deleted"] += delete_queues(self.rabbit)
-
-
-def delete_queues(rabbit: RabbitServer) -> int:
-    """All of them but those that belong to one connection; how many."""
-    import pika  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
-    from pika.exceptions import AMQPError  # type: ignore[import-untyped]  # as above
-
-    deleted = 0
-    try:
-        queues = depths(rabbit)
-        with pika.BlockingConnection(pika.URLParameters(rabbit.url())) as connection:
-            channel = connection.channel()
-            for queue in queues:
-                if ".reply." not in queue:
-                    channel.queue_delete(queue)
-                    deleted += 1
-    except (AMQPError, OSError, ServerFailed):
-        return deleted  # somebody else kills the broker as well
-    return deleted
-
-
-def depths(rabbit: RabbitServer) -> dict[str, int]:
-    """How many messages are in each queue, delivered ones included."""
-    lines = rabbit.control("list_queues", "name", "messages", "--no-table-headers", "--quiet").splitlines()
-    return {name: int(count) for name, count in (line.split("\t") for line in lines if "\t" in line)}
+            self.count[harm.what] += harm.act()
+            pause = self.random.uniform(*harm.pause)
 
 
 # ---- the verdict
@@ -246,11 +207,11 @@ def depths(rabbit: RabbitServer) -> dict[str, int]:
 class Verdict:
     """What is wrong, and the figures."""
 
-    def __init__(self, client: durable.Client, load: Load, folder: Path, servers_hurt: bool) -> None:
+    def __init__(self, client: durable.Client, load: Load, folder: Path, prompt: bool) -> None:
         self.client = client
         self.load = load
         self.folder = folder
-        self.servers_hurt = servers_hurt  # then nobody can promise how soon a partition is taken over
+        self.prompt = prompt  # with servers that are hurt nobody can promise how soon a partition is taken over
         self.wrong: list[str] = []
         self.figures: list[str] = []
 
@@ -319,7 +280,7 @@ class Verdict:
             for progress, blow in last.items():
                 gap = progress - blow.at
                 gaps[blow.kind].append(gap)
-                if gap > TAKEOVER[blow.kind] and not self.servers_hurt:
+                if gap > TAKEOVER[blow.kind] and self.prompt:
                     self.wrong.append(
                         f"partition {number} stood still for {gap:.1f} s after worker {blow.pid} was {blow.kind} at "
                         f"{time.strftime('%H:%M:%S', time.localtime(blow.at))}"
@@ -341,6 +302,7 @@ def spread(seconds: Sequence[float]) -> str:
 class Plan(NamedTuple):
     """What one run is."""
 
+    place: str
     faults: Sequence[str]
     seconds: float
     rate: float
@@ -362,27 +324,22 @@ class Run:
     def run(self) -> None:
         plan, random = self.plan, Random(self.plan.seed)
         with ExitStack() as closing:
-            redis, rabbit = (
-                # With `everysec` it confirms what it may hold back for two seconds, while the disk is busy.
-                closing.enter_context(started(RedisServer(appendfsync="always"))),
-                closing.enter_context(started(RabbitServer())),
-            )
-            url = f"{redis.url}?partitions={plan.partitions}"
-            client = closing.enter_context(durable.connect(url, events=rabbit.url(), workspace=WORKSPACE))
-            command = [sys.executable, os.path.abspath(__file__), "--work", url, rabbit.url()]
+            place = closing.enter_context(places.PLACES[plan.place](plan.partitions, Random(random.random())))
+            client = closing.enter_context(durable.connect(place.url, events=place.events, workspace=WORKSPACE))
+            command = [sys.executable, os.path.abspath(__file__), "--work", place.url, place.events, str(place.eager)]
             workers = fleet.Fleet(command, plan.workers, self.folder, client, Random(random.random()))
             closing.callback(workers.close)
             until(lambda: workers.serving() == plan.workers, "all workers serve")
             load = Load(client, plan.rate, Random(random.random()))
-            faults = Faults(workers, redis, rabbit, Random(random.random()))
+            faults = Faults(workers, place, Random(random.random()))
             over_at = self._live(load, faults)
             self.wrong += faults.broken
             self.figures += [f"{n} {what}" for what, n in faults.count.items()]
             self._finish(load, workers)
-            servers_hurt = not {"worker-kill", "worker-freeze"}.issuperset(plan.faults)
-            verdict = Verdict(client, load, self.folder, servers_hurt)
+            prompt = place.quick and set(OF_WORKERS).issuperset(plan.faults)
+            verdict = Verdict(client, load, self.folder, prompt)
             verdict.judge(workers.blows, over_at)
-            self.wrong += [*verdict.wrong, *self._left(client, rabbit), *workers.stop(15)]
+            self.wrong += [*verdict.wrong, *self._left(client, place), *workers.stop(15)]
             self.figures += [*verdict.figures, f"{load.repeated} calls of the client tried again"]
 
     def _live(self, load: Load, faults: Faults) -> float:
@@ -425,13 +382,13 @@ class Run:
         else:
             self.figures.append(f"all finished {moved - began:.1f} s after the load")
 
-    def _left(self, client: durable.Client, rabbit: RabbitServer) -> Iterator[str]:
+    def _left(self, client: durable.Client, place: places.Place) -> Iterator[str]:
         """Rows and messages that are left although everything has finished."""
         store = client.backend.store
         deadline = time.monotonic() + EMPTY_WITHIN
         while True:
             rows = [row for n in range(store.partitions) for row in store.due(n, "default", math.inf, 1000).items]
-            messages = {queue: n for queue, n in depths(rabbit).items() if n}
+            messages = {queue: n for queue, n in place.messages().items() if n}
             if not (rows or messages) or time.monotonic() > deadline:
                 break
             time.sleep(0.5)
@@ -441,11 +398,7 @@ class Run:
         for queue, n in messages.items():
             yield f"{n} messages are left in queue {queue}"
         if messages:
-            (self.folder / "broker").write_text(
-                rabbit.control("list_queues", "name", "messages_ready", "messages_unacknowledged", "consumers")
-                + rabbit.control("list_consumers")
-                + rabbit.control("list_channels", "pid", "consumer_count", "messages_unacknowledged")
-            )
+            (self.folder / "broker").write_text(place.detail())
 
     def said(self) -> Counter[str]:
         """What the workers logged, without what differs from line to line."""
@@ -471,15 +424,6 @@ def unfinished(client: durable.Client, instances: Sequence[str]) -> Iterator[str
         yield from (i for i, s in zip(some, found, strict=True) if s is None or not s.status.finished)
 
 
-@contextmanager
-def started(server: Any) -> Iterator[Any]:
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
-
-
 def until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -490,27 +434,34 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> No
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="kill workers and servers under a steady load")
-    parser.add_argument("--fault", action="append", choices=[*FAULTS, "all", "none"], help="several times for several")
+    parser.add_argument("--place", choices=places.PLACES, default="rabbitmq")
+    every = [*OF_WORKERS, *dict.fromkeys(fault for some in places.FAULTS.values() for fault in some)]
+    parser.add_argument("--fault", action="append", choices=[*every, "all", "none"], help="several times for several")
     parser.add_argument("--seconds", type=float, default=60, help="how long the load lasts")
     parser.add_argument("--rate", type=float, default=200, help="orchestrations started a second")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--partitions", type=int, default=16)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quiet", action="store_true")
-    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work is not None:
         return work(*given.work)
     asked = given.fault or ["all"]
-    faults = [fault for fault in FAULTS if fault in asked or "all" in asked]
+    there = [*OF_WORKERS, *places.FAULTS[given.place]]
+    faults = [fault for fault in there if fault in asked or "all" in asked]
+    if missing := set(asked).difference(there, ("all", "none")):
+        parser.error(f"--place {given.place} has no {', '.join(sorted(missing))}")
     folder = Path(tempfile.mkdtemp(prefix="durable-cluster-"))
-    plan = Plan(faults, given.seconds, given.rate, given.workers, given.partitions, given.seed, given.quiet)
+    plan = Plan(
+        given.place, faults, given.seconds, given.rate, given.workers, given.partitions, given.seed, given.quiet
+    )
     run = Run(plan, folder)
     began = time.monotonic()
     run.run()
     said = run.said()
     what = "+".join(faults) or "no fault"
-    print(f"\n{what}, {plan.rate:g}/s for {plan.seconds:g} s, {plan.workers} workers, seed {plan.seed}")
+    print(f"\n{plan.place}: {what}, {plan.rate:g}/s for {plan.seconds:g} s, {plan.workers} workers, seed {plan.seed}")
     print(*(f"  {figure}" for figure in run.figures), sep="\n")
     for line, n in said.most_common(12):
         print(f"  workers said {n} times: {line}")

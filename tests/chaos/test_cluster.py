@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import need
+from tests.servers.dynamodb_server import missing_dynamodb
 from tests.servers.rabbitmq_server import missing_rabbitmq
 from tests.servers.redis_server import missing_redis
 
@@ -19,7 +20,7 @@ ROOT = CLUSTER.parents[2]
 
 
 def run(program: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    need(missing_redis() or missing_rabbitmq())
+    need(missing_redis() or missing_rabbitmq() or missing_dynamodb())
     command = [sys.executable, str(program), "--quiet", *arguments]
     # On PATH are the servers; what this program leaves behind is looked for in `cwd`.
     env = {"TMPDIR": str(cwd), "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
@@ -34,6 +35,23 @@ def test_killed_workers_and_a_killed_broker_lose_nothing(tmp_path: Path) -> None
     assert re.search(r"\n  1 RabbitMQ killed\n", done.stdout), done.stdout
     assert "\nall right after" in done.stdout
     assert list(tmp_path.iterdir()) == [], "nothing is left behind when all is right"
+
+
+@pytest.mark.parametrize(
+    ("place", "rate", "killed"), [("streams", 60, "Redis"), ("cluster", 60, "masters"), ("dynamodb", 8, "workers")]
+)
+def test_so_does_everything_else_that_workers_can_share(tmp_path: Path, place: str, rate: int, killed: str) -> None:
+    load = ("--seconds", "8", "--rate", str(rate), "--workers", "2", "--partitions", "4")
+    done = run(CLUSTER, "--place", place, "--fault", "all", *load, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"\n  \d+ {killed} killed\n", done.stdout), done.stdout
+    assert "\nall right after" in done.stdout
+
+
+def test_a_fault_that_a_place_does_not_have_is_refused(tmp_path: Path) -> None:
+    done = run(CLUSTER, "--place", "streams", "--fault", "rabbit-kill", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--place streams has no rabbit-kill" in done.stderr
 
 
 @pytest.mark.slow
