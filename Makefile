@@ -6,8 +6,7 @@ PLACE  ?= rabbitmq
 FAULT  ?= all
 SECONDS ?= 60
 RATE   ?= 200
-# Most tests wait for something. Each of the two processes starts servers of its own, and has files below a short path:
-# that of a socket has at most 107 bytes.
+# Most tests wait for something. Each of the two processes starts servers of its own.
 SIDE_BY_SIDE ?= -n 2 --dist loadfile
 # ALLOW_SKIP=1: tests that need a server which is not there are skipped, visibly.
 export ALLOW_SKIP
@@ -15,6 +14,8 @@ export ALLOW_SKIP
 BIN   := $(CURDIR)/.venv/bin
 STAMP := .venv/installed
 RUN   := "$(BIN)/python"
+# Their files are below a short path: that of a socket has at most 107 bytes.
+TESTS  = dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && $(RUN) -m pytest -q $(SIDE_BY_SIDE) --basetemp="$$dir/t"
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test lint types servers docs bench simulate kill chaos test-all package clean
@@ -34,8 +35,7 @@ demo: venv  ## an order in three steps, then its status and its history
 	for view in show history; do echo && echo "\$$ durable $$view order-42" && $(RUN) -m durable $$view order-42 || exit; done
 
 test: lint types servers  ## what must be green before a commit: lint, types, tests (without the slow ones)
-	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
-	$(RUN) -m pytest -q -m "not slow" $(SIDE_BY_SIDE) --basetemp="$$dir/t"
+	@$(TESTS) -m "not slow"
 
 lint: venv  ## ruff: rules and format
 	@$(RUN) -m ruff check -q .
@@ -64,7 +64,7 @@ chaos: servers  ## PLACE=rabbitmq FAULT=all SECONDS=60 RATE=200: workers and ser
 	@$(RUN) tests/chaos/cluster.py --place $(PLACE) --fault $(FAULT) --seconds $(SECONDS) --rate $(RATE)
 
 test-all: lint types servers  ## everything: the slow tests, the simulator, the killing, the package
-	@$(RUN) -m pytest -q
+	@$(TESTS)
 	@$(MAKE) simulate kill package
 
 package: venv  ## wheel and sdist in dist/
