@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -191,13 +192,18 @@ def _about_events(alive: Sequence[Beat], mine: str) -> list[Finding]:
     ]
 
 
+def worker_command(group: str) -> str:
+    """What to type in a shell for a worker of this group."""
+    return "durable worker MODULE" + ("" if group == DEFAULT_GROUP else f" --group {shlex.quote(group)}")
+
+
 def _about_groups(unfinished: Sequence[Summary], alive: Sequence[Beat]) -> list[Finding]:
     served = {group for beat in alive for group in beat.groups}
     count = Counter(summary.group for summary in unfinished if summary.group not in served)
     return [
         Finding(
             f"{number} unfinished orchestrations of group {group!r}, and no living worker serves it",
-            "start one: durable worker MODULE" + ("" if group == DEFAULT_GROUP else f" --group {group}"),
+            f"start one: {worker_command(group)}",
         )
         for group, number in count.items()
     ]
@@ -212,7 +218,7 @@ def _about_instances(store: Store, unfinished: Sequence[Summary], service: Servi
             findings.append(Finding(what, "it goes on under a worker whose code fits; or terminate it"))
         elif service and summary.status in WAITING and (why := unserved(store, summary, service)):
             what = f"{summary.instance_id!r}: {why}"
-            code = "start a worker with a module that has it: durable worker MODULE"
+            code = f"start a worker with a module that has it: {worker_command(summary.group)}"
             findings.append(Finding(what, code if _NOBODY_HAS in why else "start a worker with --queue for it"))
     return findings
 

@@ -6,7 +6,6 @@ Each is a commit of the caller, checked by version as a turn is: when the call r
 from __future__ import annotations
 
 from typing import Any
-from uuid import uuid4
 
 from ..engine.fork import fork, last_to_share
 from ..engine.step import create, in_place_of
@@ -27,6 +26,7 @@ from ..ports import FACTS, STATUS, Backend, Commit, ExecutionKey, Outcome, Recor
 from ..replay.guard import refuse_inside
 from ..runtime.rewinding import Part, answer_requests, drive, end_rows, requests_of, rewind_instance
 from .handle import OrchestrationHandle
+from .identity import random_ids
 from .purging import Purger
 from .starting import Neighbour, Nobody
 from .tries import tries
@@ -82,7 +82,7 @@ class Renewer(Purger):
         """
         refuse_inside("restart", "an activity that calls the client")
         check_name(instance_id, "instance_id")
-        new_id = uuid4().hex if new_instance_id is None else check_name(new_instance_id, "new_instance_id=")
+        new_id = random_ids(1)[0] if new_instance_id is None else check_name(new_instance_id, "new_instance_id=")
         summary = self._summary(instance_id)
         if summary is None:
             raise not_found("restart", instance_id)
@@ -127,7 +127,7 @@ class Renewer(Purger):
         """
         refuse_inside("fork", "an activity that calls the client")
         check_name(instance_id, "instance_id")
-        new_id = uuid4().hex if new_instance_id is None else check_name(new_instance_id, "new_instance_id=")
+        new_id = random_ids(1)[0] if new_instance_id is None else check_name(new_instance_id, "new_instance_id=")
         record = self._existing(instance_id, "fork")
         events = [event for row in record.history or () for event in decode_events(row)]
         last = last_to_share(events)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
+from ..app.diagnosis import worker_command
 from ..model.errors import PayloadError, TimeoutError
 from ..model.failure import FailureDetails
 from ..model.status import DEFAULT_GROUP, OrchestrationStatus, RuntimeStatus
@@ -81,7 +82,7 @@ class _Adviser:
         if status is RuntimeStatus.BLOCKED:
             reason = self.status.blocked_reason or ""
             return [
-                Advice(next(text for words, text in _UNBLOCKING if words in reason), ("durable worker MODULE",)),
+                Advice(next(text for words, text in _UNBLOCKING if words in reason), (self._worker_command(),)),
                 Advice("To end it instead", (f"durable terminate {self.instance}",)),
             ]
         if status is RuntimeStatus.SUSPENDED:
@@ -234,5 +235,4 @@ class _Adviser:
         return found
 
     def _worker_command(self) -> str:
-        group = group_of(self.status)
-        return "durable worker MODULE" + ("" if group == DEFAULT_GROUP else f" --group {quoted(group)}")
+        return worker_command(group_of(self.status))

@@ -732,6 +732,32 @@ def test_show_of_a_blocked_one_counts_what_has_come_as_done(command: Command) ->
     assert max(map(len, said.splitlines())) <= 80
 
 
+def test_show_and_doctor_advise_a_worker_of_the_group(command: Command) -> None:
+    group = "night shift"
+
+    def code(name: str) -> durable.Registry:
+        functions = durable.Registry()
+
+        @functions.orchestrator(group=group)
+        def flow(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+            yield ctx.wait_for_external_event(name)
+
+        return functions
+
+    advised = f"durable worker MODULE --group '{group}'"
+    with command.client() as client:
+        with durable.Worker(client, registry=code("go"), groups=(group,)):
+            client.start_orchestration(durable.orchestrator_ref("flow", group=group), instance_id="f")
+            client.wait("f", SOON, until="started")
+            client.start_orchestration(durable.orchestrator_ref("nosuch", group=group), instance_id="n")
+            comes_true(lambda: advised in " ".join(command("doctor").stdout.split()))  # nobody has the code of `n`
+        client.raise_event("f", "went")
+        with durable.Worker(client, registry=code("other"), groups=(group,)):
+            with pytest.raises(durable.OrchestrationBlockedError):
+                client.handle("f").result(SOON, on_blocked="raise")
+            assert advised in command.says("show", "f")
+
+
 def test_show_lists_events_that_nobody_has_taken(command: Command) -> None:
     with command.worker(registry()) as client:
         client.start_orchestration("waits", instance_id="w")
