@@ -12,9 +12,10 @@ Laws.
 3. A reader holds no more in memory than a store could have held, and checks each line before it reads the next.
 
 The instance's fields are those of `durable.OrchestrationStatus` (`status` is its runtime status, `updated_at` its
-last update). An event has the fields of `durable.HistoryEvent`, and three more that an engine needs: `parent` (who
-waits for this instance), `depth` (of sub-orchestrations) and `previous` (the execution before continue-as-new).
-Absent fields have their defaults. Payloads stand in it as they are stored.
+last update). An event has the fields of `durable.HistoryEvent`, and four more that an engine needs: `parent` (who
+waits for this instance), `depth` (of sub-orchestrations), `previous` (the execution before continue-as-new) and
+`formerly` (as whom a fork's shared events were recorded). Absent fields have their defaults. Payloads stand in it as
+they are stored.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class Renewer(Purger):
 
         after: the number of an event of the current execution (`event_id` of its history). What is open there is
         scheduled again under the new id (default: a fresh one); where the commands of a fact are cut off, that fact is
-        taken again. Code that put `ctx.instance_id` or `ctx.execution_id` into what it asked for before is BLOCKED.
+        taken again. What they share is replayed with `ctx.instance_id` and `ctx.execution_id` as they were.
         Raises InstanceNotFoundError, InstanceExistsError, ValueError for a number out of range, and PayloadError for
         a payload that is not to be had.
         """

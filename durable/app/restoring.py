@@ -25,7 +25,7 @@ from ..engine.ledger import Ledger
 from ..engine.messages import child_outcome
 from ..model import history as h
 from ..model.errors import InstanceExistsError
-from ..model.history import Event, Parent, decode_events, encode_event, encode_events
+from ..model.history import Event, Parent, decode_events, encode_event, encode_events, formerly
 from ..model.limits import Limits
 from ..model.names import check_name
 from ..model.rewinding import standing
@@ -109,7 +109,7 @@ def _copy(archive: Archive, instance_id: str) -> Archive:
         parent_instance_id="",
     )
     executions = [
-        Recorded(ids[id], [_started(events[0], instance_id, ids), *events[1:]]) for id, events in archive.executions
+        Recorded(ids[id], [_started(events, instance_id, ids), *events[1:]]) for id, events in archive.executions
     ]
     pending = [
         msgspec.structs.replace(fact, execution_id=ids.get(fact.execution_id, fact.execution_id))
@@ -122,13 +122,15 @@ def _derived(execution_id: str, instance_id: str) -> str:
     return hashlib.sha256(f"{execution_id}/{instance_id}".encode()).hexdigest()[:32]
 
 
-def _started(event: Event, instance_id: str, ids: dict[str, str]) -> Event:
+def _started(events: Sequence[Event], instance_id: str, ids: dict[str, str]) -> Event:
+    event = events[0]
     return msgspec.structs.replace(
         event,
         instance_id=instance_id,
         execution_id=ids[event.execution_id],
         previous=ids.get(event.previous, ""),
         parent=None,
+        formerly=formerly(event, len(events)),
     )
 
 

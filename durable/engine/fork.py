@@ -1,7 +1,8 @@
 """Forking: a new instance that shares the beginning of another's history and goes its own way from there.
 
 Laws.
-1. It has the seed of the other, and replays what they share to the same commands; recorded ids of children stand.
+1. It has the seed of the other, and replays what they share to the same commands; recorded ids of children stand, and
+   code that asks who it is hears what it has heard then.
 2. What is open there is scheduled again under the new id. Nothing of the other instance is touched.
 3. A cut between a fact and its commands can't be replayed: that fact is taken again, by today's code.
 """
@@ -14,7 +15,7 @@ from datetime import datetime
 import msgspec
 
 from ..model import history as h
-from ..model.history import NO_PAYLOAD, Event, encode_events
+from ..model.history import NO_PAYLOAD, Event, encode_events, formerly
 from ..model.names import child_id, partition_of
 from ..model.rewinding import standing
 from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
@@ -53,6 +54,7 @@ def fork(
         reply_to=reply_to,
         fire_at=None,
         previous="",
+        formerly=formerly(events[0], after + 1),
     )
     shared = [begun, *events[1 : after + 1]]
     back = _whole(shared, events[after + 1 :])

@@ -290,6 +290,7 @@ def _next_execution(started: Event, continued: Event, version: str, now: datetim
         seed=env.mint(),
         fire_at=None,
         previous=started.execution_id,
+        formerly=(),
     )
 
 

@@ -92,6 +92,15 @@ class Parent(msgspec.Struct, frozen=True):
     attempt: int
 
 
+class Former(msgspec.Struct, frozen=True, omit_defaults=True):
+    """As whom a fork, or what was imported under another id, has recorded its events before number `until`."""
+
+    until: int
+    instance_id: str
+    execution_id: str
+    parent_instance_id: str = ""
+
+
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One event as it is stored. Which fields are set depends on `type`; `HistoryEvent` documents them."""
 
@@ -121,6 +130,17 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     previous: str = ""  # of a start by continue-as-new: the execution before it
     rewinds_to: int = 0
     voids: int = 0
+    formerly: tuple[Former, ...] = ()  # of a start, in the order of the events
+
+
+def formerly(started: Event, shared: int) -> tuple[Former, ...]:
+    """For the start of a copy that shares the events before number `shared` with the execution that starts here."""
+    older = [former for former in started.formerly if former.until < shared]
+    parent = "" if started.parent is None else started.parent.instance_id
+    last = next((former for former in started.formerly if former.until >= shared), None) or Former(
+        shared, started.instance_id, started.execution_id, parent
+    )
+    return (*older, msgspec.structs.replace(last, until=shared))
 
 
 class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

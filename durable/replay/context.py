@@ -251,19 +251,28 @@ class OrchestrationContext:
 
     @property
     def instance_id(self) -> str:
-        """The id of this orchestration; continue_as_new keeps it."""
-        return self._execution.instance_id
+        """The id of this orchestration; continue_as_new keeps it.
+
+        A fork, or what was imported under another id, hears the former one while it replays what it shares, here and in
+        the two that follow: so code that puts it into what it asks for fits its history.
+        """
+        former = self._execution.formerly
+        return self._execution.instance_id if former is None else former.instance_id
 
     @property
     def parent_instance_id(self) -> str | None:
         """The id of the orchestration that called this one and waits for it; None without one."""
+        former = self._execution.formerly
+        if former is not None:
+            return former.parent_instance_id or None
         parent = self._started.parent
         return None if parent is None else parent.instance_id
 
     @property
     def execution_id(self) -> str:
         """The id of this execution: a new one after each continue_as_new."""
-        return self._started.execution_id
+        former = self._execution.formerly
+        return self._started.execution_id if former is None else former.execution_id
 
     @property
     def name(self) -> str:

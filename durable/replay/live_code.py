@@ -21,7 +21,7 @@ import msgspec
 
 from ..model import history as h
 from ..model.errors import LimitError, PayloadError, TaskFailedError
-from ..model.history import Event, Raw
+from ..model.history import Event, Former, Raw
 from ..model.limits import Limits
 from ..model.status import RuntimeStatus
 from ..payload.signature import Signature
@@ -117,6 +117,12 @@ class LiveCode:
                     self.watch.leave()
             except BaseException as error:  # of the user's `finally:`; nothing it does counts any more
                 log.debug("instance %r: what was thrown away raised %r", self.instance_id, error)
+
+    @property
+    def formerly(self) -> Former | None:
+        """As whom the next event was recorded, if not as this execution."""
+        started = self.started
+        return next((former for former in started.formerly if self.journal.number < former.until), None)
 
     @property
     def begun(self) -> bool:

@@ -543,6 +543,63 @@ def test_a_fork_at_any_event_comes_to_its_end(bench: Bench, shop: Shop) -> None:
         assert fork.fork(after=end).result(SOON, on_blocked="raise") == expected
 
 
+def test_code_that_asks_who_it_is_hears_in_a_fork_what_it_has_heard(bench: Bench, shop: Shop) -> None:
+    @shop.registry.activity(name="note")
+    def note(who: list[str]) -> list[str]:
+        return who
+
+    @shop.registry.orchestrator(name="asks who")
+    def asks_who(ctx: Context) -> Flow:
+        known = []
+        for name in ("one", "two", "three"):
+            known.append(
+                (yield ctx.call_activity(note, [ctx.instance_id, ctx.execution_id, str(ctx.parent_instance_id)]))
+            )
+            yield ctx.wait_for_external_event(name)
+        ctx.call_sub_orchestrator("steps", ["a"], instance_id=f"{ctx.instance_id}-child")
+        return known
+
+    @shop.registry.orchestrator(name="asks through a child")
+    def asks_through_a_child(ctx: Context) -> Flow:
+        return (yield ctx.call_sub_orchestrator(asks_who, instance_id=f"{ctx.instance_id}-child"))
+
+    def shared(handle: durable.OrchestrationHandle[Any], name: str) -> int:
+        """The wait for this event, once it is recorded."""
+        found: list[int] = []
+
+        def waits() -> bool:
+            found[:] = [
+                e.event_id or 0
+                for e in bench.client.history(handle.instance_id)
+                if e.type == "EventAwaited" and e.name == name
+            ]
+            return bool(found)
+
+        bench.until(waits)
+        return found[0]
+
+    def me(handle: durable.OrchestrationHandle[Any], parent: str = "None") -> list[str]:
+        status = handle.status()
+        assert status is not None
+        return [handle.instance_id, status.execution_id, parent]
+
+    bench.serve(shop.registry)
+    parent = bench.start("asks through a child")
+    first = bench.client.handle(f"{parent.instance_id}-child")
+    bench.until(lambda: bench.client.get_status(first.instance_id))
+    second = first.fork(after=shared(first, "one"))
+    second.raise_event("one")
+    third = second.fork(after=shared(second, "two"))
+    early = second.fork(after=shared(second, "one"))
+    for handle, names in ((third, ("two", "three")), (early, ("one", "two", "three"))):
+        for name in names:
+            handle.raise_event(name)
+    known = me(first, parent.instance_id)
+    assert third.result(SOON, on_blocked="raise") == [known, me(second), me(third)]
+    assert early.result(SOON, on_blocked="raise") == [known, me(early), me(early)]
+    assert bench.client.handle(f"{third.instance_id}-child").result(SOON) == ["a"]
+
+
 def test_a_fork_of_what_runs(bench: Bench, shop: Shop) -> None:
     bench.serve(shop.registry)
     handle = bench.start("waits")
