@@ -7,14 +7,16 @@ do.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from tests.benchmarks import raw_sqlite
-    from tests.benchmarks.places import Place
+    from tests.benchmarks.places import Place, emulator_seconds
     from tests.benchmarks.raw_redis import Shape
 else:
     import raw_sqlite
+    from places import emulator_seconds
 
 _SQLITE: Final = {
     "many": raw_sqlite.sequences_in_bulk,
@@ -24,11 +26,13 @@ _SQLITE: Final = {
 
 
 class Limit(NamedTuple):
-    """Seconds of all; of each sequence, where they run alone; bytes of histories and summaries stored."""
+    """Seconds of all; of each sequence, where they run alone; bytes of histories and summaries stored; processor
+    seconds of the emulator, where there is one."""
 
     seconds: float
     each: list[float]
     stored: int
+    emulator: float = 0.0
 
 
 def sequences(place: Place, shape: Shape, count: int, warm_up: int, apart: bool = False) -> Limit:
@@ -39,9 +43,14 @@ def sequences(place: Place, shape: Shape, count: int, warm_up: int, apart: bool 
         return Limit(written.seconds, _of_each(written.each, count), written.stored)
     # Only here: without the clients of the servers the other rows can be measured all the same.
     if TYPE_CHECKING:
-        from tests.benchmarks import raw_rabbitmq, raw_redis, raw_streams
+        from tests.benchmarks import raw_dynamodb, raw_rabbitmq, raw_redis, raw_streams
+    elif place.emulator is not None:
+        import raw_dynamodb
     else:
         import raw_redis
+    if place.emulator is not None:
+        asked = raw_dynamodb.write(place.store, shape, count, warm_up, partial(emulator_seconds, place))
+        return Limit(asked.seconds, _of_each(asked.each, count), asked.stored, asked.used)
     reply_to = raw_redis.REPLY_TO if place.events else ""
     stored = raw_redis.write(place.nodes, shape, count, warm_up, reply_to)
     limit = Limit(stored.seconds, _of_each(stored.each, count), stored.stored)

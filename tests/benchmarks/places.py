@@ -1,28 +1,35 @@
 """Where a measurement happens: a fresh SQLite file, or servers that are started here and end with the run.
 
 Servers listen on free loopback ports and keep their data in private folders below the one given, which must be on a
-disk. Each place with Redis has a fresh server (AOF, everysec). RabbitMQ takes seconds to start: there is one for the
-run, and its queues are empty again when a measurement ends.
+disk. Each place with Redis has a fresh server (AOF, everysec), each with DynamoDB a fresh ministack with one table, in
+memory. RabbitMQ takes seconds to start: there is one for the run, and its queues are empty again when a measurement
+ends.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from durable.backends.dynamodb_backend import create_dynamodb
+
 if TYPE_CHECKING:
+    from tests.servers.dynamodb_server import CREDENTIALS, DynamoServer, missing_dynamodb
     from tests.servers.process import ServerProcess
     from tests.servers.rabbitmq_server import RabbitServer, missing_rabbitmq
     from tests.servers.redis_cluster import RedisCluster
     from tests.servers.redis_server import RedisServer, missing_redis
 else:
     sys.path.append(str(Path(__file__).parents[1]))
+    from servers.dynamodb_server import CREDENTIALS, DynamoServer, missing_dynamodb
     from servers.process import ServerProcess
     from servers.rabbitmq_server import RabbitServer, missing_rabbitmq
     from servers.redis_cluster import RedisCluster
@@ -32,13 +39,13 @@ WORKSPACE: Final = "default"
 
 # sqlite: a file. redis: a server, activities run where they were scheduled. streams: every activity travels through
 # its streams. cluster: as redis, on three masters. eager: RabbitMQ beside it, as with redis. broker: every activity
-# travels through RabbitMQ.
-Kind = Literal["sqlite", "redis", "streams", "cluster", "eager", "broker"]
+# travels through RabbitMQ. dynamodb: an emulator, which is one process of Python.
+Kind = Literal["sqlite", "redis", "streams", "cluster", "eager", "broker", "dynamodb"]
 
 
 class Place(NamedTuple):
     """`store` and `events` are URLs, `path` that of the SQLite file, `redis` and `rabbitmq` the servers, `nodes` the
-    URLs of all that store."""
+    URLs of all Redis that store, `emulator` what stands for DynamoDB."""
 
     kind: Kind
     store: str
@@ -47,6 +54,7 @@ class Place(NamedTuple):
     redis: RedisServer | None = None
     rabbitmq: RabbitServer | None = None
     nodes: tuple[str, ...] = ()
+    emulator: DynamoServer | None = None
 
     @property
     def eager(self) -> bool:
@@ -58,6 +66,8 @@ def missing(kind: Kind) -> str | None:
     """Why there can be no such place on this machine, and the remedy; None when there can."""
     if kind == "sqlite":
         return None
+    if kind == "dynamodb":
+        return missing_dynamodb()
     return missing_redis() or (missing_rabbitmq() if kind in ("eager", "broker") else None)
 
 
@@ -65,6 +75,8 @@ def versions(kind: Kind) -> str:
     """What the servers of such a place are, for those who read the figures."""
     if kind == "sqlite":
         return ""
+    if kind == "dynamodb":
+        return f"ministack {version('ministack')}, in memory"
     said = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
     redis = next(word[2:] for word in said.split() if word.startswith("v="))
     return f"Redis {redis}, everysec"
@@ -88,7 +100,7 @@ class Places:
 
     @contextmanager
     def place(self, kind: Kind) -> Iterator[Place]:
-        """A fresh place; its Redis and its file are gone afterwards."""
+        """A fresh place; its server (but for RabbitMQ) and its file are gone afterwards."""
         with tempfile.TemporaryDirectory(dir=self._folder) as fresh:
             if kind == "sqlite":
                 path = str(Path(fresh, "bench.db"))
@@ -102,6 +114,17 @@ class Places:
                     yield Place(kind, cluster.url, nodes=tuple(node.url for node in cluster.nodes))
                 finally:
                     cluster.close()
+                return
+            if kind == "dynamodb":
+                with _below(fresh):
+                    emulator = DynamoServer()
+                try:
+                    emulator.start()
+                    os.environ.update(CREDENTIALS)  # of this process and its children: boto3 finds them there
+                    create_dynamodb(emulator.url())
+                    yield Place(kind, emulator.url(), emulator=emulator)
+                finally:
+                    emulator.close()
                 return
             broker = self._broker() if kind in ("eager", "broker") else None
             with _below(fresh):
@@ -142,3 +165,8 @@ def processor_seconds(server: ServerProcess) -> float:
         if int(fields[2]) == server.pid:
             total += (int(fields[11]) + int(fields[12])) / 100
     return total
+
+
+def emulator_seconds(place: Place) -> float:
+    """What the emulator has used of the processors; 0 where there is none."""
+    return 0.0 if place.emulator is None else processor_seconds(place.emulator)

@@ -31,6 +31,7 @@ MS: Final = Unit(1e3, " ms", 2)
 SECONDS: Final = Unit(1, " s", 3)
 LONG: Final = Unit(1, " s", 1)
 RATIO: Final = Unit(1, " x", 2)
+PART: Final = Unit(100, "%", 0)
 MEGABYTES: Final = Unit(1e-6, " MB", 0)
 COUNT: Final = Unit(1, "", 0)
 
@@ -55,10 +56,12 @@ class Row(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """How much is measured. few: sequences alone. some, much: activities in parallel. idle: seconds."""
+    """How much is measured. few: sequences alone. emulated: many and few where an emulator stores. some, much:
+    activities in parallel. idle: seconds."""
 
     many: int = 2_000
     few: int = 300
+    emulated: tuple[int, int] = (200, 100)
     some: int = 1_000
     much: int = 10_000
     steps: tuple[int, int, int] = (1_000, 5_000, 50_000)
@@ -67,7 +70,7 @@ class Sizes(NamedTuple):
 
 
 FULL: Final = Sizes()
-QUICK: Final = Sizes(60, 10, 50, 100, (40, 80, 120), 50, 0.5)
+QUICK: Final = Sizes(60, 10, (30, 5), 50, 100, (40, 80, 120), 50, 0.5)
 
 # Targets of hello sequences: a second by start_many and one by one, then milliseconds alone (p50).
 _TARGETS: Final[dict[Kind, tuple[float | None, float | None, float | None]]] = {
@@ -77,6 +80,7 @@ _TARGETS: Final[dict[Kind, tuple[float | None, float | None, float | None]]] = {
     "cluster": (None, None, None),
     "eager": (3_000, None, 2.0),
     "broker": (800, None, 10.0),
+    "dynamodb": (None, None, None),
 }
 
 HEADINGS: Final[dict[Kind, str]] = {
@@ -86,6 +90,7 @@ HEADINGS: Final[dict[Kind, str]] = {
     "cluster": "A Redis Cluster of three masters; eager activities",
     "eager": "Redis and RabbitMQ; eager activities",
     "broker": "Redis and RabbitMQ; every activity through RabbitMQ",
+    "dynamodb": "An emulator of DynamoDB; eager activities",
 }
 
 
@@ -110,6 +115,7 @@ def rows(sizes: Sizes, repeats: int, warm_up: int) -> list[Row]:
         *_hello("broker", sizes, repeats, warm_up),
         *_apart("broker", sizes, repeats, warm_up),
         _idle("broker", sizes, repeats, warm_up),
+        *_hello("dynamodb", sizes, repeats, warm_up),
     ]
 
 
@@ -118,20 +124,21 @@ def _key(kind: Kind, name: str) -> str:
 
 
 def _hello(kind: Kind, sizes: Sizes, repeats: int, warm_up: int) -> list[Row]:
-    many, few = sizes.many, sizes.few
+    many, few = sizes.emulated if kind == "dynamodb" else (sizes.many, sizes.few)
     in_bulk, single, median = _TARGETS[kind]
+    inside = (Line("  share of time inside the emulator", "inside", PART),) if kind == "dynamodb" else ()
     return [
         Row(
             _key(kind, "many"),
             workloads.sequences(many, warm_up, "many"),
-            (Line(f"hello sequences, {many:,} by start_many", "rate", RATE, in_bulk),),
+            (Line(f"hello sequences, {many:,} by start_many", "rate", RATE, in_bulk), *inside),
             repeats,
             kind,
         ),
         Row(
             _key(kind, "single"),
             workloads.sequences(many, warm_up, "single"),
-            (Line(f"hello sequences, {many:,} one by one", "rate", RATE, single),),
+            (Line(f"hello sequences, {many:,} one by one", "rate", RATE, single), *inside),
             repeats,
             kind,
         ),
@@ -141,6 +148,7 @@ def _hello(kind: Kind, sizes: Sizes, repeats: int, warm_up: int) -> list[Row]:
             (
                 Line(f"hello sequence alone, p50 of {few}", "p50", MS, median),
                 Line(f"hello sequence alone, p99 of {few}", "p99", MS),
+                *inside,
             ),
             repeats,
             kind,

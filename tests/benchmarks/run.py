@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from tests.benchmarks import raw_sqlite as raw
     from tests.benchmarks.machine import facts, load
     from tests.benchmarks.places import Kind, Places, missing, versions
-    from tests.benchmarks.rows import FULL, HEADINGS, QUICK, RATIO, Line, Row, rows
+    from tests.benchmarks.rows import FULL, HEADINGS, PART, QUICK, RATIO, Line, Row, rows
     from tests.benchmarks.workloads import Measured
 else:
     import raw_sqlite as raw
     from machine import facts, load
     from places import Kind, Places, missing, versions
-    from rows import FULL, HEADINGS, QUICK, RATIO, Line, Row, rows
+    from rows import FULL, HEADINGS, PART, QUICK, RATIO, Line, Row, rows
     from workloads import Measured
 
 WIDTH: Final = 100
@@ -39,7 +39,8 @@ UNSTEADY: Final = 2.0  # when the raw limit itself moves by this factor, somethi
 SERVERS: Final[dict[str, frozenset[Kind]]] = {
     "none": frozenset({"sqlite"}),
     "redis": frozenset({"sqlite", "redis", "streams", "cluster"}),
-    "all": frozenset({"sqlite", "redis", "streams", "cluster", "eager", "broker"}),
+    "dynamodb": frozenset({"sqlite", "dynamodb"}),
+    "all": frozenset({"sqlite", "redis", "streams", "cluster", "eager", "broker", "dynamodb"}),
 }
 
 
@@ -59,8 +60,8 @@ def measure(row: Row, places: Places) -> tuple[list[Measured], list[Measured]]:
 
 
 def result_of(row: Row, line: Line, product: Sequence[Measured], limit: Sequence[Measured]) -> dict[str, Any]:
-    """One line's figures in the unit shown. `share_of_raw`: 1 is as fast as the bare program, None for ratios and where
-    there is none."""
+    """One line's figures in the unit shown. `share_of_raw`: 1 is as fast as the bare program, None for ratios, parts
+    and where there is none."""
     unit = line.unit
     samples = [m.figures[line.figure] * unit.scale for m in product]
     raw_samples = [m.figures[line.figure] * unit.scale for m in limit if line.figure in m.figures]
@@ -69,7 +70,7 @@ def result_of(row: Row, line: Line, product: Sequence[Measured], limit: Sequence
     if line.target is not None:
         met = middle >= line.target if unit.more_is_better else middle <= line.target
     share = None
-    if unit is not RATIO and raw_middle is not None:
+    if unit not in (RATIO, PART) and raw_middle is not None:
         share = middle / raw_middle if unit.more_is_better else raw_middle / middle
     return {
         "row": row.key,
@@ -133,7 +134,7 @@ def describe(machine: dict[str, Any], settings: dict[str, Any]) -> list[str]:
         f"{settings['activity_threads']} activity threads",
         f"batches: up to {settings['turns']} turns, {settings['items']} items a commit "
         f"(raw: {settings['raw_turns']} turns, {settings['raw_starts']} starts, {settings['raw_done']} completions)",
-        "servers on loopback, their data on this disk; a fresh file or Redis each time, one RabbitMQ",
+        "servers on loopback, their data on this disk; all fresh each time, but for one RabbitMQ",
         f"warm-up {settings['warm_up']} sequences; up to {settings['repeats']} repeats; raw and product in turns",
     ]
     if machine["file_system"] in ("tmpfs", "ramfs"):

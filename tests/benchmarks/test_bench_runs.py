@@ -6,12 +6,16 @@ import importlib
 import json
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Generator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.httpsession import URLLib3Session  # type: ignore[import-untyped]  # botocore has no py.typed
 
+import durable
 from durable.engine.instance import Invocation
 from durable.model import history as h
 from durable.model.history import Event, Raw
@@ -19,6 +23,7 @@ from durable.model.status import RuntimeStatus, Summary
 from durable.runtime import wire
 from durable.runtime.serving import ALONE
 from tests.conftest import need
+from tests.servers.dynamodb_server import DynamoServer, missing_dynamodb
 from tests.servers.rabbitmq_server import missing_rabbitmq
 from tests.servers.redis_server import missing_redis
 
@@ -33,6 +38,7 @@ SERVERS = (
     "eager-many eager-single eager-alone eager-one eager-two "
     "broker-many broker-single broker-alone broker-one broker-two broker-idle"
 )
+DYNAMODB = "dynamodb-many dynamodb-single dynamodb-alone"
 
 
 def run(folder: Path, *options: str) -> tuple[str, dict[str, Any]]:
@@ -54,6 +60,12 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, An
     need(missing_redis())
     need(missing_rabbitmq())
     return run(tmp_path_factory.mktemp("bench"), "--only", *SERVERS.split())
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    need(missing_dynamodb())
+    return run(tmp_path_factory.mktemp("bench"), "--servers", "dynamodb", "--only", *DYNAMODB.split())
 
 
 def check_every_row(shown: tuple[str, dict[str, Any]], rows: str) -> None:
@@ -90,6 +102,14 @@ def test_raw_stores_in_redis_what_the_product_stores(servers: tuple[str, dict[st
     check_bytes(servers[1])
 
 
+def test_every_row_with_an_emulator_is_shown(emulator: tuple[str, dict[str, Any]]) -> None:
+    check_every_row(emulator, DYNAMODB)
+
+
+def test_raw_stores_in_dynamodb_what_the_product_stores(emulator: tuple[str, dict[str, Any]]) -> None:
+    check_bytes(emulator[1])
+
+
 def test_the_measurement_beside_a_busy_thread_runs(tmp_path: Path) -> None:
     command = [sys.executable, str(HERE / "busy_thread.py"), "--sequences", "50", "--repeats", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110)
@@ -122,3 +142,52 @@ def test_raw_sends_as_many_and_as_long_messages(monkeypatch: pytest.MonkeyPatch)
     for raw, product in ((life.invocations[0], asked), (life.outcomes[0], done), (life.ended[1], ended[1])):
         assert len(raw.body) == pytest.approx(len(product.body), rel=0.15), raw.type
         assert raw.type == product.type
+
+
+def test_raw_sends_the_same_transactions(dynamodb_server: DynamoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(HERE)
+    raw = importlib.import_module("raw_dynamodb")
+    asked: list[Any] = []
+    send = URLLib3Session.send
+
+    def recorded(session: Any, request: Any) -> Any:
+        asked.append(request)
+        return send(session, request)
+
+    monkeypatch.setattr(URLLib3Session, "send", recorded)
+    count = 10
+    app = durable.Registry()
+
+    @app.activity(name="hello")
+    def hello(city: str) -> str:
+        return f"Hello {city}!"
+
+    @app.orchestrator(name="hello_sequence")
+    def hello_sequence(ctx: durable.OrchestrationContext) -> Generator[Any, Any, list[str]]:
+        first = yield ctx.call_activity(hello, "Tokyo")
+        second = yield ctx.call_activity(hello, "Seattle")
+        third = yield ctx.call_activity(hello, "London")
+        return [first, second, third]
+
+    url = dynamodb_server.url()
+    with durable.connect(url, workspace="bench") as client, durable.Worker(client, registry=app):
+        client.start_orchestration(hello_sequence).result(60)  # then the worker has its share
+        asked.clear()
+        for handle in client.start_many(hello_sequence, [None] * count):
+            handle.result(60)
+    product = tally(asked)
+    asked.clear()
+    raw.write(url, "many", count, 0, float)
+    bare = tally(asked)
+    assert (bare["transactions"], bare["actions"]) == (product["transactions"], product["actions"])
+    assert bare["bytes"] == pytest.approx(product["bytes"], rel=0.15)
+
+
+def tally(asked: list[Any]) -> Counter[str]:
+    """Transactions, and the actions and bytes in them."""
+    found: Counter[str] = Counter()
+    for request in asked:
+        actions = json.loads(request.body).get("TransactItems")
+        if actions:
+            found += Counter(transactions=1, actions=len(actions), bytes=len(request.body))
+    return found

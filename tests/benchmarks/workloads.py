@@ -22,12 +22,12 @@ import durable
 if TYPE_CHECKING:
     from tests.benchmarks import limits
     from tests.benchmarks import raw_sqlite as raw
-    from tests.benchmarks.places import WORKSPACE, Place
+    from tests.benchmarks.places import WORKSPACE, Place, emulator_seconds
     from tests.benchmarks.raw_redis import Shape
 else:
     import limits
     import raw_sqlite as raw
-    from places import WORKSPACE, Place
+    from places import WORKSPACE, Place, emulator_seconds
 
 EDGE: Final = 500  # steps at either end that are compared
 PATIENCE: Final = 60.0  # seconds until a wait is given up, e.g. because the engine stopped
@@ -122,6 +122,12 @@ def warmed_up(client: durable.Client, count: int) -> None:
 
 def stored(place: Place) -> int:
     """Bytes of histories and summaries that the product has stored there."""
+    if place.emulator is not None:
+        if TYPE_CHECKING:
+            from tests.benchmarks import raw_dynamodb
+        else:
+            import raw_dynamodb
+        return raw_dynamodb.stored_bytes(place.store, WORKSPACE)
     if not place.path:
         if TYPE_CHECKING:
             from tests.benchmarks import raw_redis
@@ -139,43 +145,49 @@ def expect(found: object, wanted: object) -> None:
 
 
 def sequences(count: int, warm_up: int, shape: Shape) -> Case:
-    """Sequences a second, from before the first start until the last result is here."""
+    """Sequences a second, from before the first start until the last result is here; `inside`: the emulator's processor
+    seconds meanwhile, in each second."""
 
     def product(place: Place) -> Measured:
         with _serving(place, warm_up) as client:
-            begun = time.perf_counter()
+            before, begun = emulator_seconds(place), time.perf_counter()
             if shape == "many":
                 handles = client.start_many(hello_sequence, [None] * count)
             else:
                 handles = [client.start_orchestration(hello_sequence) for _ in range(count)]
             results = [handle.result(PATIENCE) for handle in handles]
             seconds = time.perf_counter() - begun
+            inside = (emulator_seconds(place) - before) / seconds
         expect([r for r in results if r != GREETINGS], [])
-        return Measured({"rate": count / seconds}, stored(place))
+        return Measured({"rate": count / seconds, "inside": inside}, stored(place))
 
     def limit(place: Place) -> Measured:
         written = limits.sequences(place, shape, count, warm_up)
-        return Measured({"rate": count / written.seconds}, written.stored)
+        inside = written.emulator / written.seconds
+        return Measured({"rate": count / written.seconds, "inside": inside}, written.stored)
 
     return Case(product, limit)
 
 
 def alone(count: int, warm_up: int) -> Case:
-    """Seconds from start to result, nothing else running: median and 99th percentile."""
+    """Seconds from start to result, nothing else running: median and 99th percentile; `inside` as above."""
 
     def product(place: Place) -> Measured:
         seconds = []
         with _serving(place, warm_up) as client:
+            before = emulator_seconds(place)
             for _ in range(count):
                 begun = time.perf_counter()
                 result = client.start_orchestration(hello_sequence).result(PATIENCE)
                 seconds.append(time.perf_counter() - begun)
                 expect(result, GREETINGS)
-        return Measured(_percentiles(seconds), stored(place))
+            inside = (emulator_seconds(place) - before) / sum(seconds)
+        return Measured({**_percentiles(seconds), "inside": inside}, stored(place))
 
     def limit(place: Place) -> Measured:
         written = limits.sequences(place, "alone", count, warm_up)
-        return Measured(_percentiles(written.each), written.stored)
+        inside = written.emulator / written.seconds
+        return Measured({**_percentiles(written.each), "inside": inside}, written.stored)
 
     return Case(product, limit)
 
