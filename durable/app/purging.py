@@ -9,7 +9,7 @@ Laws.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -23,9 +23,11 @@ from ..model.errors import InstanceNotFinishedError, InstanceNotFoundError, Time
 from ..model.history import Event
 from ..model.names import check_name, partition_of
 from ..model.status import RuntimeStatus, Summary
+from ..payload.claims import refuse_claims
 from ..ports import STATUS, ExecutionKey, Purged, Query, RowKey
 from ..replay.guard import refuse_inside
 from .reader import check_text, statuses, timestamp
+from .sealing import has_blobs
 from .steering import Steerer
 
 ENDING_SECONDS: Final = 30.0  # for sub-orchestrations that end with their parent
@@ -49,7 +51,8 @@ class Purger(Steerer):
 
         recursive: its finished sub-orchestrations too; those that are still ending with it are waited for (at most 30
         seconds, then durable.TimeoutError, and calling again goes on). 0 for an unknown id. What arrives for it later
-        is ignored. Raises InstanceNotFinishedError.
+        is ignored. Raises InstanceNotFinishedError, and PayloadError where payloads lie outside the store, and would
+        stay, because this client has no `blobs=`.
         """
         refuse_inside("purge", "an activity that calls the client")
         check_name(instance_id, "instance_id")
@@ -121,21 +124,33 @@ class Purger(Steerer):
     def _family(self, summaries: Sequence[Summary], recursive: bool) -> list[ExecutionKey]:
         """These and (recursive) what they have started, children before their parents; all finished."""
         found: dict[str, ExecutionKey] = {}
-        former = self._store.former([summary.instance_id for summary in summaries]) if recursive else []
-        for summary, executions in zip(summaries, former, strict=True) if recursive else ():
-            children = self._children(summary, executions)
-            if children:
+        if not recursive and has_blobs(self._backend):
+            return [ExecutionKey(summary.instance_id, summary.execution_id) for summary in summaries]
+        former = self._store.former([summary.instance_id for summary in summaries])
+        for summary, executions in zip(summaries, former, strict=True):
+            histories = self._histories(summary, executions)
+            if not recursive:
+                for _ in histories:
+                    pass  # they are read for what they refuse
+            elif children := self._children(summary, histories):
                 found.update({key.instance_id: key for key in self._family(children, recursive)})
         for summary in summaries:
             found.pop(summary.instance_id, None)
             found[summary.instance_id] = ExecutionKey(summary.instance_id, summary.execution_id)
         return list(found.values())
 
-    def _children(self, summary: Summary, former: Sequence[str]) -> list[Summary]:
-        """The finished sub-orchestrations of a finished instance, once those that end with it have ended."""
-        children: dict[str, _Child] = {}
+    def _histories(self, summary: Summary, former: Sequence[str]) -> Iterator[list[Event]]:
+        """Of each of its executions. Raises PayloadError for payloads that lie where this client can't delete them."""
         for execution in (*former, summary.execution_id):
             events = [event for _, event in self._numbered(self._outline, ExecutionKey(summary.instance_id, execution))]
+            if not has_blobs(self._backend):
+                refuse_claims(events, f"purge: orchestration {summary.instance_id!r}")
+            yield events
+
+    def _children(self, summary: Summary, histories: Iterable[Sequence[Event]]) -> list[Summary]:
+        """The finished sub-orchestrations of a finished instance, once those that end with it have ended."""
+        children: dict[str, _Child] = {}
+        for events in histories:
             children.update({e.instance_id: _Child(e.instance_id, ()) for e in events if e.type == h.CHILD_CREATED})
             if any(e.type == h.EXECUTION_TERMINATED and e.status == RECURSIVE for e in events[-2:]):
                 told = Ledger(events).children.values()

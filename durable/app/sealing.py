@@ -50,6 +50,7 @@ class SealedBackend:
         self._inner = inner
         self.store: Store = SealedStore(inner.store, codec)
         self.outline: Store = SealedStore(outline_of(inner), codec)
+        self.has_blobs = has_blobs(inner)
         self.signals = inner.signals
         self.membership = inner.membership
 
@@ -60,6 +61,11 @@ class SealedBackend:
 def outline_of(backend: Backend) -> Store:
     """Its store, for whoever does not look at large payloads: they stay where they are."""
     return backend.outline if isinstance(backend, SealedBackend | ClaimedBackend) else backend.store
+
+
+def has_blobs(backend: Backend) -> bool:
+    """Whether it has a place for large payloads outside the store."""
+    return isinstance(backend, ClaimedBackend) or (isinstance(backend, SealedBackend) and backend.has_blobs)
 
 
 class SealedStore:

@@ -9,8 +9,9 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,6 +141,28 @@ def test_an_import_reaches_the_worker_that_lives_on_the_file(command: Here) -> N
         client.raise_event("a-1", "decision", 1)
         assert client.handle("a-2").result(SOON) == ["desk", 2]
         assert client.handle("a-1").result(SOON) == ["desk", 1]
+
+
+def test_an_import_under_another_id_fits_code_that_asks_for_its_id(command: Here) -> None:
+    functions = durable.Registry()
+
+    @functions.activity
+    def mail(text: str) -> str:
+        return text
+
+    @functions.orchestrator
+    def asks(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        asked = yield ctx.call_activity(mail, f"durable raise {ctx.instance_id} decision")
+        yield ctx.wait_for_external_event("decision")
+        return [asked, (yield ctx.call_activity(mail, f"{ctx.instance_id} is decided"))]
+
+    with command.worker(functions) as client:
+        client.start_orchestration(asks, instance_id="a-1")
+        recorded(client, "a-1", "EventAwaited")
+        command.says("export", "a-1", "-o", "a.jsonl")
+        command.says("import", "a.jsonl", "--as", "a-2", "--go-on")
+        client.raise_event("a-2", "decision")
+        assert client.handle("a-2").result(SOON, on_blocked="raise") == ["durable raise a-1 decision", "a-2 is decided"]
 
 
 def test_what_can_not_be_exported_or_imported_says_why(ordered: Here) -> None:

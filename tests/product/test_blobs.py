@@ -274,6 +274,36 @@ def test_it_can_be_ended_without_its_blobs(
     assert beside.purge("order-42") == 1
 
 
+def test_a_purge_without_the_place_is_refused_and_with_it_leaves_nothing(
+    bench: Bench, beside: durable.Client, blobs: Blobs
+) -> None:
+    with ExitStack() as stack:
+        serve(bench, beside, stack, flows())
+        handle = beside.start_orchestration("all", large("a"), instance_id="order-42")
+        handle.raise_event("go", "b")
+        handle.result(SOON)
+    [child] = [status.instance_id for status in beside.list_orchestrations(name="child")]
+    assert blobs()
+    refused: list[Callable[[], int]] = [
+        lambda: bench.client.purge("order-42"),
+        lambda: bench.client.purge(child, recursive=False),
+        lambda: bench.client.purge_where(name="all", recursive=False),
+    ]
+    for purge in refused:
+        with pytest.raises(
+            durable.PayloadError, match=r"purge: orchestration .* give connect\(blobs=\.\.\.\), or DURABLE"
+        ):
+            purge()
+    assert len(beside.list_orchestrations().items) == 2
+    assert beside.purge("order-42") == 2
+    assert blobs() == []
+    with ExitStack() as stack:
+        serve(bench, beside, stack, flows())
+        small = beside.start_orchestration("child", "a", instance_id="small")
+        small.result(SOON)
+    assert bench.client.purge("small") == 1
+
+
 def test_a_worker_without_blobs_says_what_it_needs(
     bench: Bench, beside: durable.Client, waiting: durable.OrchestrationHandle[Any]
 ) -> None:
