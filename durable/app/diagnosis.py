@@ -16,6 +16,7 @@ from ..engine.ledger import Ledger
 from ..model.errors import TransportError
 from ..model.history import decode_event
 from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE, RuntimeStatus, Summary
+from ..payload.claims import concerns_blobs
 from ..payload.codec import shown
 from ..ports import PARKED, Beat, ExecutionKey, Query, Row, Store, Transport
 from ..runtime import wire
@@ -214,8 +215,11 @@ def _about_instances(store: Store, unfinished: Sequence[Summary], service: Servi
     findings: list[Finding] = []
     for summary in unfinished:
         if summary.status is RuntimeStatus.BLOCKED:
-            what = f"{summary.instance_id!r} is blocked: {shown(summary.blocked_reason)}"
-            findings.append(Finding(what, "it goes on under a worker whose code fits; or terminate it"))
+            why = shown(summary.blocked_reason)
+            goes_on = "as this says" if concerns_blobs(why) else "under a worker whose code fits"
+            findings.append(
+                Finding(f"{summary.instance_id!r} is blocked: {why}", f"it goes on {goes_on}; or terminate it")
+            )
         elif service and summary.status in WAITING and (why := unserved(store, summary, service)):
             what = f"{summary.instance_id!r}: {why}"
             code = f"start a worker with a module that has it: {worker_command(summary.group)}"

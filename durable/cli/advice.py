@@ -15,6 +15,7 @@ from ..app.diagnosis import worker_command
 from ..model.errors import PayloadError, TimeoutError
 from ..model.failure import FailureDetails
 from ..model.status import DEFAULT_GROUP, OrchestrationStatus, RuntimeStatus
+from ..payload.claims import NO_PLACE, concerns_blobs
 from .around import Around, group_of
 from .tasks import Kind, State, Task, culprit_of, void_by_rewind
 from .terminal import cut, preview, safe
@@ -80,9 +81,8 @@ class _Adviser:
         if status.finished:
             return self._left()
         if status is RuntimeStatus.BLOCKED:
-            reason = self.status.blocked_reason or ""
             return [
-                Advice(next(text for words, text in _UNBLOCKING if words in reason), (self._worker_command(),)),
+                self._unblocking(self.status.blocked_reason or ""),
                 Advice("To end it instead", (f"durable terminate {self.instance}",)),
             ]
         if status is RuntimeStatus.SUSPENDED:
@@ -192,6 +192,14 @@ class _Adviser:
         return [Advice(f"It ended without waiting for {names}: is that meant, or is a yield missing?")]
 
     # ---- not ended
+
+    def _unblocking(self, reason: str) -> Advice:
+        worker = (self._worker_command(),)
+        if NO_PLACE in reason:
+            return Advice("Run a worker that has DURABLE_BLOBS_URL, or connects with blobs=", worker)
+        if concerns_blobs(reason):
+            return Advice("Put the blob back; then it goes on, within five minutes or when a worker starts")
+        return Advice(next(text for words, text in _UNBLOCKING if words in reason), worker)
 
     def _pending(self) -> list[Advice]:
         """Nobody has taken it."""

@@ -34,6 +34,8 @@ RUN: Final = "Run"
 LOOK: Final = "Look"
 STEER: Final = "Steer"
 CHECK: Final = "Check"
+_INPUT: Final = "Its input (@FILE or - reads it); a list is spread."
+_DATA: Final = "What it carries (@FILE or - reads it); default null."
 
 # typer does not export the error of a command line that can't be read, only this child of it.
 _UsageError: Any = typer.BadParameter.__base__
@@ -114,7 +116,7 @@ def _run(
         str,
         typer.Argument(metavar="FILE[:FUNCTION]", help="A Python file; FUNCTION where it has several."),
     ],
-    given: Annotated[str | None, typer.Option("--input", metavar="JSON", help="Its input; a list is spread.")] = None,
+    given: Annotated[str | None, typer.Option("--input", metavar="JSON", help=_INPUT)] = None,
     id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Its id; if it exists, it goes on.")] = None,
 ) -> int:
     """Run an orchestration right here, and print its result.
@@ -284,7 +286,7 @@ def _doctor(
 def _start(
     session: Session,
     name: Annotated[str, typer.Argument(metavar="ORCHESTRATOR", help="Its name, as workers know it.")],
-    given: Annotated[str | None, typer.Option("--input", metavar="JSON", help="Its input; a list is spread.")] = None,
+    given: Annotated[str | None, typer.Option("--input", metavar="JSON", help=_INPUT)] = None,
     id: Annotated[str | None, typer.Option("--id", metavar="ID", help="Default: a new one.")] = None,
     version: Annotated[str | None, typer.Option("--version", metavar="TEXT", help="Of the orchestrator.")] = None,
     group: Annotated[str | None, typer.Option("--group", metavar="NAME", help="Whose workers run it.")] = None,
@@ -319,7 +321,7 @@ def _raise(
     session: Session,
     id: Id,
     event: Annotated[str, typer.Argument(metavar="EVENT", help="Its name; case does not count.")],
-    data: Annotated[str | None, typer.Option("--data", metavar="JSON", help="What it carries; default null.")] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="JSON", help=_DATA)] = None,
     event_id: Annotated[
         str | None, typer.Option("--event-id", metavar="ID", help="Sent twice under one id, it is one event.")
     ] = None,

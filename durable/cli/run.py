@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -36,9 +37,13 @@ _STILL_BLOCKED_SECONDS: Final = 2.0
 
 
 def json_argument(text: str | None, option: str) -> Any:
-    """The value of an option that takes JSON; None where it was not given. Raises CommandError with the place."""
+    """The value of an option that takes JSON: itself, `@FILE`, or `-` for standard input; None where it was not given.
+
+    Raises CommandError with the place.
+    """
     if text is None:
         return None
+    text = _read(text, option)
     try:
         text.encode()
         return json.loads(text, parse_constant=_no_constant)
@@ -50,6 +55,18 @@ def json_argument(text: str | None, option: str) -> Any:
         why = str(error)
     hint = "Text needs its own quotes within those of the shell: '\"text\"'"
     raise CommandError(Exit.USAGE, f"{option} is no JSON: {why}, in {text[:60]!a}. {hint}")
+
+
+def _read(text: str, option: str) -> str:
+    """No JSON is `-` alone, or begins with `@`."""
+    try:
+        if text == "-":
+            return sys.stdin.read()
+        return Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+    except FileNotFoundError:
+        raise CommandError(Exit.NOT_FOUND, f"{option}: there is no file {text[1:]!a}") from None
+    except (OSError, ValueError) as error:
+        raise CommandError(Exit.USAGE, f"{option}: {text!a} can't be read ({error})") from None
 
 
 def _no_constant(name: str) -> Any:

@@ -124,18 +124,27 @@ def redeemed(stored: bytes | Raw, found: Mapping[str, bytes | str]) -> bytes:
     return _CLAIM.sub(payload, stored)
 
 
+NO_PLACE: Final = "this process has no blobs"
+_NOT_HAD: Final = "can't be had: blob"
+
+
+def concerns_blobs(reason: str) -> bool:
+    """Whether an instance is BLOCKED because of where a payload is."""
+    return NO_PLACE in reason or _NOT_HAD in reason
+
+
 def why_not_here(claim: Claim) -> str:
     """What is wrong with it, and what to do, in words that follow the name of what it stands for."""
     if claim.why:
-        return f"can't be had: blob {claim.name} {claim.why}. It goes on when the blob is back where it was"
-    return f"is in blob {claim.name}, and this process has no blobs: give connect(blobs=...), or DURABLE_BLOBS_URL"
+        return f"{_NOT_HAD} {claim.name} {claim.why}. It goes on when the blob is back where it was"
+    return f"is in blob {claim.name}, and {NO_PLACE}: give connect(blobs=...), or DURABLE_BLOBS_URL"
 
 
 def shown(claim: Claim) -> str:
     """For people, in place of the payload."""
     if claim.why:
         return f"(blob {claim.name} {claim.why})"
-    return f"({claim.size:,} bytes outside the store: get_status reads them, given connect(blobs=...))"
+    return f"({claim.size:,} bytes outside the store: get_status reads them, given blobs= or DURABLE_BLOBS_URL)"
 
 
 def refuse_claims(events: Iterable[Event], what: str) -> None:

@@ -50,6 +50,11 @@ _SAFE: Final = frozenset({str, bool})  # what the fast encoder writes or refuses
 _ZEROS: Final = bytes.maketrans(b"123456789", b"000000000")
 _UTC: Final = re.compile(r"00:00:00(?:\.0+)?Z\"")
 _NO_UNION: Final = "Type unions "
+# What is no JSON by itself, and how it is written there.
+_WRITTEN: Final = (
+    ("duration", 'a duration is text such as "PT1H30M", or "PT20S"'),
+    ("datetime", 'a datetime is text such as "2030-01-31T08:00:00Z"'),
+)
 _SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKET: Final = bytes(set(range(256)) - set(b'[]{}"'))
 
@@ -91,6 +96,7 @@ def decode(raw: Raw, hint: Any, where: str) -> Any:
         return value
     except msgspec.ValidationError as error:
         problem = str(error) if "`$" in str(error) else f"{error} - at `$`"
+        problem += next((f" ({how})" for kind, how in _WRITTEN if kind in problem), "")
         # Its cause is what the declared class raised, if it did.
         cause = error.__cause__
         cause = cause.__cause__ if isinstance(cause, CustomError) else cause

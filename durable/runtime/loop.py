@@ -104,6 +104,7 @@ class Loop:
     def run(self) -> Asking:
         """Until it has drained after a `Stop`, or the store is away for too long for that."""
         pause = 0.0
+        away_since: float | None = None
         while True:
             news: list[News] = yield Wait(pause or self._idle_seconds())
             pause = 0.0
@@ -119,6 +120,11 @@ class Loop:
                     return
                 log.warning("the store did not answer, trying again in %s s: %s", self.settings.retry, error)
                 self.turns.faulty = True
+                away_since = away_since or self.clock().timestamp()
+            else:
+                if away_since is not None:
+                    log.warning("the store answers again, after %.1f s", self.clock().timestamp() - away_since)
+                    away_since = None
             if self.turns.faulty:
                 self.turns.faulty = False
                 self.turns.let_all_go()

@@ -42,12 +42,16 @@ def driven() -> Driven:
     return driven
 
 
-def test_what_waits_for_a_store_that_takes_no_writes_is_kept_once(driven: Driven) -> None:
+def test_what_waits_for_a_store_that_takes_no_writes_is_kept_once(
+    driven: Driven, caplog: pytest.LogCaptureFixture
+) -> None:
     driven.writes = False
     driven.go_on(40, [ask.Assigned([("default", 0)], ["me"])])
     assert driven.kept <= 3 * MANY
+    assert "the store answers again" not in caplog.text
     driven.writes = True
     driven.go_on(40)
+    assert caplog.text.count("the store answers again, after") == 1
     assert driven.kept == 0
     assert driven.store.due(0, "default", driven.now.timestamp(), 100).items == []
 

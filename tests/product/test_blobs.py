@@ -312,6 +312,8 @@ def test_a_worker_without_blobs_says_what_it_needs(
         waiting.raise_event("go", "b")
         reason = bench.blocked(waiting)
     assert "this process has no blobs: give connect(blobs=...), or DURABLE_BLOBS_URL" in reason
+    [remedy] = [found.remedy for found in bench.client.diagnose().findings if "is blocked" in found.what]
+    assert remedy == "it goes on as this says; or terminate it"
     with ExitStack() as stack:
         serve(bench, beside, stack, flows())
         assert waiting.result(SOON) == LARGE + 2
@@ -346,7 +348,8 @@ def test_a_listing_reads_no_blob(place_of: Callable[[str], Place], folder: Path,
     assert len(page) == 100
     for item in page:
         assert (
-            item.output == f"({LARGE + 3:,} bytes outside the store: get_status reads them, given connect(blobs=...))"
+            item.output
+            == f"({LARGE + 3:,} bytes outside the store: get_status reads them, given blobs= or DURABLE_BLOBS_URL)"
         )
         assert item.input.startswith("(70,00")
     one = beside.get_status(page.items[0].instance_id, payloads=False)

@@ -732,6 +732,34 @@ def test_show_of_a_blocked_one_counts_what_has_come_as_done(command: Command) ->
     assert max(map(len, said.splitlines())) <= 80
 
 
+def test_json_of_an_option_comes_from_a_file_or_standard_input_too(command: Command) -> None:
+    functions = durable.Registry()
+
+    @functions.orchestrator
+    def approval(ctx: durable.OrchestrationContext, what: str) -> Generator[Any, Any, Any]:
+        return [what, (yield ctx.wait_for_external_event("decision"))]
+
+    (command.folder / "in.json").write_text('"a large one"')
+    with command.worker(functions) as client:
+        command.says("start", "approval", "--id", "a", "--input", "@in.json")
+        piped = subprocess.run(
+            [sys.executable, "-m", "durable", "raise", "a", "decision", "--data", "-"],
+            input='"yes"',
+            cwd=command.folder,
+            env=command.environment(),
+            capture_output=True,
+            text=True,
+            timeout=SOON,
+        )
+        assert piped.returncode == 0, piped.stderr
+        assert client.handle("a").result(SOON) == ["a large one", "yes"]
+    refused = command("start", "approval", "--input", "@nothing.json")
+    assert (refused.returncode, "there is no file 'nothing.json'" in refused.stderr) == (3, True)
+    (command.folder / "latin").write_bytes(b"\xff")
+    refused = command("start", "approval", "--input", "@latin")
+    assert (refused.returncode, "--input: '@latin' can't be read" in refused.stderr) == (2, True)
+
+
 def test_show_and_doctor_advise_a_worker_of_the_group(command: Command) -> None:
     group = "night shift"
 
