@@ -34,8 +34,8 @@ RUN: Final = "Run"
 LOOK: Final = "Look"
 STEER: Final = "Steer"
 CHECK: Final = "Check"
-_INPUT: Final = "Its input (@FILE or - reads it); a list is spread."
-_DATA: Final = "What it carries (@FILE or - reads it); default null."
+_INPUT: Final = "Its input; a list is spread. @FILE or - reads it."
+_DATA: Final = "What it carries; default null. @FILE or - reads it."
 
 # typer does not export the error of a command line that can't be read, only this child of it.
 _UsageError: Any = typer.BadParameter.__base__

@@ -694,7 +694,7 @@ def test_show_of_one_that_ran_too_long_asks_for_code_that_yields(command: Comman
             client.start_orchestration("counts", instance_id="c")
             with pytest.raises(durable.OrchestrationBlockedError):
                 client.handle("c").result(SOON, on_blocked="raise")
-            gate.set()
+        gate.set()  # not before: tried again, it would go on
         assert "Run a worker whose code yields sooner" in command.says("show", "c")
 
 
