@@ -52,7 +52,7 @@ def sequences(place: Place, shape: Shape, count: int, warm_up: int, apart: bool 
         asked = raw_dynamodb.write(place.store, shape, count, warm_up, partial(emulator_seconds, place))
         return Limit(asked.seconds, _of_each(asked.each, count), asked.stored, asked.used)
     reply_to = raw_redis.REPLY_TO if place.events else ""
-    stored = raw_redis.write(place.nodes, shape, count, warm_up, reply_to)
+    stored = raw_redis.write(place.nodes, shape, count, warm_up, reply_to, apart)
     limit = Limit(stored.seconds, _of_each(stored.each, count), stored.stored)
     if place.events is not None:
         if not TYPE_CHECKING:

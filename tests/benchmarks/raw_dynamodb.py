@@ -126,18 +126,9 @@ def _commit(table: str, partition: int, version: int, transaction: raw.Transacti
     return {"TransactItems": actions, "ClientRequestToken": os.urandom(16).hex()}
 
 
-def _created(start: raw.Transaction, turn: raw.Transaction) -> raw.Transaction:
-    """A start with its first turn: one row of history, and nothing that wakes it."""
-    [(execution, _, events)] = start.history
-    [(_, _, more)] = turn.history
-    together = events.removesuffix(b"]]") + b"," + more.removeprefix(b"[1,[")
-    return turn._replace(history=[(execution, 0, together)], drop=[])
-
-
 def _sequence(table: str, number: int, at_once: bool) -> list[Request]:
     """at_once: the start is one with the first turn."""
-    start, first, *rest = raw.hello()
-    transactions = [_created(start, first), *rest] if at_once else [start, first, *rest]
+    transactions = raw.hello(apart=not at_once)
     return [_commit(table, number % PARTITIONS, version, one) for version, one in enumerate(transactions, 1)]
 
 

@@ -3,8 +3,8 @@
 It reads the product's scripts (`backends/redis_*.lua`, for their checks are part of the layout) and nothing else of it:
 commands are packed before the clock starts, sent in pipelines over one connection of redis-py (to each node of a
 cluster), and their answers parsed by hiredis and thrown away. No objects, no threads, no signals. A hello sequence is
-five commits (a start, four turns), one load before its first turn, and one read of its summary at the end: as many, and
-as large, as the product's.
+four commits, or five where starts come one by one: as many, and as large, as the product's. Where client and worker are
+apart, there are one load before its first turn and one read of its summary at the end besides.
 
     python tests/benchmarks/raw_redis.py [--repeats 3] [--dir FOLDER]
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from struct import pack
@@ -62,12 +62,11 @@ class Scripts(NamedTuple):
 
 
 class _Sequence(NamedTuple):
-    """The commands of one hello sequence."""
+    """The commands of one hello sequence. start: what comes before it runs, and read: after it, if anything does."""
 
-    start: bytes
-    load: bytes
-    turns: list[bytes]
-    read: bytes
+    start: list[bytes]
+    steps: list[bytes]
+    read: list[bytes]
 
 
 def packed(*words: bytes | str) -> bytes:
@@ -101,28 +100,24 @@ def _commit(scripts: Scripts, base: bytes, transaction: raw.Transaction) -> byte
     return packed(b"EVALSHA", scripts.commit, b"1", base, *words)
 
 
-def _sequences(scripts: Scripts, count: int, reply_to: str) -> list[_Sequence]:
+def _sequences(scripts: Scripts, count: int, reply_to: str, alone: bool, apart: bool) -> list[_Sequence]:
+    """alone: each is started by itself. apart: elsewhere."""
     made = []
     for number in range(count):
         base = b"raw:{bench:%d}:" % (number % PARTITIONS)
-        start, *turns = raw.hello(reply_to)
-        instance: str = start.instances[0][0]
-        made.append(
-            _Sequence(
-                _commit(scripts, base, start),
-                packed(b"EVALSHA", scripts.load, b"1", base, instance, b"0"),
-                [_commit(scripts, base, turn) for turn in turns],
-                packed(b"HMGET", base + b"instances", instance),
-            )
-        )
+        transactions = raw.hello(reply_to, apart=alone or apart)
+        instance: str = transactions[0].instances[0][0]
+        commits = [_commit(scripts, base, transaction) for transaction in transactions]
+        start = [commits.pop(0)] if alone or apart else []
+        load = [packed(b"EVALSHA", scripts.load, b"1", base, instance, b"0")] if apart else []
+        read = [packed(b"HMGET", base + b"instances", instance)] if apart else []
+        made.append(_Sequence(start, load + commits, read))
     return made
 
 
-def _turns(sequences: Sequence[_Sequence]) -> Iterator[Pipeline]:
-    """What is left after the start, for all of these together: loads, then each turn of all."""
-    yield [sequence.load for sequence in sequences]
-    for turn in zip(*(sequence.turns for sequence in sequences), strict=True):
-        yield list(turn)
+def _together(of_each: Iterable[list[bytes]]) -> Iterator[Pipeline]:
+    """Each step of all of these."""
+    return map(list, zip(*of_each, strict=True))
 
 
 def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
@@ -132,24 +127,26 @@ def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 def in_bulk(sequences: Sequence[_Sequence]) -> list[Pipeline]:
     """Starts in pipelines of `raw.STARTS`, then each step of all in pipelines of `raw.TURNS`."""
-    sent = [[sequence.start for sequence in some] for some in _parts(sequences, raw.STARTS)]
-    for step in _turns(sequences):
+    sent: list[Pipeline] = []
+    for starts in _together(sequence.start for sequence in sequences):
+        sent += map(list, _parts(starts, raw.STARTS))
+    for step in _together([*sequence.steps, *sequence.read] for sequence in sequences):
         sent += map(list, _parts(step, raw.TURNS))
-    return sent + [[sequence.read for sequence in some] for some in _parts(sequences, raw.TURNS)]
+    return sent
 
 
 def one_by_one(sequences: Sequence[_Sequence]) -> list[Pipeline]:
     """Each start alone; after each `raw.AHEAD` starts what follows for all of them together."""
     sent: list[Pipeline] = []
     for some in _parts(sequences, raw.AHEAD):
-        sent += ([sequence.start] for sequence in some)
-        sent += _turns(some)
-    return sent + [[sequence.read for sequence in some] for some in _parts(sequences, raw.TURNS)]
+        sent += (sequence.start for sequence in some)
+        sent += _together(sequence.steps for sequence in some)
+    return sent
 
 
 def alone(sequences: Sequence[_Sequence]) -> list[Pipeline]:
-    """Seven commands a sequence, one after the other."""
-    return [[command] for s in sequences for command in (s.start, s.load, *s.turns, s.read)]
+    """Four commands a sequence, one after the other."""
+    return [[command] for sequence in sequences for command in sequence.steps]
 
 
 PIPELINES: Final = {"many": in_bulk, "single": one_by_one, "alone": alone}
@@ -158,15 +155,21 @@ PIPELINES: Final = {"many": in_bulk, "single": one_by_one, "alone": alone}
 # ---- sending it
 
 
-def write(urls: Sequence[str], shape: Shape, count: int, warm_up: int, reply_to: str = "") -> Written:
-    """Send the sequences to a Redis that is empty, or to the masters of a cluster; the warm-up is not timed."""
+def write(
+    urls: Sequence[str], shape: Shape, count: int, warm_up: int, reply_to: str = "", apart: bool = False
+) -> Written:
+    """Send the sequences to a Redis that is empty, or to the masters of a cluster; the warm-up is not timed.
+
+    apart: they are started elsewhere, in bulk.
+    """
     connections = [_connection(url) for url in urls]
     try:
         [scripts] = {Scripts(*(_load(node, name) for name in ("commit", "load"))) for node in connections}
         nodes = _nodes(connections)
-        for pipeline in in_bulk(_sequences(scripts, warm_up, reply_to)):
+        for pipeline in in_bulk(_sequences(scripts, warm_up, reply_to, False, apart)):
             _exchange(connections, _by_node(pipeline, nodes))
-        sent = [_by_node(pipeline, nodes) for pipeline in PIPELINES[shape](_sequences(scripts, count, reply_to))]
+        sequences = _sequences(scripts, count, reply_to, shape == "single", apart)
+        sent = [_by_node(pipeline, nodes) for pipeline in PIPELINES[shape](sequences)]
         each = []
         begun = last = time.perf_counter()
         for parts in sent:

@@ -46,6 +46,7 @@ _UPSERT: Final = (
 )
 _TIME: Final = "2026-01-01T00:00:00.000000Z"
 _AT: Final = 1767225600.123456
+_TURN: Final = f'{{"type":"OrchestratorStarted","timestamp":"{_TIME}"}}'
 _HOLDER: Final = "0123456789abcdef0123456789abcdef"
 
 
@@ -98,42 +99,49 @@ class _Life:
         self.replies = f',"reply_to":"{reply_to}"' if reply_to else ""
 
     def start(self) -> Transaction:
-        event = (
-            f'{{"type":"ExecutionStarted","timestamp":"{_TIME}","name":"{self.name}","input":{self.value},'
-            f'"instance_id":"{self.instance}","execution_id":"{self.execution}","seed":"{self.execution}"'
-            f"{self.replies}}}"
-        )
+        """Its start alone; what is next wakes it."""
         wake = (f"wake/{self.execution}", "inbox", self.instance, 0, _AT, "", 0, b"")
-        return self._commit("PENDING", [event], [wake], [])
+        return self._commit("PENDING", [self._started()], [wake], [])
+
+    def create(self, scheduled: Sequence[tuple[int, str]]) -> Transaction:
+        """Its start and its first turn at once, as whoever starts and works makes them."""
+        events = [self._started(), _TURN, *(_scheduled(task, value) for task, value in scheduled)]
+        return self._commit("RUNNING", events, self._open(scheduled), [])
+
+    def park(self) -> Transaction:
+        """The same; it waits for an external event."""
+        awaited = f'{{"type":"EventAwaited","timestamp":"{_TIME}","task_id":1,"name":"go"}}'
+        return self._commit("RUNNING", [self._started(), _TURN, awaited], [], [])
 
     def turn(
         self, completed: Sequence[tuple[int, str]], scheduled: Sequence[tuple[int, str]], end: str = ""
     ) -> Transaction:
         """A turn that takes some completions, schedules some tasks, or ends with an output."""
         drop = [(self._key(task),) for task, _ in completed] or [(f"wake/{self.execution}",)]
-        put = [(self._key(task), "task", self.instance, 0, _AT + 60, _HOLDER, 0, b"") for task, _ in scheduled]
-        events = [f'{{"type":"OrchestratorStarted","timestamp":"{_TIME}"}}']
+        events = [_TURN]
         events += [_completed(task, value) for task, value in completed]
         events += [_scheduled(task, value) for task, value in scheduled]
         if end:
             events.append(_ended(end))
-        return self._commit("COMPLETED" if end else "RUNNING", events, put, drop, end)
-
-    def park(self) -> Transaction:
-        """The first turn, which waits for an external event."""
-        events = [
-            f'{{"type":"OrchestratorStarted","timestamp":"{_TIME}"}}',
-            f'{{"type":"EventAwaited","timestamp":"{_TIME}","task_id":1,"name":"go"}}',
-        ]
-        return self._commit("RUNNING", events, [], [(f"wake/{self.execution}",)])
+        return self._commit("COMPLETED" if end else "RUNNING", events, self._open(scheduled), drop, end)
 
     def wake(self) -> list[Transaction]:
         """The event put into the inbox, and the turn that takes it and ends."""
         event = f'{{"type":"EventRaised","timestamp":"{_TIME}","name":"go","input":1}}'
         key = f"in/{self.execution}"
         row = (key, "inbox", self.instance, 0, _AT, "", 0, event.encode())
-        events = [f'{{"type":"OrchestratorStarted","timestamp":"{_TIME}"}}', event, _ended("1")]
+        events = [_TURN, event, _ended("1")]
         return [Transaction([], [], [row], []), self._commit("COMPLETED", events, [], [(key,)], "1")]
+
+    def _started(self) -> str:
+        return (
+            f'{{"type":"ExecutionStarted","timestamp":"{_TIME}","name":"{self.name}","input":{self.value},'
+            f'"instance_id":"{self.instance}","execution_id":"{self.execution}","seed":"{self.execution}"'
+            f"{self.replies}}}"
+        )
+
+    def _open(self, scheduled: Sequence[tuple[int, str]]) -> list[tuple[Any, ...]]:
+        return [(self._key(task), "task", self.instance, 0, _AT + 60, _HOLDER, 0, b"") for task, _ in scheduled]
 
     def _key(self, task: int) -> str:
         return f"{self.execution}/{task}/1"
@@ -168,13 +176,13 @@ def batches(transactions: Sequence[Transaction], size: int) -> Iterator[Transact
         yield _together(transactions[first : first + size])
 
 
-def hello(reply_to: str = "") -> list[Transaction]:
-    """A sequence of three activities: its start and four turns."""
+def hello(reply_to: str = "", *, apart: bool = False) -> list[Transaction]:
+    """A sequence of three activities: four turns, of which the first creates it. apart: its start, then four turns."""
     life = _Life("hello_sequence", reply_to=reply_to)
     greetings = ['"Hello Tokyo!"', '"Hello Seattle!"', '"Hello London!"']
+    first = [(1, '"Tokyo"')]
     return [
-        life.start(),
-        life.turn([], [(1, '"Tokyo"')]),
+        *([life.start(), life.turn([], first)] if apart else [life.create(first)]),
         life.turn([(1, greetings[0])], [(2, '"Seattle"')]),
         life.turn([(2, greetings[1])], [(3, '"London"')]),
         life.turn([(3, greetings[2])], [], f"[{','.join(greetings)}]"),
@@ -182,19 +190,16 @@ def hello(reply_to: str = "") -> list[Transaction]:
 
 
 def sequences_in_bulk(count: int) -> list[Transaction]:
-    """Starts in commits of `STARTS`, then each of the four turns in commits of `TURNS`."""
-    turns = list(zip(*(hello() for _ in range(count)), strict=True))
-    written = list(batches(turns[0], STARTS))
-    for turn in turns[1:]:
-        written += batches(turn, TURNS)
-    return written
+    """Each of the four turns of all in commits of `TURNS`; the first creates them."""
+    turns = zip(*(hello() for _ in range(count)), strict=True)
+    return [transaction for turn in turns for transaction in batches(turn, TURNS)]
 
 
 def sequences_one_by_one(count: int) -> list[Transaction]:
     """Each start its own commit; after each `AHEAD` starts, their four turns in one commit each."""
     written: list[Transaction] = []
     for first in range(0, count, AHEAD):
-        turns = list(zip(*(hello() for _ in range(first, min(count, first + AHEAD))), strict=True))
+        turns = list(zip(*(hello(apart=True) for _ in range(first, min(count, first + AHEAD))), strict=True))
         written += turns[0]
         for turn in turns[1:]:
             written += batches(turn, TURNS)
@@ -202,14 +207,14 @@ def sequences_one_by_one(count: int) -> list[Transaction]:
 
 
 def sequences_alone(count: int) -> list[Transaction]:
-    """Five commits a sequence, one after the other."""
+    """Four commits a sequence, one after the other."""
     return [transaction for _ in range(count) for transaction in hello()]
 
 
 def parallel(count: int) -> list[Transaction]:
-    """A start, one turn that schedules all, then completions in commits of `DONE`; the last one ends it."""
+    """One turn that creates it and schedules all, then completions in commits of `DONE`; the last one ends it."""
     life = _Life("fan_out", str(count))
-    written = [life.start(), life.turn([], [(i + 1, str(i)) for i in range(count)])]
+    written = [life.create([(i + 1, str(i)) for i in range(count)])]
     for first in range(0, count, DONE):
         done = [(i + 1, str(i)) for i in range(first, min(count, first + DONE))]
         written.append(life.turn(done, [], str(count) if first + DONE >= count else ""))
@@ -219,7 +224,7 @@ def parallel(count: int) -> list[Transaction]:
 def steps(count: int) -> list[Transaction]:
     """One activity after the other: one commit a step."""
     life = _Life("steps", str(count))
-    written = [life.start(), life.turn([], [(1, "0")])]
+    written = [life.create([(1, "0")])]
     for i in range(1, count):
         written.append(life.turn([(i, str(i - 1))], [(i + 1, str(i))]))
     written.append(life.turn([(count, str(count - 1))], [], str(count)))
@@ -230,9 +235,7 @@ def parked(count: int, woken: int) -> tuple[list[Transaction], list[Transaction]
     """Instances that wait for an event, in commits as large as those of `sequences_in_bulk`; then some of them woken,
     two commits each."""
     lives = [_Life("waiting") for _ in range(count)]
-    starts = [life.start() for life in lives]
-    turns = [life.park() for life in lives]
-    written = [*batches(starts, STARTS), *batches(turns, TURNS)]
+    written = list(batches([life.park() for life in lives], TURNS))
     return written, [transaction for life in lives[:woken] for transaction in life.wake()]
 
 
