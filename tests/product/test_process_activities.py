@@ -296,7 +296,8 @@ def test_no_process_outlives_a_worker_that_is_killed(tmp_path: Path, name: str) 
 
 def test_no_descriptor_is_left_when_the_worker_stops(here: Bench) -> None:
     def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
+        """Of pipes and sockets: a store may keep one connection more for those who read at the same moment."""
+        return sum(path.is_fifo() or path.is_socket() for path in Path("/proc/self/fd").iterdir())
 
     for _ in range(2):  # what opens once, and stays open, opens in the first round
         before = descriptors()

@@ -303,6 +303,7 @@ def test_a_second_cancel_throws_again(bench: Bench, app: durable.Registry) -> No
 def test_a_cancel_waits_while_it_is_suspended_or_blocked(bench: Bench, app: durable.Registry) -> None:
     worker = bench.serve(app)
     suspended, blocked = waiting(bench, "saga"), waiting(bench, "saga")
+    bench.until_recorded(suspended, "EventAwaited")  # then nothing else comes
     suspended.suspend()
     becomes(bench, suspended, "SUSPENDED")
     suspended.cancel("later")
