@@ -556,7 +556,7 @@ def test_code_that_asks_who_it_is_hears_in_a_fork_what_it_has_heard(bench: Bench
                 (yield ctx.call_activity(note, [ctx.instance_id, ctx.execution_id, str(ctx.parent_instance_id)]))
             )
             yield ctx.wait_for_external_event(name)
-        ctx.call_sub_orchestrator("steps", ["a"], instance_id=f"{ctx.instance_id}-child")
+        yield ctx.call_sub_orchestrator("steps", ["a"], instance_id=f"{ctx.instance_id}-child")
         return known
 
     @shop.registry.orchestrator(name="asks through a child")
