@@ -194,6 +194,9 @@ class ClaimedStore:
         try:
             while self._left and self._left[0].due <= time.monotonic():
                 left = self._left.popleft()
+                if left.due > time.monotonic():  # another thread has taken the one that was due
+                    self._left.appendleft(left)
+                    return
                 try:
                     kept = frozenset(part for lives in self._known(left.instance_ids) for part in lives.places)
                     self._blobs.delete([name for name in left.names if _place_of(name) not in kept])
