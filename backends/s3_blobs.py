@@ -85,6 +85,7 @@ class S3Blobs:
             raise self._explained(error) from error
         for verb in ("ListObjectsV2", "DeleteObjects"):
             self._client.meta.events.register(f"before-parse.s3.{verb}", _refuse_cut_off)
+        self._closed = False
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
         try:
             self._ask("head_bucket")
@@ -137,6 +138,7 @@ class S3Blobs:
 
     def close(self) -> None:
         """Send no more. Idempotent."""
+        self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
@@ -147,7 +149,9 @@ class S3Blobs:
             return [call(item) for item in some]
         try:
             return list(self._pool.map(call, some))
-        except (RuntimeError, CancelledError) as error:  # `close` has ended the threads
+        except (RuntimeError, CancelledError) as error:
+            if not self._closed:
+                raise
             raise StoreError(f"{self._target.where}: this place was closed; connect again") from error
 
     def _ask(self, verb: str, **asked: Any) -> Any:
