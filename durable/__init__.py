@@ -14,7 +14,8 @@ _HOMES = {
     "app.client": ("Client", "connect"),
     "app.default": ("start_orchestration",),
     "app.handle": ("OrchestrationHandle",),
-    "app.registry": ("Registry", "activity", "default_registry", "orchestrator"),
+    "app.registry": ("Registry", "action", "activity", "condition", "default_registry", "orchestrator"),
+    "app.triggering": ("AddedTriggers",),
     "app.worker": ("Worker",),
     "model.errors": (
         "DuplicateNameError",
@@ -33,6 +34,7 @@ _HOMES = {
         "PayloadError",
         "StoreError",
         "TransportError",
+        "TriggerNotFoundError",
         "TaskCancelledError",
         "TaskFailedError",
         "TimeoutError",
@@ -48,18 +50,23 @@ _HOMES = {
     "replay.context": ("OrchestrationContext",),
     "replay.tasks": ("Task",),
     "runtime.activity_context": ("ActivityContext",),
+    "triggers.context": ("TriggerContext",),
+    "triggers.hub": ("DeadLetter", "TriggerView"),
+    "triggers.pattern": ("EventPattern",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
 
+    from .app import actions, conditions
     from .app.async_client import AsyncClient, connect_async
     from .app.async_handle import AsyncOrchestrationHandle
     from .app.client import Client, connect
     from .app.default import start_orchestration
     from .app.handle import OrchestrationHandle
-    from .app.registry import Registry, activity, default_registry, orchestrator
+    from .app.registry import Registry, action, activity, condition, default_registry, orchestrator
+    from .app.triggering import AddedTriggers
     from .app.worker import Worker
     from .model.errors import (
         DuplicateNameError,
@@ -81,6 +88,7 @@ if TYPE_CHECKING:
         TaskFailedError,
         TimeoutError,
         TransportError,
+        TriggerNotFoundError,
     )
     from .model.failure import FailureDetails
     from .model.history import HistoryEvent
@@ -93,17 +101,23 @@ if TYPE_CHECKING:
     from .replay.context import OrchestrationContext
     from .replay.tasks import Task
     from .runtime.activity_context import ActivityContext
+    from .triggers.context import TriggerContext
+    from .triggers.hub import DeadLetter, TriggerView
+    from .triggers.pattern import EventPattern
 
 # Spelled out, for type checkers and editors read it too; tests/product/test_exports.py compares.
 __all__ = [
     "ActivityContext",
+    "AddedTriggers",
     "AsyncClient",
     "AsyncOrchestrationHandle",
     "Client",
     "CloudEvent",
     "Codec",
+    "DeadLetter",
     "DuplicateNameError",
     "DurableError",
+    "EventPattern",
     "FailureDetails",
     "HistoryEvent",
     "InstanceExistsError",
@@ -132,9 +146,16 @@ __all__ = [
     "TaskFailedError",
     "TimeoutError",
     "TransportError",
+    "TriggerContext",
+    "TriggerNotFoundError",
+    "TriggerView",
     "Worker",
+    "action",
+    "actions",
     "activity",
     "activity_ref",
+    "condition",
+    "conditions",
     "connect",
     "connect_async",
     "default_registry",
@@ -156,6 +177,8 @@ if not TYPE_CHECKING:  # type checkers that saw it would take any name, misspelt
             value = import_module("cloudevents.core.v1.event").CloudEvent
         elif name == "__version__":
             value = _version()
+        elif name in ("actions", "conditions"):  # whole modules: durable.conditions.join(3)
+            value = import_module(f".app.{name}", __name__)
         elif name == "testing":  # `import durable` alone is enough for `durable.testing.Environment()`
             return import_module(".testing", __name__)
         elif name in _HOME_OF:

@@ -80,6 +80,7 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     put: tuple[Row, ...] = ()
     drop: tuple[str, ...] = ()
     replaces: str = ""
+    forgets: bool = False
 
     @property
     def continues(self) -> str:

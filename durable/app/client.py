@@ -37,6 +37,7 @@ from .plugins import (
 from .renewing import Renewer
 from .sealing import SealedBackend, SealedTransport
 from .starting import INSIDE, IfExists, ManyOptions, Neighbour, Nobody, start_time, starts_orchestration
+from .triggering import Triggerer
 from .waiting import Waits
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _elsewhere(url: str, events: str | None, workspace: str, blobs: str | None) 
     return {"url": url, "events": events, "workspace": workspace, "blobs": blobs}
 
 
-class Client(Renewer):
+class Client(Renewer, Triggerer):
     """Made by `durable.connect`. Safe to use from several threads; a context manager that closes it."""
 
     def __init__(

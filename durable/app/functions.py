@@ -14,6 +14,7 @@ from ..replay.callee import ActivityRef, OrchestratorRef
 from ..runtime.activities import Executor
 from ..runtime.activity_context import ActivityContext, local_context
 from .default import default_client
+from .trigger_function import require_function
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
@@ -32,7 +33,7 @@ class Activity(ActivityRef[P, R]):
         queue: str | None,
         executor: Executor | None = None,
     ) -> None:
-        shown = _require_function(fn, "@durable.activity")
+        shown = require_function(fn, "@durable.activity")
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise TypeError(f"@durable.activity: {shown} is a generator; an activity returns its result")
         self.executor: Executor = "thread" if executor is None else _checked_executor(executor, fn, shown)
@@ -71,7 +72,7 @@ class Orchestrator(OrchestratorRef[P, R]):
         retry: RetryPolicy | None,
         tags: Mapping[str, str] | None,
     ) -> None:
-        shown = _require_function(fn, "@durable.orchestrator")
+        shown = require_function(fn, "@durable.orchestrator")
         if inspect.isasyncgenfunction(fn):
             raise TypeError(
                 f"@durable.orchestrator: {shown} is an async generator; use `def` with yield, or `async def` with await"
@@ -87,15 +88,6 @@ class Orchestrator(OrchestratorRef[P, R]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the raw function, context first, as an ordinary generator, coroutine or function."""
         return self.fn(*args, **kwargs)
-
-
-def _require_function(fn: object, where: str) -> str:
-    if not callable(fn) or isinstance(fn, type):
-        raise TypeError(f"{where} decorates functions, not {fn!r}")
-    name = getattr(fn, "__name__", None)
-    if not isinstance(name, str):
-        raise TypeError(f"{where}: {fn!r} has no name; wrap it in a function")
-    return name
 
 
 def _checked_executor(executor: Executor, fn: Callable[..., Any], shown: str) -> Executor:

@@ -15,6 +15,7 @@ from ..replay.live_code import Code
 from ..runtime.activities import ActivityCode, Executor
 from ..runtime.activity_context import ActivityContext
 from .functions import Activity, Orchestrator
+from .trigger_function import FunctionKind, TriggerCode, TriggerFunction
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,6 +71,7 @@ class Registry:
         self._codes: dict[tuple[str, str], Code] = {}
         self._highest: dict[str, Code] = {}
         self._activity_codes: dict[str, ActivityCode] = {}
+        self._trigger_functions: dict[tuple[FunctionKind, str], TriggerFunction] = {}
         self._listeners: list[Callable[[], None]] = []
 
     # ---- decorators
@@ -194,6 +196,42 @@ class Registry:
             self._highest[orchestrator.name] = self._codes[orchestrator.name, highest(versions)]
         self._changed()
 
+    @overload
+    def condition(self, fn: TriggerCode, /) -> TriggerFunction: ...
+    @overload
+    def condition(self, *, name: str | None = None) -> Callable[[TriggerCode], TriggerFunction]: ...
+    def condition(self, fn: TriggerCode | None = None, *, name: str | None = None) -> Any:
+        """Make a function `(context, event)` a condition of triggers: they fire when it returns a true value.
+
+        context: a `durable.TriggerContext`, a draft of the trigger's context, which is kept unless it raises. event: a
+        `durable.CloudEvent`. It runs on the engine's thread: it may compute, and is not to wait for anything. name:
+        default is the function's. Raises as `activity` does.
+        """
+        return self._register("condition", fn, name)
+
+    @overload
+    def action(self, fn: TriggerCode, /) -> TriggerFunction: ...
+    @overload
+    def action(self, *, name: str | None = None) -> Callable[[TriggerCode], TriggerFunction]: ...
+    def action(self, fn: TriggerCode | None = None, *, name: str | None = None) -> Any:
+        """Make a function `(context, event)` an action of triggers.
+
+        As a condition, but for what it returns, which is nothing. What it asks for with `context.do(...)` is committed
+        together with the context. One that raises is tried again, later each time, then it is a dead letter.
+        """
+        return self._register("action", fn, name)
+
+    def _register(self, kind: FunctionKind, fn: TriggerCode | None, name: str | None) -> Any:
+        def register(code: TriggerCode) -> TriggerFunction:
+            function = TriggerFunction(kind, code, name)
+            with self._lock:
+                _refuse_other(self._trigger_functions.get((kind, function.name)), function)
+                self._trigger_functions[kind, function.name] = function
+            self._changed()
+            return function
+
+        return register if fn is None else register(fn)
+
     # ---- what a worker asks
 
     def find_orchestrator(self, name: str, version: str, first_turn: bool = False) -> Code | None:
@@ -207,6 +245,9 @@ class Registry:
 
     def find_activity(self, name: str) -> ActivityCode | None:
         return self._activity_codes.get(name)
+
+    def find_trigger_function(self, kind: FunctionKind, name: str) -> TriggerFunction | None:
+        return self._trigger_functions.get((kind, name))
 
     def names(self, kind: str) -> list[str]:
         """The registered names of one kind, "activity" or "orchestrator", sorted; a version stands after its name."""
@@ -224,7 +265,7 @@ class Registry:
             call()
 
 
-_Function = Activity[Any, Any] | Orchestrator[Any, Any]
+_Function = Activity[Any, Any] | Orchestrator[Any, Any] | TriggerFunction
 
 
 def _refuse_other(old: _Function | None, new: _Function) -> None:
@@ -254,3 +295,5 @@ def _shown(fn: Callable[..., Any]) -> str:
 default_registry = Registry()
 activity = default_registry.activity
 orchestrator = default_registry.orchestrator
+condition = default_registry.condition
+action = default_registry.action

@@ -29,12 +29,14 @@ from ..runtime.membership import Seat
 from ..runtime.requests import CodeChanged, Hint, Lost, Stop
 from ..runtime.serving import Serving
 from ..runtime.watchdog import Watchdog
+from .calling import CALLING
 from .client import Client, connect
 from .clock import utc_now
 from .default import default_client
 from .identity import Ids
 from .registry import Registry, default_registry
 from .starting import Neighbour, Nobody
+from .trigger_functions import TriggerFunctions
 
 log = logging.getLogger("durable.worker")
 
@@ -130,7 +132,7 @@ class Worker:
         env = Env(holder, _HOLD, Ids(), backend.store.partitions, limits, watchdog)
         part = _PART if backend.store.overlaps else DEFAULTS.batch
         settings = Settings(part=part, cached=self._cached)
-        loop = Loop(env, _Codebase(self._registry), utc_now, settings, serving)
+        loop = Loop(env, _Codebase(self._registry), utc_now, settings, serving, TriggerFunctions(self._registry))
         engine: EngineThread
         activities = Activities(
             self._registry.find_activity,
@@ -249,7 +251,7 @@ class _Codebase:
         self._registry = registry
 
     def orchestrator(self, name: str, version: str, first_turn: bool) -> Code | None:
-        return self._registry.find_orchestrator(name, version, first_turn)
+        return CALLING if name == CALLING.name else self._registry.find_orchestrator(name, version, first_turn)
 
     def serves_activity(self, name: str) -> bool:
         return self._registry.find_activity(name) is not None

@@ -57,7 +57,7 @@ class Effects:
     def timer_set(self, event: Event) -> None:
         if event.fire_at is not None:
             key = timer_key(self.execution_id, event.task_id, event.attempt)
-            body = _TIMER_BODY.encode((self.execution_id, event.task_id, event.attempt))
+            body = timer_body(self.execution_id, event.task_id, event.attempt)
             self._put(key, "timer", event.fire_at.timestamp(), body=body)
 
     def timer_ended(self, event: Event) -> None:
@@ -129,6 +129,11 @@ def invocation_of(summary: Summary, scheduled: Event, number: int) -> Invocation
     )
 
 
+def timer_body(execution_id: str, task_id: int, attempt: int) -> bytes:
+    """What the row of a timer says."""
+    return _TIMER_BODY.encode((execution_id, task_id, attempt))
+
+
 def timer_arrival(row: Row, now: datetime) -> Arrival:
     """The fact that a due timer row stands for."""
     execution_id, task_id, attempt = _TIMER_READER.decode(row.body)
@@ -139,7 +144,7 @@ def timer_arrival(row: Row, now: datetime) -> Arrival:
 def start_row(summary: Summary, started: Event, partitions: int) -> Row:
     """The timer of a start that waits for its time."""
     assert started.fire_at is not None
-    body = _TIMER_BODY.encode((summary.execution_id, 0, 0))
+    body = timer_body(summary.execution_id, 0, 0)
     partition = partition_of(summary.instance_id, partitions)
     key = timer_key(summary.execution_id, 0, 0)
     due_at = started.fire_at.timestamp()

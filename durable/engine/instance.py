@@ -14,6 +14,7 @@ from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE, Summary
 from ..ports import Commit, Fact, Record, Row
 from ..replay.execution import Execution
 from ..replay.guard import Watch
+from ..triggers.hub import Hub
 
 
 class Env(NamedTuple):
@@ -30,19 +31,22 @@ class Env(NamedTuple):
 class Arrival(msgspec.Struct, frozen=True, gc=False):
     """One fact for one instance. `row_key`: the row that the turn which takes it deletes; `execution_id` may be ''.
 
-    tag: of the delivery that brought it, to be acknowledged once a turn has taken it.
+    tag: of the delivery that brought it, to be acknowledged once a turn has taken it. bodies: CloudEvents that came
+    together, for the triggers of the workspace.
     """
 
     event: Event
     execution_id: str = ""
     row_key: str = ""
     tag: object = None
+    bodies: Sequence[bytes] = ()
 
 
 class Instance(msgspec.Struct, frozen=True):
     """One instance at one version; `execution` is its live code, None when it has to be replayed first.
 
-    length, size: events of the current execution, and their stored bytes.
+    length, size: events of the current execution, and their stored bytes. hub: the triggers of a workspace, which are
+    an instance too (triggering.py).
     """
 
     summary: Summary
@@ -52,6 +56,7 @@ class Instance(msgspec.Struct, frozen=True):
     execution: Execution | None = None
     history: Sequence[Event] = ()
     size: int = 0
+    hub: Hub | None = None
 
     @property
     def begun(self) -> bool:

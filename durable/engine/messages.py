@@ -23,11 +23,11 @@ _FORMAT: Final = 1
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """`start`: create the target with this ExecutionStarted. `fact`: put this event into the target's inbox.
 
-    `event`: the same, and if there is no such target, keep it until there is.
+    `event`: the same, and if there is no such target, keep it until there is. `publish`: the target is a sink.
     `rewind`: the parent of the target was rewound; rewind the target too if it has failed (`rewind.answer`).
     """
 
-    kind: Literal["start", "fact", "event", "rewind"]
+    kind: Literal["start", "fact", "event", "rewind", "publish"]
     target: str
     event: Event
     format: int = _FORMAT

@@ -139,6 +139,10 @@ class LimitError(DurableError):
     """A limit of `durable.Limits` was reached; the message names it and how to raise it."""
 
 
+class TriggerNotFoundError(DurableError, LookupError):
+    """No trigger, dead letter or event source of this workspace has this id."""
+
+
 class DuplicateNameError(DurableError):
     """Another function is registered under this name already; give one of them `name=`."""
 

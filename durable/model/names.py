@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from functools import lru_cache
+from typing import Final
 
 MAX_CHARS = 200
 MAX_BYTES = 512
@@ -57,6 +58,9 @@ def _problem(name: str, forbidden: frozenset[str]) -> str | None:
     if forbidden and name[0] == "@":
         return "begins with '@', which is reserved; begin with another character"
     return None
+
+
+TRIGGERS: Final = "@triggers"  # the instance that all triggers of a workspace are; no user can give this name
 
 
 def child_id(parent_id: str, execution_id: str, task_id: int, attempt: int) -> str:

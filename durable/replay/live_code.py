@@ -26,7 +26,7 @@ from ..model.limits import Limits
 from ..model.status import RuntimeStatus
 from ..payload.signature import Signature
 from ..payload.values import encode
-from ..triggers import Trigger, fire
+from ..triggers.waiting import Trigger, fire
 from .callee import ActivityRef, OrchestratorRef
 from .commands import called, child_created, ended_by
 from .fan_out import MapTask

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from ..engine.instance import Arrival, Env
 from ..model.errors import StoreError
 from ..ports import FACTS, Row
+from ..triggers.hub import FindFunction, no_function
 from .agenda import Agenda
 from .courier import Courier, Posted
 from .intake import Intake
@@ -80,6 +81,7 @@ class Loop:
         clock: Callable[[], datetime],
         settings: Settings = DEFAULTS,
         serving: Serving = ALONE,
+        find_function: FindFunction = no_function,
     ) -> None:
         self.env = env
         self.serving = serving
@@ -92,7 +94,9 @@ class Loop:
         self.courier = Courier(env, serving, clock)
         self.work = Workload(env, serving, codebase, self.courier, clock)
         self.intake = Intake(env, serving, self.work, self.courier, self.roster, clock)
-        self.turns = Turns(env, serving, codebase, clock, self.agenda, self.outbox, self.courier, self.work)
+        self.turns = Turns(
+            env, serving, codebase, clock, self.agenda, self.outbox, self.courier, self.work, find_function
+        )
         self.assigned: Assigned | None = None
         self.lost: Lost | None = None
         self.doubt_at = math.inf  # when subscriptions are renewed because somebody died

@@ -17,15 +17,20 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol
 
+from ..engine import triggering
 from ..engine.instance import Arrival, Env, Instance, Turn
 from ..engine.step import inbox_arrivals, step
+from ..engine.triggering import guarded
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import UnreadableHistory
-from ..model.names import partition_of
+from ..model.names import TRIGGERS, partition_of
 from ..model.status import Summary
 from ..ports import FACTS, PARKED, Lease, Outcome, Record, Row, Want
 from ..replay.live_code import Code
+from ..triggers.actions import Action
+from ..triggers.conditions import Condition
+from ..triggers.hub import FindFunction, UserFunction
 from .aftermath import Aftermath
 from .agenda import Agenda
 from .courier import Courier
@@ -80,10 +85,12 @@ class Turns:
         outbox: Outbox,
         courier: Courier,
         work: Workload,
+        find_function: FindFunction,
     ) -> None:
         self.env = env
         self.serving = serving
         self.codebase = codebase
+        self._find_function = find_function
         self.clock = clock
         self.agenda = agenda
         self.courier = courier
@@ -308,7 +315,7 @@ class Turns:
         if not turn.parked:
             if self.parking.leave(instance_id):
                 self.agenda.sweep_soon()  # its timers were left alone meanwhile
-            if instance.execution is not None or turn.late:
+            if instance.execution is not None or instance.hub is not None or turn.late:
                 self.warm[instance_id] = instance
 
     def _creates(self, instance_id: str, loaded: dict[str, Record | None]) -> bool:
@@ -351,6 +358,8 @@ class Turns:
                     found.foreign[instance_id] = arrivals  # to the inbox: a newer worker may read it
                     return None
         assert instance is not None
+        if instance_id == TRIGGERS:
+            return self._step_triggers(instance, arrivals, inbox, found, now)
         if inbox:
             facts, unreadable = inbox_arrivals(inbox)
             for row in unreadable:
@@ -379,6 +388,24 @@ class Turns:
             until = min(turn.alarm.due_at, now.timestamp() + RESTING)
             found.leases.extend(self.parking.lease(inbox, until))
         return turn
+
+    def _step_triggers(
+        self, instance: Instance, arrivals: list[Arrival], inbox: tuple[Row, ...], found: Stepped, now: datetime
+    ) -> Turn | None:
+        known = {a.row_key for a in arrivals}
+        arrivals[:0] = [a for a in inbox_arrivals(inbox)[0] if a.row_key not in known]
+        try:
+            turn = triggering.step(instance, arrivals, self._trigger_function, now, self.env)
+        except UnreadableHistory as error:
+            found.leases.extend(self.parking.park(TRIGGERS, str(error), inbox, now.timestamp()))
+            found.foreign[TRIGGERS] = arrivals
+            return None
+        self.ignored += turn.ignored
+        return turn
+
+    def _trigger_function(self, wanted: Condition | Action) -> UserFunction:
+        """Guarded as an orchestrator's code is: it can't hang the engine, and can't use a client."""
+        return guarded(self._find_function(wanted), self.env)
 
     def _code(self, instance: Instance) -> tuple[Code | None, str]:
         name, version = instance.summary.name, instance.summary.version

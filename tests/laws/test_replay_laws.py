@@ -36,7 +36,7 @@ from durable.replay.mismatch import Mismatch
 from durable.replay.tasks import Task, open_leaves
 from durable.testing.allowed_results import CANCEL
 from durable.testing.programs import CODES, Node, Script, attempt_activity, make_script
-from durable.triggers import fire
+from durable.triggers.waiting import fire
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)
 Orchestration = Callable[..., Any]

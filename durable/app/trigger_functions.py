@@ -1,0 +1,46 @@
+"""Where a worker finds what triggers call: its registry, then installed packages.
+
+A package offers a condition or an action to all by an entry point of the group `durable.conditions` or
+`durable.actions`, whose name is that of the function.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import cast
+
+from ..model.errors import DurableError
+from ..triggers.actions import Action, CallFunction, CallSigned
+from ..triggers.conditions import Condition, Function, SignedFunction
+from ..triggers.hub import UserFunction
+from .registry import Registry
+from .trigger_function import FunctionKind
+
+
+class TriggerFunctions:
+    """A function for a condition or an action that names one. Raises DurableError for one that is not here."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def __call__(self, wanted: Condition | Action) -> UserFunction:
+        if isinstance(wanted, Function):
+            return self._named("condition", wanted.name)
+        if isinstance(wanted, CallFunction):
+            return self._named("action", wanted.name)
+        assert isinstance(wanted, (SignedFunction, CallSigned))
+        raise DurableError("functions by value are not served here")
+
+    def _named(self, kind: FunctionKind, name: str) -> UserFunction:
+        registered = self._registry.find_trigger_function(kind, name)
+        found = registered.fn if registered is not None else _installed(f"durable.{kind}s", name)
+        if found is None:
+            raise DurableError(f"no worker here has a {kind} {name!r}: import the module that registers it")
+        return found
+
+
+@lru_cache(maxsize=1_024)
+def _installed(group: str, name: str) -> UserFunction | None:
+    offered = next(iter(entry_points(group=group, name=name)), None)
+    return None if offered is None else cast(UserFunction, offered.load())

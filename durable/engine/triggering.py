@@ -1,0 +1,259 @@
+"""A step of a workspace's triggers: they are one instance, whose history is the list of their changes.
+
+Laws.
+1. As every instance: one commit a step, under the version, with all that the step asks for elsewhere. So what people
+   change (`define`) holds at once: the step that had not seen it is a conflict, and is taken again.
+2. No event is done with before that commit: neither a row in the inbox, nor a delivery of an event source.
+3. A history that has become long is forgotten for one that begins with everything there is (`_LONG`).
+4. An activity that a trigger calls is a small orchestration of its own, a child of this instance: it has all that
+   activities have, and its outcome comes as any child's does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+from msgspec.structs import replace
+
+from ..model import history as h
+from ..model.history import Event, Parent, Raw, UnreadableHistory, encode_events
+from ..model.names import TRIGGERS, partition_of
+from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
+from ..ports import Append, Commit, Row
+from ..replay.guard import TurnTooLong, running
+from ..triggers.actions import CallActivity, RaiseEvent, StartOrchestration
+from ..triggers.context import TriggerContext
+from ..triggers.event import NotAnEvent
+from ..triggers.hub import FindFunction, Hub, Outgoing, UserFunction, Waiting, decode_change, encode_change
+from .effects import timer_body
+from .instance import Arrival, Env, Instance, Turn
+from .messages import Message, encode_message
+
+CHANGED: Final = "TriggersChanged"  # the one kind of event in this history, after its start
+CALL: Final = "@call"  # the orchestrator that calls an activity for a trigger
+_LONG: Final = 1_000_000  # bytes of history
+
+
+def begin(now: datetime, mint: Callable[[], str], partitions: int) -> Commit:
+    """The commit that creates the instance, without any trigger."""
+    started = _started(now, mint, encode_change(Hub().everything()))
+    summary = Summary(TRIGGERS, started.execution_id, TRIGGERS, RuntimeStatus.RUNNING, now, now)
+    append = Append(started.execution_id, 0, encode_events([started]))
+    return Commit(mint(), TRIGGERS, partition_of(TRIGGERS, partitions), 0, summary, (append,))
+
+
+def hub_of(instance: Instance) -> Hub:
+    """The triggers as their history says. Raises UnreadableHistory."""
+    hub = Hub()
+    try:
+        for event in instance.history:
+            hub.apply(decode_change(event.input))
+    except msgspec.MsgspecError as error:
+        raise UnreadableHistory(f"a stored change of the triggers can't be decoded ({error})") from error
+    return hub
+
+
+def define(
+    instance: Instance, hub: Hub, now: datetime, mint: Callable[[], str], partitions: int, drop: Sequence[str] = ()
+) -> Commit:
+    """The commit of what was changed in `hub`, which stood as this instance does."""
+    partition = partition_of(TRIGGERS, partitions)
+    now = max(now, instance.summary.updated_at)
+    put = [_timer(n, w, instance.summary, partition) for n, w in hub.new_waiting]
+    return _commit(instance, hub, put, list(drop), now, mint, partition)[0]
+
+
+def step(instance: Instance, arrivals: Sequence[Arrival], find: FindFunction, now: datetime, env: Env) -> Turn:
+    """Take what has arrived. Raises UnreadableHistory."""
+    hub = instance.hub
+    now = max(now, instance.summary.updated_at)
+    ignored, woken = 0, False
+    drop: list[str] = []
+    if hub is None:
+        hub = hub_of(instance)
+        for number in [n for n, waiting in hub.waiting.items() if waiting.due_at <= now.timestamp()]:
+            woken = True  # a client has put it there, and no row that is armed here tells of it
+            hub.wake(number, now, find)
+    if not arrivals and not woken:
+        return Turn(None, replace(instance, hub=hub, history=()))
+    for arrival in arrivals:
+        event = arrival.event
+        if arrival.row_key:
+            drop.append(arrival.row_key)
+        if event.type == h.EVENT_RAISED:
+            due_at = None if event.fire_at is None else event.fire_at.timestamp()
+            ignored += _publish(hub, bytes(event.input), now, find, due_at)
+        elif event.type == h.TIMER_FIRED:
+            hub.wake(event.task_id, now, find)
+        elif event.type in (h.CHILD_COMPLETED, h.CHILD_FAILED):
+            hub.activity_ended(event.task_id, event.result, event.failure, now, find)
+        else:
+            ignored += 1
+        for body in arrival.bodies:
+            ignored += _publish(hub, body, now, find, None)
+    partition = partition_of(TRIGGERS, env.partitions)
+    effects = _Effects(instance.summary, partition, now, env)
+    for outgoing in hub.take_outgoing():
+        effects.of(outgoing)
+    put = effects.put + [_timer(n, w, instance.summary, partition) for n, w in hub.new_waiting]
+    commit, after = _commit(instance, hub, put, drop, now, env.mint, partition)
+    return Turn(commit, after, ignored=ignored)
+
+
+def guarded(function: UserFunction, env: Env) -> UserFunction:
+    """A user's function as code of an orchestrator: it is watched over, and refused the client."""
+
+    def call(context: TriggerContext, event: Any) -> Any:
+        inside = running.set(f"the triggers, in {context.trigger_id!r}")
+        try:
+            env.watch.enter()
+            try:
+                return function(context, event)
+            finally:
+                env.watch.leave()
+        except TurnTooLong:
+            raise TimeoutError(f"it ran longer than {env.limits.turn_seconds:g} s; let an activity do that") from None
+        finally:
+            running.reset(inside)
+
+    return call
+
+
+def _publish(hub: Hub, body: bytes, now: datetime, find: FindFunction, due_at: float | None) -> int:
+    try:
+        hub.publish(body, now, find, due_at)
+    except NotAnEvent:
+        return 1
+    return 0
+
+
+def _commit(
+    instance: Instance,
+    hub: Hub,
+    put: list[Row],
+    drop: list[str],
+    now: datetime,
+    mint: Callable[[], str],
+    partition: int,
+) -> tuple[Commit, Instance]:
+    summary = replace(instance.summary, updated_at=now)
+    change = hub.take_change()
+    drop += [_timer_key(number) for number in change.ended]
+    dropped = set(drop)
+    put = [row for row in put if row.key not in dropped]
+    if instance.size < _LONG:
+        events = [Event(CHANGED, now, input=encode_change(change))]
+        row, first = encode_events(events), instance.length
+        started, size, length = instance.started, instance.size + len(row), instance.length + 1
+        replaces = ""
+    else:
+        started = _started(now, mint, encode_change(hub.everything()))
+        row, first = encode_events([started]), 0
+        size, length, replaces = len(row), 1, summary.execution_id
+        summary = replace(summary, execution_id=started.execution_id)
+    commit = Commit(
+        mint(),
+        TRIGGERS,
+        partition,
+        instance.version,
+        summary,
+        (Append(summary.execution_id, first, row),),
+        tuple(put),
+        tuple(drop),
+        replaces,
+        forgets=bool(replaces),
+    )
+    return commit, Instance(summary, instance.version + 1, started, length, size=size, hub=hub)
+
+
+def _started(now: datetime, mint: Callable[[], str], everything: Raw) -> Event:
+    execution_id = mint()
+    return Event(
+        h.EXECUTION_STARTED, now, name=TRIGGERS, input=everything, instance_id=TRIGGERS, execution_id=execution_id
+    )
+
+
+class _Effects:
+    """The rows of what leaves."""
+
+    def __init__(self, summary: Summary, partition: int, now: datetime, env: Env) -> None:
+        self.summary = summary
+        self.partition = partition
+        self.now = now
+        self.env = env
+        self.put: list[Row] = []
+
+    def of(self, outgoing: Outgoing) -> None:
+        action = outgoing.action
+        if isinstance(action, StartOrchestration):
+            self._send(outgoing, self._start(outgoing, action))
+        elif isinstance(action, CallActivity):
+            self._send(outgoing, self._call(outgoing, action))
+        elif isinstance(action, RaiseEvent):
+            data = action.input if bytes(action.input) else _data_of(outgoing.event)
+            raised = Event(h.EVENT_RAISED, self.now, name=action.name, input=data)
+            self._send(outgoing, Message("event", action.instance_id, raised))
+        else:
+            self._send(outgoing, Message("publish", action.to, Event(h.EVENT_RAISED, self.now, input=action.event)))
+
+    def _start(self, outgoing: Outgoing, action: StartOrchestration) -> Message:
+        instance_id = action.instance_id or self._own_id(outgoing)
+        event = self._starting(instance_id, action.name, action.input if bytes(action.input) else outgoing.event)
+        event = replace(event, version=action.version, group=action.group or DEFAULT_GROUP, tags=action.tags)
+        return Message("start", instance_id, event)
+
+    def _call(self, outgoing: Outgoing, action: CallActivity) -> Message:
+        instance_id = self._own_id(outgoing)
+        given = action.input if bytes(action.input) else outgoing.event
+        order = msgspec.json.encode({"name": action.name, "queue": action.queue, "retry": action.retry, "input": given})
+        parent = Parent(TRIGGERS, self.summary.execution_id, outgoing.number, 1)
+        event = replace(self._starting(instance_id, CALL, Raw(order)), parent=parent)
+        return Message("start", instance_id, event)
+
+    def _own_id(self, outgoing: Outgoing) -> str:
+        return f"{outgoing.trigger_id}:{outgoing.number}"
+
+    def _starting(self, instance_id: str, name: str, given: Raw) -> Event:
+        return Event(
+            h.EXECUTION_STARTED,
+            self.now,
+            name=name,
+            input=given,
+            instance_id=instance_id,
+            execution_id=self.env.mint(),
+            seed=self.env.mint(),
+        )
+
+    def _send(self, outgoing: Outgoing, message: Message) -> None:
+        key = f"{TRIGGERS}/{outgoing.number}/{message.kind}"
+        due_at = self.now.timestamp() + self.env.hold
+        body = encode_message(message)
+        self.put.append(
+            Row(key, "message", TRIGGERS, self.partition, due_at, self.env.holder, 0, body, self.summary.group)
+        )
+
+
+class _Data(msgspec.Struct):
+    data: Raw = Raw(b"null")
+    data_base64: Raw = Raw(b"")
+
+
+_data = msgspec.json.Decoder(_Data)
+
+
+def _data_of(event: Raw) -> Raw:
+    """The data of an event, as JSON; bytes stay base64."""
+    found: Any = _data.decode(event)
+    return Raw(bytes(found.data_base64 if bytes(found.data_base64) else found.data))
+
+
+def _timer_key(number: int) -> str:
+    return f"{TRIGGERS}/{number}/timer"
+
+
+def _timer(number: int, waiting: Waiting, summary: Summary, partition: int) -> Row:
+    key, body = _timer_key(number), timer_body("", number, 0)
+    return Row(key, "timer", TRIGGERS, partition, waiting.due_at, body=body, group=summary.group)

@@ -1,0 +1,184 @@
+"""Conditions: after which of the events that fit a trigger fires.
+
+Each is frozen and says only what was asked for; what it has counted is the trigger's `progress`, a dict of JSON values
+that the condition alone writes. A firing begins anew: progress is empty then, but for `counter`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+
+from .event import Occurrence
+
+
+class Occasion(NamedTuple):
+    """An event that fits, for one trigger. `call`: what runs a user's function over the trigger's context."""
+
+    event: Occurrence
+    body: bytes
+    now: datetime
+    context: dict[str, Any]
+    call: Callable[[Condition], Any]
+
+
+class Condition(msgspec.Struct, frozen=True, tag_field="kind", omit_defaults=True):
+    """What all conditions are."""
+
+    def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
+        """Whether the trigger fires, now that this event has come."""
+        raise NotImplementedError
+
+
+class Always(Condition, frozen=True, tag="always"):
+    """After each event."""
+
+    def __call__(self) -> Always:
+        return self
+
+    def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
+        return True
+
+
+class Join(Condition, frozen=True, tag="join"):
+    """After so many events; then counting begins anew."""
+
+    n: int
+
+    def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
+        count = progress["count"] = progress.get("count", 0) + 1
+        if count < self.n:
+            return False
+        del progress["count"]
+        return True
+
+
+class JoinSubjects(Condition, frozen=True, tag="join_subjects"):
+    """Once each of these subjects has had an event; then it begins anew."""
+
+    names: tuple[str, ...]
+
+    def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
+        if occasion.event.subject not in self.names:
+            return False
+        seen = progress.setdefault("subjects", [])
+        if occasion.event.subject not in seen:
+            seen.append(occasion.event.subject)
+        if len(seen) < len(self.names):
+            return False
+        del progress["subjects"]
+        return True
+
+
+class Counter(Condition, frozen=True, tag="counter"):
+    """After the n-th event, and after each later one."""
+
+    n: int
+
+    def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
+        count = progress["count"] = progress.get("count", 0) + 1
+        return bool(count >= self.n)
+
+
+class AnyOf(Condition, frozen=True, tag="any"):
+    """As soon as one of these holds; without any, after each event."""
+
+    conditions: tuple[AnyCondition, ...] = ()
+
+    def __call__(self, *conditions: AnyCondition) -> AnyOf:
+        """Raises TypeError for what is no condition."""
+        for condition in conditions:
+            check_condition(condition)
+        return AnyOf(conditions)
+
+    def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
+        fires = not self.conditions
+        for n, condition in enumerate(self.conditions):
+            own = progress.setdefault(str(n), {})
+            fires = condition.holds(own, occasion) or fires  # each one sees each event
+        if fires:
+            progress.clear()
+        return fires
+
+
+class NotBefore(Condition, frozen=True, tag="not_before"):
+    """After each event that comes at this time or later."""
+
+    at: datetime
+
+    def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
+        return occasion.now >= self.at
+
+
+class NotAfter(Condition, frozen=True, tag="not_after"):
+    """After each event that comes at this time or earlier."""
+
+    at: datetime
+
+    def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
+        return occasion.now <= self.at
+
+
+class Expression(Condition, frozen=True, tag="expression"):
+    """After each event of which a JMESPath expression holds."""
+
+    text: str
+
+    def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
+        document = {**msgspec.json.decode(occasion.body), "context": occasion.context}
+        return bool(_compiled(self.text).search(document))
+
+
+class Function(Condition, frozen=True, tag="function"):
+    """After each event for which a registered function says so."""
+
+    name: str
+
+    def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
+        return bool(occasion.call(self))
+
+
+class SignedFunction(Condition, frozen=True, tag="signed"):
+    """After each event for which a function says so that was given by value: signed text."""
+
+    code: str
+
+    def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
+        return bool(occasion.call(self))
+
+
+AnyCondition = (
+    Always | Join | JoinSubjects | Counter | AnyOf | NotBefore | NotAfter | Expression | Function | SignedFunction
+)
+
+
+def check_condition(condition: object) -> None:
+    """Raises TypeError for what is no condition."""
+    if not isinstance(condition, Condition):
+        raise TypeError(
+            f"a condition is one of durable.conditions, or a @durable.condition function, not {condition!r}"
+        )
+
+
+@lru_cache(maxsize=1_024)
+def _compiled(text: str) -> Any:
+    import jmespath  # type: ignore[import-untyped]  # it has no types
+
+    return jmespath.compile(text)
+
+
+def check_expression(text: object) -> str:
+    """Raises TypeError, ValueError for what is no JMESPath, and ImportError without the package."""
+    if not isinstance(text, str):
+        raise TypeError(f"an expression is text, not {type(text).__name__}")
+    from jmespath.exceptions import JMESPathError  # type: ignore[import-untyped]  # as above
+
+    try:
+        _compiled(text)
+    except JMESPathError as error:
+        raise ValueError(f"{text!r} is no JMESPath expression: {' '.join(str(error).split())}") from None
+    return text

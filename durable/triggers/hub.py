@@ -1,0 +1,690 @@
+"""The hub: all triggers of a workspace, and what has become of each event. A state machine without I/O.
+
+Laws.
+1. An event counts once, by source and id; of the last `REMEMBERED` ids no repetition counts.
+2. Events are taken one after the other, and each is shown to the triggers that fit it in the order they were added.
+   What one of them adds, deletes or changes holds from then on: for the triggers behind it, and for the next event.
+3. A firing is one: changes of the context, of triggers, and all that is asked for happen together, or not at all when
+   a function raises. Then it is tried again, later each time; after `ATTEMPTS` it is a dead letter, for people.
+4. What has changed since the last step is a `Change`; a hub is the sum of its changes. Reading it runs no function.
+5. What an action publishes for this workspace is taken in the same step, after the event that caused it; a chain that
+   does not end is cut into steps of `CHAINED`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from ..model.history import Raw
+from .actions import (
+    Action,
+    AddTrigger,
+    AnyAction,
+    CallActivity,
+    CallFunction,
+    CallSigned,
+    ChangeTrigger,
+    DeleteTrigger,
+    Interception,
+    Publish,
+    RaiseEvent,
+    StartOrchestration,
+    TerminateWorkspace,
+    Trigger,
+)
+from .conditions import Always, Condition, Counter, Join, JoinSubjects, NotAfter, NotBefore, Occasion
+from .context import TriggerContext
+from .event import Occurrence, digest_of, digests_in, read_event, to_sdk
+
+REMEMBERED: Final = 100_000
+ATTEMPTS: Final = 5
+FIRST_PAUSE: Final = 1.0  # seconds; twice as long each time
+CHAINED: Final = 10_000
+KEPT: Final = 1_000  # events that fitted no trigger, the last ones, if they are to be kept
+_MATCHES: Final = 50_000  # remembered answers to "which triggers fit"
+
+UserFunction = Callable[[TriggerContext, Any], Any]
+FindFunction = Callable[[Condition | Action], UserFunction]
+"""Raises LookupError or DurableError for one that is not here, or may not run."""
+
+_SURE: Final = (Always, Join, JoinSubjects, Counter, NotBefore, NotAfter)  # conditions that never raise
+
+
+class State(msgspec.Struct, omit_defaults=True):
+    """What a trigger has become: it is written after each step that changed it."""
+
+    context: dict[str, Any] = {}
+    progress: dict[str, Any] = {}
+    enabled: bool = True
+    fired: int = 0
+    firing: bool = False  # it is transient, has fired, and its action has not succeeded yet
+
+
+class TriggerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A trigger as it stands. `progress`: what its condition has counted. fired: how often."""
+
+    trigger: Trigger
+    context: dict[str, Any]
+    progress: dict[str, Any]
+    enabled: bool
+    fired: int
+
+
+class Waiting(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a timer will bring: an event that was published with a delay, or another attempt of a trigger."""
+
+    due_at: float
+    event: Raw
+    trigger_id: str = ""
+    stage: Literal["", "condition", "action"] = ""
+    attempt: int = 0
+    error: str = ""
+
+
+class Call(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An activity that a trigger called, and whose end will be published."""
+
+    trigger_id: str
+    activity: str
+    subject: str
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """An event for which a trigger's condition or action raised each time. error: the last one, in words."""
+
+    id: str
+    trigger_id: str
+    event: Raw
+    stage: Literal["condition", "action"]
+    error: str
+    attempts: int
+    at: datetime
+
+
+class Counts(msgspec.Struct, omit_defaults=True):
+    """Of events, since the workspace was created. taken: that counted; among them unmatched: fitted no trigger, and
+    expired: came too late. repeated: were known already."""
+
+    taken: int = 0
+    unmatched: int = 0
+    expired: int = 0
+    repeated: int = 0
+
+
+class Change(msgspec.Struct, omit_defaults=True):
+    """What has changed since the last one; the first is all there is."""
+
+    added: dict[str, Trigger] = {}
+    states: dict[str, State] = {}
+    gone: list[str] = []
+    renewed: list[str] = []  # were there, and are other ones now
+    workspace: dict[str, Any] | None = None
+    seen: bytes = b""
+    counts: Counts | None = None
+    waiting: dict[int, Waiting] = {}
+    calls: dict[int, Call] = {}
+    ended: list[int] = []  # of waiting and calls
+    dead: dict[str, DeadLetter] = {}
+    buried: list[str] = []
+    unmatched: list[Raw] = []
+    keeps_unmatched: bool | None = None
+    number: int = 0
+
+
+class Outgoing(NamedTuple):
+    """What leaves: `number` is unique in the workspace; `event` is the one that the trigger fired for."""
+
+    number: int
+    action: Publish | StartOrchestration | RaiseEvent | CallActivity
+    trigger_id: str
+    event: Raw
+
+
+class _Live:
+    """A trigger and its state."""
+
+    __slots__ = ("gone", "state", "trigger")
+
+    def __init__(self, trigger: Trigger, state: State) -> None:
+        self.trigger = trigger
+        self.state = state
+        self.gone = False
+
+
+class Hub:
+    """See above. Not safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._triggers: dict[str, _Live] = {}
+        self._matches: dict[tuple[str, str, str], tuple[_Live, ...]] = {}
+        self._workspace: dict[str, Any] = {}
+        self._seen: set[bytes] = set()
+        self._recent: deque[bytes] = deque()
+        self._new: list[bytes] = []  # of those, what this step has added
+        self.counts = Counts()
+        self.waiting: dict[int, Waiting] = {}
+        self._calls: dict[int, Call] = {}
+        self.dead: dict[str, DeadLetter] = {}
+        self.unmatched: deque[Raw] = deque(maxlen=KEPT)
+        self.keeps_unmatched = False
+        self._number = 0
+        self._queue: deque[bytes] = deque()
+        self.outgoing: list[Outgoing] = []
+        self._change = Change()
+
+    # ---- what there is
+
+    @property
+    def workspace_context(self) -> dict[str, Any]:
+        """A copy of the context that all triggers share."""
+        return _copy(self._workspace)
+
+    def view(self, trigger_id: str) -> TriggerView | None:
+        """One trigger as it stands; None where there is none."""
+        live = self._triggers.get(trigger_id)
+        return None if live is None else _view(live)
+
+    @property
+    def ids(self) -> list[str]:
+        """Those of all triggers, in the order they were added."""
+        return list(self._triggers)
+
+    # ---- events
+
+    def publish(self, body: bytes, now: datetime, find: FindFunction, due_at: float | None = None) -> None:
+        """An event has come; with `due_at`, it is to come then. Raises NotAnEvent."""
+        event = read_event(body)
+        digest = digest_of(event)
+        if digest in self._seen:
+            self._counted().repeated += 1
+            return
+        self._remember(digest)
+        if due_at is not None and due_at > now.timestamp():
+            self._wait(Waiting(due_at, Raw(body)))
+            return
+        self._take(event, body, now, find)
+        self._take_published(now, find)
+
+    def wake(self, number: int, now: datetime, find: FindFunction) -> None:
+        """The time of something that waits has come; of nothing, if it was forgotten meanwhile."""
+        waiting = self.waiting.pop(number, None)
+        if waiting is None:
+            return
+        self._change.ended.append(number)
+        body = bytes(waiting.event)
+        event = read_event(body)
+        if not waiting.stage:
+            self._take(event, body, now, find)
+        else:
+            self._try_again(waiting, event, body, now, find)
+        self._take_published(now, find)
+
+    def activity_ended(self, number: int, result: Raw, failure: Any, now: datetime, find: FindFunction) -> None:
+        """Publish how a called activity ended; nothing, if the call was forgotten."""
+        call = self._calls.pop(number, None)
+        if call is None:
+            return
+        self._change.ended.append(number)
+        how = "completed" if failure is None else "failed"
+        event = {
+            "specversion": "1.0",
+            "id": f"call-{number}",
+            "source": f"/triggers/{call.trigger_id}",
+            "type": f"durable.activity-{how}",
+            "subject": call.subject,
+            "time": now,
+            "datacontenttype": "application/json",
+            "activity": call.activity,
+            "data": (result if bytes(result) else None) if failure is None else failure,
+        }
+        self.publish(msgspec.json.encode(event), now, find)
+
+    def _take_published(self, now: datetime, find: FindFunction) -> None:
+        for _ in range(CHAINED):
+            if not self._queue:
+                return
+            body = self._queue.popleft()
+            event = read_event(body)
+            digest = digest_of(event)
+            if digest in self._seen:
+                self._counted().repeated += 1
+                continue
+            self._remember(digest)
+            self._take(event, body, now, find)
+        while self._queue:
+            self._wait(Waiting(now.timestamp(), Raw(self._queue.popleft())))
+
+    def _take(self, event: Occurrence, body: bytes, now: datetime, find: FindFunction) -> None:
+        counts = self._counted()
+        counts.taken += 1
+        if event.expirytime is not None and event.expirytime < now:
+            counts.expired += 1
+            return
+        matching = self._matching(event)
+        if not matching:
+            counts.unmatched += 1
+            if self.keeps_unmatched:
+                self.unmatched.append(Raw(body))
+                self._change.unmatched.append(Raw(body))
+            return
+        for live in matching:
+            if not live.gone and live.state.enabled and not live.state.firing:
+                self._offer(live, event, body, now, find, 1)
+
+    def _matching(self, event: Occurrence) -> tuple[_Live, ...]:
+        key = (event.type, event.subject, event.source)
+        found = self._matches.get(key)
+        if found is None:
+            if len(self._matches) >= _MATCHES:
+                self._matches.clear()
+            found = self._matches[key] = tuple(
+                live for live in self._triggers.values() if any(pattern.matches(event) for pattern in live.trigger.on)
+            )
+        return found
+
+    def _remember(self, digest: bytes) -> None:
+        self._seen.add(digest)
+        self._recent.append(digest)
+        if len(self._recent) > REMEMBERED:
+            self._seen.discard(self._recent.popleft())
+        self._new.append(digest)
+
+    # ---- one trigger
+
+    def _offer(
+        self, live: _Live, event: Occurrence, body: bytes, now: datetime, find: FindFunction, attempt: int
+    ) -> None:
+        state, condition = live.state, live.trigger.condition
+        self._change.states[live.trigger.id] = state
+        if isinstance(condition, _SURE):
+            fires = condition.holds(state.progress, Occasion(event, body, now, state.context, no_function))
+        else:
+            draft = _Draft(self, live, body, now, find)
+            progress = _copy(state.progress)
+            try:
+                fires = condition.holds(progress, Occasion(event, body, now, draft.context, draft.call))
+            except Exception as error:
+                self._failed(live, body, "condition", attempt, error, now)
+                return
+            state.progress = progress
+            draft.keep()
+        if fires:
+            self._fire(live, event, body, now, find, 1)
+
+    def _fire(
+        self, live: _Live, event: Occurrence, body: bytes, now: datetime, find: FindFunction, attempt: int
+    ) -> None:
+        draft = _Draft(self, live, body, now, find)
+        asked: list[Action] = []
+        try:
+            for wanted in _actions(live.trigger):
+                if isinstance(wanted, (CallFunction, CallSigned)):
+                    draft.call(wanted)
+                else:
+                    draft.asked.append(_again(wanted, live.state.fired, now))
+            asked = draft.asked
+        except Exception as error:
+            self._failed(live, body, "action", attempt, error, now)
+            return
+        draft.keep()
+        live.state.fired += 1
+        live.state.firing = False
+        self._change.states[live.trigger.id] = live.state
+        if live.trigger.transient:
+            self._delete(live.trigger.id)
+        for action in asked:
+            self._do(action, live.trigger.id, event, body, now)
+
+    def _do(self, action: Action, trigger_id: str, event: Occurrence, body: bytes, now: datetime) -> None:
+        if isinstance(action, Publish) and not action.to:
+            if action.delay > 0:
+                published = bytes(action.event)
+                self._remember(digest_of(read_event(published)))
+                self._wait(Waiting(now.timestamp() + action.delay, action.event))
+            else:
+                self._queue.append(bytes(action.event))
+        elif isinstance(action, (Publish, StartOrchestration, RaiseEvent, CallActivity)):
+            number = self._next()
+            if isinstance(action, RaiseEvent) and not action.instance_id:
+                action = msgspec.structs.replace(action, instance_id=event.subject)
+            if isinstance(action, CallActivity):
+                call = Call(trigger_id, action.name, action.subject or trigger_id)
+                self._calls[number] = self._change.calls[number] = call
+            self.outgoing.append(Outgoing(number, action, trigger_id, Raw(body)))
+        elif isinstance(action, AddTrigger):
+            if action.trigger.id not in self._triggers:
+                self.add(action.trigger, action.context)
+        elif isinstance(action, DeleteTrigger):
+            self._delete(action.trigger_id)
+        elif isinstance(action, ChangeTrigger):
+            self.change(action.trigger_id, enabled=action.enabled, context=action.context)
+        elif isinstance(action, TerminateWorkspace):
+            self.terminate()
+
+    def _failed(
+        self,
+        live: _Live,
+        body: bytes,
+        stage: Literal["condition", "action"],
+        attempt: int,
+        error: Exception,
+        now: datetime,
+    ) -> None:
+        trigger_id = live.trigger.id
+        said = f"{type(error).__name__}: {error}"
+        if stage == "action" and live.trigger.transient and not live.state.firing:
+            live.state.firing = True
+            self._change.states[trigger_id] = live.state
+        if attempt < ATTEMPTS:
+            due_at = now.timestamp() + FIRST_PAUSE * 2 ** (attempt - 1)
+            self._wait(Waiting(due_at, Raw(body), trigger_id, stage, attempt, said))
+            return
+        letter = DeadLetter(
+            id=str(self._next()),
+            trigger_id=trigger_id,
+            event=Raw(body),
+            stage=stage,
+            error=said,
+            attempts=attempt,
+            at=now,
+        )
+        self.dead[letter.id] = self._change.dead[letter.id] = letter
+
+    def _try_again(self, waiting: Waiting, event: Occurrence, body: bytes, now: datetime, find: FindFunction) -> None:
+        live = self._triggers.get(waiting.trigger_id)
+        if live is None:
+            return  # it was deleted meanwhile: nobody wants its action any more
+        if waiting.stage == "action":
+            self._fire(live, event, body, now, find, waiting.attempt + 1)
+        else:
+            self._offer(live, event, body, now, find, waiting.attempt + 1)
+
+    # ---- what people and actions change
+
+    def add(self, trigger: Trigger, context: Mapping[str, Any]) -> None:
+        """One more trigger, whose id must be free."""
+        live = _Live(trigger, State(context=_copy(dict(context))))
+        self._triggers[trigger.id] = live
+        self._matches.clear()
+        change = self._change
+        if trigger.id in change.gone:
+            change.gone.remove(trigger.id)
+            change.renewed.append(trigger.id)
+        change.added[trigger.id] = trigger
+        change.states[trigger.id] = live.state
+
+    def delete(self, trigger_id: str) -> bool:
+        """Whether it was there."""
+        return self._delete(trigger_id)
+
+    def _delete(self, trigger_id: str) -> bool:
+        live = self._triggers.pop(trigger_id, None)
+        if live is None:
+            return False
+        live.gone = True
+        self._matches.clear()
+        self._change.added.pop(trigger_id, None)
+        self._change.states.pop(trigger_id, None)
+        self._change.gone.append(trigger_id)
+        return True
+
+    def change(self, trigger_id: str, *, enabled: bool | None = None, context: Mapping[str, Any] | None = None) -> bool:
+        """Whether it is there."""
+        live = self._triggers.get(trigger_id)
+        if live is None:
+            return False
+        if enabled is not None:
+            live.state.enabled = enabled
+        live.state.context.update(_copy(dict(context or {})))
+        self._change.states[trigger_id] = live.state
+        return True
+
+    def intercept(self, trigger_id: str, interception: Interception) -> bool:
+        """Whether it is there."""
+        live = self._triggers.get(trigger_id)
+        if live is None:
+            return False
+        several = (*live.trigger.interceptions, interception)
+        live.trigger = msgspec.structs.replace(live.trigger, interceptions=several)
+        self._change.added[trigger_id] = live.trigger
+        self._change.states[trigger_id] = live.state
+        return True
+
+    def set_workspace_context(self, context: Mapping[str, Any]) -> None:
+        self._workspace = self._change.workspace = _copy(dict(context))
+
+    def keep_unmatched(self, keep: bool) -> None:
+        """Whether events that fit no trigger are kept, the last `KEPT` of them."""
+        self.keeps_unmatched = self._change.keeps_unmatched = keep
+
+    def replay(self, letter_id: str, now: datetime) -> bool:
+        """Try a dead letter again, from its first attempt on; whether it is there."""
+        letter = self.dead.get(letter_id)
+        if letter is None:
+            return False
+        self._wait(Waiting(now.timestamp(), letter.event, letter.trigger_id, letter.stage))
+        return self.bury(letter_id)
+
+    def bury(self, letter_id: str) -> bool:
+        """Forget a dead letter, and what its trigger was about to do; whether it was there."""
+        letter = self.dead.pop(letter_id, None)
+        if letter is None:
+            return False
+        self._change.dead.pop(letter_id, None)
+        self._change.buried.append(letter_id)
+        return True
+
+    def terminate(self) -> None:
+        """Nothing is left of what waits for events: triggers, delayed events, attempts, calls."""
+        for trigger_id in list(self._triggers):
+            self._delete(trigger_id)
+        self._change.ended += [*self.waiting, *self._calls]
+        self.waiting.clear()
+        self._calls.clear()
+        self._queue.clear()
+
+    # ---- what has changed
+
+    @property
+    def new_waiting(self) -> list[tuple[int, Waiting]]:
+        """What has begun to wait since `take_change`, by its number."""
+        return [(number, waiting) for number, waiting in self._change.waiting.items() if number in self.waiting]
+
+    def take_change(self) -> Change:
+        """What has changed since this was asked last."""
+        change, self._change = self._change, Change()
+        change.number = self._number
+        change.seen, self._new = b"".join(self._new), []
+        return change
+
+    def take_outgoing(self) -> list[Outgoing]:
+        """What left since this was asked last."""
+        outgoing, self.outgoing = self.outgoing, []
+        return outgoing
+
+    def apply(self, change: Change) -> None:
+        """What has changed elsewhere, or before."""
+        for trigger_id in (*change.gone, *change.renewed):
+            live = self._triggers.pop(trigger_id, None)
+            if live is not None:
+                live.gone = True
+        for trigger_id, trigger in change.added.items():
+            there = self._triggers.get(trigger_id)
+            if there is None:
+                self._triggers[trigger_id] = _Live(trigger, State())
+            else:
+                there.trigger = trigger
+        for trigger_id, state in change.states.items():
+            self._triggers[trigger_id].state = state
+        if change.added or change.gone or change.renewed:
+            self._matches.clear()
+        if change.workspace is not None:
+            self._workspace = change.workspace
+        for digest in digests_in(change.seen):
+            self._remember(digest)
+        self._new.clear()
+        self.counts = change.counts or self.counts
+        for number in change.ended:
+            self.waiting.pop(number, None)
+            self._calls.pop(number, None)
+        self.waiting.update((n, w) for n, w in change.waiting.items() if n not in change.ended)
+        self._calls.update((n, c) for n, c in change.calls.items() if n not in change.ended)
+        for letter_id in change.buried:
+            self.dead.pop(letter_id, None)
+        self.dead.update(change.dead)
+        self.unmatched.extend(change.unmatched)
+        if change.keeps_unmatched is not None:
+            self.keeps_unmatched = change.keeps_unmatched
+        self._number = max(self._number, change.number)
+
+    def everything(self) -> Change:
+        """A change that makes an empty hub like this one."""
+        return Change(
+            added={trigger_id: live.trigger for trigger_id, live in self._triggers.items()},
+            states={trigger_id: live.state for trigger_id, live in self._triggers.items()},
+            workspace=self._workspace,
+            seen=b"".join(self._recent),
+            counts=self.counts,
+            waiting=dict(self.waiting),
+            calls=dict(self._calls),
+            dead=dict(self.dead),
+            unmatched=list(self.unmatched),
+            keeps_unmatched=self.keeps_unmatched,
+            number=self._number,
+        )
+
+    # ---- small things
+
+    def _counted(self) -> Counts:
+        self._change.counts = self.counts
+        return self.counts
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
+
+    def _wait(self, waiting: Waiting) -> None:
+        number = self._next()
+        self.waiting[number] = self._change.waiting[number] = waiting
+
+    def draft_of_workspace(self) -> dict[str, Any]:
+        return _copy(self._workspace)
+
+    def keep_workspace(self, draft: dict[str, Any]) -> None:
+        if draft != self._workspace:
+            self._workspace = self._change.workspace = draft
+
+
+class _Draft:
+    """What the functions of one firing, or of one condition, change and ask for: kept when all went well."""
+
+    def __init__(self, hub: Hub, live: _Live, body: bytes, now: datetime, find: FindFunction) -> None:
+        self._hub = hub
+        self._live = live
+        self._body = body
+        self._now = now
+        self._find = find
+        self._context: dict[str, Any] | None = None
+        self._workspace: dict[str, Any] = {}
+        self.asked: list[Action] = []
+
+    @property
+    def context(self) -> dict[str, Any]:
+        """The trigger's context, for conditions that only read it."""
+        return self._live.state.context if self._context is None else self._context
+
+    def call(self, function: Condition | Action) -> Any:
+        """Run a user's function over the draft. Raises whatever it raises, and what `find` raises."""
+        code = self._find(function)
+        if self._context is None:
+            self._context = _copy(self._live.state.context)
+            self._workspace = self._hub.draft_of_workspace()
+        context = TriggerContext(self._live.trigger.id, self._context, self._workspace, self._now, _Views(self._hub))
+        answer = code(context, to_sdk(self._body))
+        msgspec.json.encode((self._context, self._workspace))  # what can't be written must not be committed
+        self.asked += context.asked
+        return answer
+
+    def keep(self) -> None:
+        """All went well."""
+        if self._context is not None:
+            self._live.state.context = _copy(self._context)
+            self._hub.keep_workspace(_copy(self._workspace))
+
+
+class _Views(Mapping[str, TriggerView]):
+    """All triggers by id, to be read."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def __getitem__(self, trigger_id: str) -> TriggerView:
+        view = self._hub.view(trigger_id)
+        if view is None:
+            raise KeyError(trigger_id)
+        return view
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._hub.ids)
+
+    def __len__(self) -> int:
+        return len(self._hub.ids)
+
+
+def _view(live: _Live) -> TriggerView:
+    state = live.state
+    return TriggerView(
+        trigger=live.trigger,
+        context=_copy(state.context),
+        progress=_copy(state.progress),
+        enabled=state.enabled,
+        fired=state.fired,
+    )
+
+
+def _actions(trigger: Trigger) -> Iterable[AnyAction]:
+    own = not any(interception.instead for interception in trigger.interceptions)
+    found = [interception.action for interception in trigger.interceptions]
+    return [*found, trigger.action] if own else found
+
+
+def _again(action: Action, fired: int, now: datetime) -> Action:
+    """An event that is published at each firing is another one each time, though it was given once."""
+    if not isinstance(action, Publish):
+        return action
+    event = msgspec.json.decode(action.event)
+    event["id"] = f"{event['id']}-{fired + 1}" if fired else event["id"]
+    event["time"] = now
+    return msgspec.structs.replace(action, event=Raw(msgspec.json.encode(event)))
+
+
+def no_function(wanted: Condition | Action) -> UserFunction:
+    """Finds none. Raises LookupError."""
+    raise LookupError(f"there are no functions here, and {wanted!r} is one")
+
+
+def _copy(value: dict[str, Any]) -> dict[str, Any]:
+    """A deep copy of JSON values; most are empty."""
+    if not value:
+        return {}
+    copied: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    return copied
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Change).decode
+
+
+def encode_change(change: Change) -> Raw:
+    """As it is stored."""
+    return Raw(_encode(change))
+
+
+def decode_change(stored: Raw) -> Change:
+    """Raises msgspec.MsgspecError for what this version can't read."""
+    return _decode(stored)
