@@ -471,3 +471,32 @@ class Transport(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class EventSource(Protocol):
+    """Where events for triggers come from and go to, outside: a queue or a stream, perhaps somebody else's.
+
+    Raises `durable.TransportError` when it can't be used. It reconnects by itself. Laws: what is not acknowledged comes
+    again, after the connection or its receiver is gone; what is acknowledged does not; and events of one source come in
+    its order, but for those that come again.
+    """
+
+    def receive(self, prefetch: int, sink: Callable[[Sequence[bytes], object], None]) -> None:
+        """Begin to receive, at most about `prefetch` events unacknowledged.
+
+        `sink` gets CloudEvents in structured mode that came together (a binary one has been rewritten), and one tag for
+        all of them; it runs on a thread of the source's, and is quick.
+        """
+        ...
+
+    def ack(self, tags: Sequence[object]) -> None:
+        """Done with what came under these tags. Those of an older connection are ignored: their events come again."""
+        ...
+
+    def publish(self, bodies: Sequence[bytes]) -> list[Published]:
+        """Send these events, in order, wait for the word on each (at most some seconds), one answer each."""
+        ...
+
+    def close(self) -> None:
+        """Receive no more; what was not acknowledged comes again. Idempotent."""
+        ...
