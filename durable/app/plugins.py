@@ -15,12 +15,14 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..model.names import check_name
 from ..payload.codec import Codec, checked_codec
-from ..ports import Backend, Blobs, Transport
+from ..ports import Backend, Blobs, EventSource, Transport
 
 STORES: Final = "durable.stores"
 CREATORS: Final = "durable.creators"
 TRANSPORTS: Final = "durable.transports"
 BLOBS: Final = "durable.blobs"
+EVENT_SOURCES: Final = "durable.event_sources"
+FROM_ENVIRONMENT: Final = "env:"
 DEFAULT_URL: Final = "sqlite:///.durable/durable.db"
 DEFAULT_WORKSPACE: Final = "default"
 NO_BROKER: Final = "no broker"
@@ -114,6 +116,36 @@ def open_transport(url: str, workspace: str) -> Transport:
         url, TRANSPORTS, "broker", "e.g. amqp://guest:guest@localhost:5672/; without a broker, leave it out"
     )
     return opener(url, workspace)
+
+
+def open_event_source(url: str, workspace: str) -> EventSource:
+    """Open an event source; `env:NAME` stands for the URL in that variable of this process. Raises ValueError for a URL
+    that nobody serves or a variable that is not set, TransportError for one that can't be used."""
+    if url.startswith(FROM_ENVIRONMENT):
+        name = url.removeprefix(FROM_ENVIRONMENT)
+        url = os.environ.get(name, "")
+        if not url:
+            raise ValueError(f"{name} is not set in this process: it is to hold the URL of an event source")
+    opener: Callable[[str, str], EventSource] = _opener(
+        url, EVENT_SOURCES, "event source", "e.g. redis://localhost:6379/0?stream=orders"
+    )
+    return opener(url, workspace)
+
+
+def checked_source_url(url: object) -> str:
+    """An event source's URL as it is stored, for everybody who sees the workspace. Raises ValueError for one with a
+    password, TypeError for no text."""
+    text = _given(url, "the event source's URL")
+    if text.startswith(FROM_ENVIRONMENT):
+        check_name(text.removeprefix(FROM_ENVIRONMENT), "the variable's name")
+    elif "://" not in text:
+        raise ValueError("an event source's URL has the form scheme://..., or env:NAME for the one in a variable")
+    elif urlsplit(text).password:
+        raise ValueError(
+            "an event source's URL is stored in the workspace, and this one holds a password: put it into a variable "
+            "of each worker's environment, and give env:NAME"
+        )
+    return text
 
 
 def open_blobs(url: str, workspace: str) -> Blobs:

@@ -23,9 +23,10 @@ from ..ports import FACTS, Delivered, Outcome, Want
 from ..replay.guard import refuse_inside
 from ..triggers.actions import Interception, Trigger
 from ..triggers.event import digest_of, from_sdk, read_event
-from ..triggers.hub import Counts, DeadLetter, Hub, TriggerView
+from ..triggers.hub import Counts, DeadLetter, Hub, Source, TriggerView
 from .actions import as_action, json_context, pass_, trigger
 from .conditions import always
+from .plugins import checked_source_url
 from .steering import Steerer
 
 if TYPE_CHECKING:
@@ -167,6 +168,51 @@ class Triggerer(Steerer):
         one = Trigger("interception", (), action=as_action(action))
         interception = Interception(self._signed(one).action, when == "instead")
         self._change_one("intercept_trigger", trigger_id, lambda hub: hub.intercept(trigger_id, interception))
+
+    # ---- event sources
+
+    def add_event_source(self, name: str, url: str, *, receive: bool = True, overwrite: bool = False) -> None:
+        """Take events from there, a queue or a stream, and let actions publish to it (`actions.publish(to=name)`).
+
+        url: `amqp://host/vhost?queue=orders`, `redis://host:port/db?stream=orders`, `sqs://region/queue`; it is stored,
+        and must hold no password: `env:NAME` stands for the URL in that variable of each worker's environment. receive:
+        False, if events are only to be published there. The worker that serves the triggers connects, again and again
+        until it can. overwrite: change one that is there. Raises DuplicateNameError for a name that is taken,
+        TypeError, ValueError.
+        """
+        refuse_inside("add_event_source", _INSTEAD)
+        check_name(name, "the event source's name")
+        source = Source(checked_source_url(url), bool(receive))
+
+        def add(hub: Hub) -> None:
+            if name in hub.sources and not overwrite:
+                raise DuplicateNameError(f"there is an event source {name!r} in this workspace; give overwrite=True")
+            hub.set_source(name, source)
+
+        self._change_triggers(add)
+
+    def get_event_source(self, name: str) -> Source | None:
+        """Its URL, and whether events are taken from it; None where there is none."""
+        return self.list_event_sources().get(name)
+
+    def list_event_sources(self) -> dict[str, Source]:
+        """All event sources of the workspace, by name."""
+        refuse_inside("list_event_sources", _INSTEAD)
+        return dict(self._triggers().sources)
+
+    def delete_event_source(self, name: str) -> None:
+        """Take no more events from there; what is on its way to it stays, until there is one of that name again.
+
+        Raises TriggerNotFoundError.
+        """
+        refuse_inside("delete_event_source", _INSTEAD)
+
+        def delete(hub: Hub) -> None:
+            if name not in hub.sources:
+                raise TriggerNotFoundError(f"delete_event_source: there is no event source {name!r} in this workspace")
+            hub.set_source(name, None)
+
+        self._change_triggers(delete)
 
     # ---- what they share, and what became of events
 

@@ -23,6 +23,7 @@ from ..ports import FACTS, Beat, Trouble
 from ..replay.live_code import Code
 from ..runtime.activities import Activities
 from ..runtime.engine_thread import EngineThread
+from ..runtime.event_sources import EventSources
 from ..runtime.interpreter import tuned
 from ..runtime.loop import DEFAULTS, Loop, Settings
 from ..runtime.membership import Seat
@@ -34,6 +35,7 @@ from .client import Client, connect
 from .clock import utc_now
 from .default import default_client
 from .identity import Ids
+from .plugins import open_event_source
 from .registry import Registry, default_registry
 from .starting import Neighbour, Nobody
 from .trigger_functions import TriggerFunctions
@@ -150,7 +152,11 @@ class Worker:
                     rest.callback(transport.close)  # or it would go on to take what nobody here looks at
                 seat.leave()  # the others take over what this one will not do any more
 
-        engine = EngineThread(loop, backend.store, backend.signals, activities, transport, watchdog, client.ended, died)
+        sources = EventSources(lambda url: open_event_source(url, client.workspace), lambda news: engine.tell(news))
+        self._undo.append(sources.close)
+        engine = EngineThread(
+            loop, backend.store, backend.signals, activities, transport, sources, watchdog, client.ended, died
+        )
         # Without a cache every turn reads what is stored, the first one too.
         neighbour: Neighbour = engine if self._cached else Nobody()
         me = Beat(

@@ -85,7 +85,7 @@ def step(instance: Instance, arrivals: Sequence[Arrival], find: FindFunction, no
             drop.append(arrival.row_key)
         if event.type == h.EVENT_RAISED:
             due_at = None if event.fire_at is None else event.fire_at.timestamp()
-            ignored += _publish(hub, bytes(event.input), now, find, due_at)
+            _publish(hub, bytes(event.input), now, find, due_at)
         elif event.type == h.TIMER_FIRED:
             hub.wake(event.task_id, now, find)
         elif event.type in (h.CHILD_COMPLETED, h.CHILD_FAILED):
@@ -93,7 +93,7 @@ def step(instance: Instance, arrivals: Sequence[Arrival], find: FindFunction, no
         else:
             ignored += 1
         for body in arrival.bodies:
-            ignored += _publish(hub, body, now, find, None)
+            _publish(hub, body, now, find, None)
     partition = partition_of(TRIGGERS, env.partitions)
     effects = _Effects(instance.summary, partition, now, env)
     for outgoing in hub.take_outgoing():
@@ -122,12 +122,11 @@ def guarded(function: UserFunction, env: Env) -> UserFunction:
     return call
 
 
-def _publish(hub: Hub, body: bytes, now: datetime, find: FindFunction, due_at: float | None) -> int:
+def _publish(hub: Hub, body: bytes, now: datetime, find: FindFunction, due_at: float | None) -> None:
     try:
         hub.publish(body, now, find, due_at)
-    except NotAnEvent:
-        return 1
-    return 0
+    except NotAnEvent as error:
+        hub.refuse(body, error, now)
 
 
 def _commit(

@@ -15,6 +15,7 @@ from ..model.status import Summary
 from ..ports import Commit, Outcome, Signals, Store, Transport
 from .activities import Activities
 from .creations import Creations
+from .event_sources import EventSources
 from .interpreter import computes, waits
 from .loop import Loop
 from .requests import (
@@ -27,6 +28,7 @@ from .requests import (
     Declare,
     Deliver,
     Due,
+    Emit,
     Ended,
     Finish,
     Halt,
@@ -38,7 +40,9 @@ from .requests import (
     Receive,
     Run,
     Settle,
+    Sources,
     Started,
+    Taken,
     Wait,
 )
 from .watchdog import Watchdog
@@ -59,6 +63,7 @@ class EngineThread:
         signals: Signals,
         activities: Activities,
         transport: Transport | None,
+        event_sources: EventSources,
         watchdog: Watchdog,
         ended: Callable[[Sequence[Summary]], None],
         died: Callable[[BaseException], None],
@@ -83,6 +88,9 @@ class EngineThread:
             Notify: lambda r: signals.notify(r.topic, r.instance_ids),
             Ended: lambda r: ended(r.summaries),
             Created: lambda r: self._creations.created(r.outcomes),
+            Sources: lambda r: event_sources.serve(r.wanted),
+            Taken: lambda r: event_sources.ack(r.tags),
+            Emit: lambda r: event_sources.publish(r.source, r.bodies),
             Wait: lambda r: self._wait(r.seconds),
         }
         if transport is not None:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from ..engine.instance import Arrival, Env
 from ..model.errors import StoreError
+from ..model.names import TRIGGERS
 from ..ports import FACTS, Row
 from ..triggers.hub import FindFunction, no_function
 from .agenda import Agenda
@@ -34,6 +35,7 @@ from .requests import (
     Lost,
     News,
     Notify,
+    Occurred,
     Request,
     Started,
     Stuck,
@@ -195,9 +197,14 @@ class Loop:
         yield from self._send()
         if self.work.orphans:
             yield from self.work.recover(self.settings.batch)
+        if self.turns.triggers.look_at <= now:
+            self.turns.triggers.look_at = now + self.settings.sweep
+            if self.turns.owns(TRIGGERS):
+                self.turns.hint(TRIGGERS)
         if self.turns.waiting:
             yield from self._turns()
             yield from self._send()
+        yield from self.turns.triggers.tend()
         if self.courier.busy:
             yield from self._post()
 
@@ -229,6 +236,9 @@ class Loop:
                 self.intake.offered += invocations
                 for instance_id, arrival in outcomes:
                     self.turns.tell(instance_id, arrival)
+            elif isinstance(item, Occurred):
+                if self.turns.owns(TRIGGERS):
+                    self.turns.tell(TRIGGERS, self.turns.triggers.arrival(item))
             elif isinstance(item, Hint):
                 if item.instance_ids is None:
                     self.agenda.look = True
@@ -307,6 +317,8 @@ class Loop:
             return False
         while self.turns.arrived:
             yield from self._turns()
+        self.turns.triggers.leave()
+        yield from self.turns.triggers.tend()
         yield from self.work.hand_back()
         yield from self._send()
         if self.serving.by_mail:

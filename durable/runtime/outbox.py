@@ -20,8 +20,8 @@ from ..engine.step import create
 from ..model.errors import StoreError
 from ..model.history import Event, encode_event
 from ..model.names import partition_of
-from ..ports import Commit, Delivered, Fact, Lease, Outcome, Record, Row, RowKey, Want
-from .requests import Begin, Claim, Deliver, Finish, Load, Read, Request
+from ..ports import Commit, Delivered, Fact, Lease, Outcome, Published, Record, Row, RowKey, Want
+from .requests import Begin, Claim, Deliver, Emit, Finish, Load, Read, Request
 from .rewinding import Part, Rewound, answer_requests
 
 log = logging.getLogger("durable.worker")
@@ -53,6 +53,7 @@ class Outbox:
         starts: list[tuple[Row, Message]] = []
         facts: list[tuple[Row, Fact]] = []
         rewinds: list[Row] = []
+        emitted: dict[str, list[tuple[Row, Message]]] = {}
         for row in rows.values():
             try:
                 message = decode_message(row.body)
@@ -63,11 +64,14 @@ class Outbox:
                 starts.append((row, message))
             elif message.kind == "rewind":
                 rewinds.append(row)
+            elif message.kind == "publish":
+                emitted.setdefault(message.target, []).append((row, message))
             else:
                 facts.append((row, self._fact(message, row.key)))
         try:
             ended = yield from self._send_starts(starts, facts)
             ended += yield from self._send_facts(facts)
+            ended += yield from self._emit(emitted)
             rewound: Rewound = yield from answer_requests(rewinds, Part(self.clock, self.env.mint, self.env.partitions))
             ended += rewound.answered
             if ended:
@@ -144,10 +148,25 @@ class Outbox:
         for (row, _), answer in zip(facts, answers, strict=True):
             waits = answer is Delivered.ABSENT and row.key.removesuffix("/terminate") + "/start" in unsent
             (early if waits else ended).append(row)
-        if early:
-            soon = self.clock().timestamp() + _AGAIN
-            yield Claim([Lease(r.partition, r.key, r.holder, r.attempt, soon, self.env.holder) for r in early])
+        yield from self._later(early)
         return ended
+
+    def _emit(self, emitted: dict[str, list[tuple[Row, Message]]]) -> Generator[Request, Any, list[Row]]:
+        """Events for event sources: one that does not take them now gets them later, in this order."""
+        ended: list[Row] = []
+        early: list[Row] = []
+        for source, some in emitted.items():
+            answers: list[Published] = yield Emit(source, [bytes(message.event.input) for _, message in some])
+            for (row, _), answer in zip(some, answers, strict=True):
+                (ended if answer is Published.CONFIRMED else early).append(row)
+        yield from self._later(early)
+        return ended
+
+    def _later(self, rows: Sequence[Row]) -> Generator[Request, Any, None]:
+        """They are found again soon, not when a dead worker's would be."""
+        if rows:
+            soon = self.clock().timestamp() + _AGAIN
+            yield Claim([Lease(r.partition, r.key, r.holder, r.attempt, soon, self.env.holder) for r in rows])
 
 
 def _is_started_by(record: Record, asked: Event) -> bool:

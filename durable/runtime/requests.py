@@ -14,6 +14,7 @@ from ..engine.instance import Invocation
 from ..model.history import Event
 from ..model.status import Summary
 from ..ports import Commit, Delivery, Fact, Lease, Message, Outcome, Record, RowKey, Topic, Want
+from ..triggers.hub import Source
 
 # ---- asked by the loop
 
@@ -134,6 +135,25 @@ class Receive(NamedTuple):
     anew: bool = False
 
 
+class Sources(NamedTuple):
+    """From now on use these event sources, by name, and no others. -> None"""
+
+    wanted: Mapping[str, Source]
+
+
+class Taken(NamedTuple):
+    """These events of event sources are committed. -> None"""
+
+    tags: Sequence[SourceTag]
+
+
+class Emit(NamedTuple):
+    """Publish these events at an event source. -> list[Published]"""
+
+    source: str
+    bodies: Sequence[bytes]
+
+
 class Wait(NamedTuple):
     """Sleep until something arrives, at most `seconds`. -> list[News]: everything that has arrived."""
 
@@ -142,7 +162,7 @@ class Wait(NamedTuple):
 
 Request = (
     Load | Begin | Finish | Deliver | Read | Claim | Due | Run | Cancel | Halt | Notify | Ended
-    | Created | Publish | Announce | Settle | Declare | Receive | Wait
+    | Created | Publish | Announce | Settle | Declare | Receive | Sources | Taken | Emit | Wait
 )  # fmt: skip
 
 
@@ -193,6 +213,21 @@ class Arrived(NamedTuple):
     deliveries: Sequence[Delivery]
 
 
+class SourceTag(NamedTuple):
+    """What events came under: the name of their source, one life of it, and its own tag."""
+
+    source: str
+    life: object
+    tag: object
+
+
+class Occurred(NamedTuple):
+    """Events that an event source brought."""
+
+    bodies: Sequence[bytes]
+    tag: SourceTag
+
+
 class Lost(NamedTuple):
     """Queues lost messages (theirs, or unknown ones), or with `connection` only this loop its deliveries."""
 
@@ -209,4 +244,4 @@ class Stop(NamedTuple):
     grace: float
 
 
-News = Hint | Started | Done | Stuck | Assigned | Arrived | Lost | CodeChanged | Stop
+News = Hint | Started | Done | Stuck | Assigned | Arrived | Occurred | Lost | CodeChanged | Stop

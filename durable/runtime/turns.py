@@ -17,10 +17,8 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol
 
-from ..engine import triggering
 from ..engine.instance import Arrival, Env, Instance, Turn
 from ..engine.step import inbox_arrivals, step
-from ..engine.triggering import guarded
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import UnreadableHistory
@@ -28,9 +26,7 @@ from ..model.names import TRIGGERS, partition_of
 from ..model.status import Summary
 from ..ports import FACTS, PARKED, Lease, Outcome, Record, Row, Want
 from ..replay.live_code import Code
-from ..triggers.actions import Action
-from ..triggers.conditions import Condition
-from ..triggers.hub import FindFunction, UserFunction
+from ..triggers.hub import FindFunction
 from .aftermath import Aftermath
 from .agenda import Agenda
 from .courier import Courier
@@ -38,6 +34,7 @@ from .outbox import Outbox
 from .parking import RESTING, Parking
 from .requests import Begin, Claim, Created, Deliver, Finish, Load, Notify, Request
 from .serving import Serving
+from .trigger_room import TriggerRoom
 from .workload import ActivityNames, Workload
 
 log = logging.getLogger("durable.worker")
@@ -90,7 +87,7 @@ class Turns:
         self.env = env
         self.serving = serving
         self.codebase = codebase
-        self._find_function = find_function
+        self.triggers = TriggerRoom(env, find_function, clock)
         self.clock = clock
         self.agenda = agenda
         self.courier = courier
@@ -153,6 +150,9 @@ class Turns:
         """What to serve from now on; what is somebody else's by now need not be kept warm."""
         self.numbers = frozenset(number for _, number in owned)
         self.parking.keep_only(self.owns)
+        self.triggers.look_at = 0.0
+        if not self.owns(TRIGGERS):
+            self.triggers.leave()
         for instance_id in [i for i, known in self.warm.items() if not self.serves(known.summary)]:
             _let_go(self.warm.pop(instance_id))
 
@@ -243,6 +243,8 @@ class Turns:
             arrivals = taken[instance_id] = self.arrived.pop(instance_id, [])
             if self._fired:
                 self._fired.difference_update([a.row_key for a in arrivals])
+            if instance_id == TRIGGERS:
+                arrivals = taken[instance_id] = self._without_strange_events(arrivals, loaded)
             if not self._is_ours(instance_id, loaded):
                 _let_go(self.warm.pop(instance_id, None))
                 found.foreign[instance_id] = arrivals
@@ -306,7 +308,9 @@ class Turns:
     def _keep(self, turn: Turn, arrivals: list[Arrival]) -> None:
         """It is committed: what it took is done with, and its instance goes on from there."""
         for arrival in arrivals:
-            if arrival.tag is not None:
+            if arrival.bodies:
+                self.triggers.taken(arrival)
+            elif arrival.tag is not None:
                 self.courier.done.append(arrival.tag)
         instance = turn.instance
         instance_id = instance.summary.instance_id
@@ -329,6 +333,14 @@ class Turns:
         if record is None:
             return instance_id in self.warm or self.owns(instance_id)
         return self.serves(record.summary)
+
+    def _without_strange_events(self, arrivals: list[Arrival], loaded: dict[str, Record | None]) -> list[Arrival]:
+        """Events of sources that are not ours to take (any more) come again, to whoever receives from them then."""
+        if TRIGGERS in loaded and loaded[TRIGGERS] is None:
+            self.triggers.leave()
+        elif self._is_ours(TRIGGERS, loaded):
+            return arrivals
+        return [arrival for arrival in arrivals if not arrival.bodies]
 
     def _step(
         self,
@@ -395,17 +407,13 @@ class Turns:
         known = {a.row_key for a in arrivals}
         arrivals[:0] = [a for a in inbox_arrivals(inbox)[0] if a.row_key not in known]
         try:
-            turn = triggering.step(instance, arrivals, self._trigger_function, now, self.env)
+            turn = self.triggers.step(instance, arrivals, now)
         except UnreadableHistory as error:
             found.leases.extend(self.parking.park(TRIGGERS, str(error), inbox, now.timestamp()))
             found.foreign[TRIGGERS] = arrivals
             return None
         self.ignored += turn.ignored
         return turn
-
-    def _trigger_function(self, wanted: Condition | Action) -> UserFunction:
-        """Guarded as an orchestrator's code is: it can't hang the engine, and can't use a client."""
-        return guarded(self._find_function(wanted), self.env)
 
     def _code(self, instance: Instance) -> tuple[Code | None, str]:
         name, version = instance.summary.name, instance.summary.version

@@ -39,7 +39,7 @@ from .actions import (
 )
 from .conditions import Always, Condition, Counter, Join, JoinSubjects, NotAfter, NotBefore, Occasion
 from .context import TriggerContext
-from .event import Occurrence, digest_of, digests_in, read_event, to_sdk
+from .event import NotAnEvent, Occurrence, digest_of, digests_in, read_event, to_sdk
 
 REMEMBERED: Final = 100_000
 ATTEMPTS: Final = 5
@@ -95,15 +95,25 @@ class Call(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """An event for which a trigger's condition or action raised each time. error: the last one, in words."""
+    """An event for which a trigger's condition or action raised each time. error: the last one, in words.
+
+    Of what an event source brought and is no event: no trigger, and as `event` the text.
+    """
 
     id: str
     trigger_id: str
     event: Raw
-    stage: Literal["condition", "action"]
+    stage: Literal["condition", "action", "reading"]
     error: str
     attempts: int
     at: datetime
+
+
+class Source(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An event source: events come from there (`receives`), and are published to it."""
+
+    url: str
+    receives: bool = True
 
 
 class Counts(msgspec.Struct, omit_defaults=True):
@@ -133,6 +143,7 @@ class Change(msgspec.Struct, omit_defaults=True):
     buried: list[str] = []
     unmatched: list[Raw] = []
     keeps_unmatched: bool | None = None
+    sources: dict[str, Source | None] = {}  # None: it is gone
     number: int = 0
 
 
@@ -172,6 +183,7 @@ class Hub:
         self.dead: dict[str, DeadLetter] = {}
         self.unmatched: deque[Raw] = deque(maxlen=KEPT)
         self.keeps_unmatched = False
+        self.sources: dict[str, Source] = {}
         self._number = 0
         self._queue: deque[bytes] = deque()
         self.outgoing: list[Outgoing] = []
@@ -327,6 +339,9 @@ class Hub:
                     draft.call(wanted)
                 else:
                     draft.asked.append(_again(wanted, live.state.fired, now))
+            for action in draft.asked:
+                if isinstance(action, Publish) and action.to and action.to not in self.sources:
+                    raise LookupError(f"this workspace has no event source {action.to!r}: client.add_event_source")
             asked = draft.asked
         except Exception as error:
             self._failed(live, body, "action", attempt, error, now)
@@ -384,13 +399,29 @@ class Hub:
             due_at = now.timestamp() + FIRST_PAUSE * 2 ** (attempt - 1)
             self._wait(Waiting(due_at, Raw(body), trigger_id, stage, attempt, said))
             return
+        self._dead(Raw(body), trigger_id, stage, said, attempt, now)
+
+    def refuse(self, body: bytes, error: NotAnEvent, now: datetime) -> None:
+        """An event source has brought this, which is no event."""
+        text = msgspec.json.encode(body.decode(errors="replace"))
+        self._dead(Raw(text), "", "reading", str(error), 1, now)
+
+    def _dead(
+        self,
+        event: Raw,
+        trigger_id: str,
+        stage: Literal["condition", "action", "reading"],
+        error: str,
+        attempts: int,
+        now: datetime,
+    ) -> None:
         letter = DeadLetter(
             id=str(self._next()),
             trigger_id=trigger_id,
-            event=Raw(body),
+            event=event,
             stage=stage,
-            error=said,
-            attempts=attempt,
+            error=error,
+            attempts=attempts,
             at=now,
         )
         self.dead[letter.id] = self._change.dead[letter.id] = letter
@@ -462,10 +493,21 @@ class Hub:
         """Whether events that fit no trigger are kept, the last `KEPT` of them."""
         self.keeps_unmatched = self._change.keeps_unmatched = keep
 
+    def set_source(self, name: str, source: Source | None) -> None:
+        """Add or change an event source; None: it is gone."""
+        self._put_source(name, source)
+        self._change.sources[name] = source
+
+    def _put_source(self, name: str, source: Source | None) -> None:
+        if source is None:
+            self.sources.pop(name, None)
+        else:
+            self.sources[name] = source
+
     def replay(self, letter_id: str, now: datetime) -> bool:
         """Try a dead letter again, from its first attempt on; whether it is there."""
         letter = self.dead.get(letter_id)
-        if letter is None:
+        if letter is None or letter.stage == "reading":
             return False
         self._wait(Waiting(now.timestamp(), letter.event, letter.trigger_id, letter.stage))
         return self.bury(letter_id)
@@ -538,6 +580,8 @@ class Hub:
             self.dead.pop(letter_id, None)
         self.dead.update(change.dead)
         self.unmatched.extend(change.unmatched)
+        for name, source in change.sources.items():
+            self._put_source(name, source)
         if change.keeps_unmatched is not None:
             self.keeps_unmatched = change.keeps_unmatched
         self._number = max(self._number, change.number)
@@ -555,6 +599,7 @@ class Hub:
             dead=dict(self.dead),
             unmatched=list(self.unmatched),
             keeps_unmatched=self.keeps_unmatched,
+            sources=dict(self.sources),
             number=self._number,
         )
 

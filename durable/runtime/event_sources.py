@@ -1,0 +1,130 @@
+"""The event sources that a worker receives from: those that the triggers of its workspace name, while it serves them.
+
+Laws.
+1. Connecting takes its time and may fail: it happens on a thread of its own, again and again, and the engine goes on.
+2. What came over a connection is acknowledged over that one, or not at all: then it comes again.
+3. A source that is wanted no more is closed before this returns; what it brought later is not told.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import tenacity
+
+from ..model.errors import TransportError
+from ..ports import EventSource, Published
+from ..triggers.hub import Source
+from .requests import Occurred, SourceTag
+
+log = logging.getLogger("durable.worker")
+
+PREFETCH: Final = 10_000  # events that are received and not taken yet: some steps' worth
+_FIRST_PAUSE: Final = 0.5  # seconds between two tries to connect
+_LONGEST_PAUSE: Final = 15.0
+
+Opener = Callable[[str], EventSource]
+
+
+class EventSources:
+    """See above. Used by the engine's thread."""
+
+    def __init__(self, open_source: Opener, tell: Callable[[Occurred], None]) -> None:
+        self._open_source = open_source
+        self._tell = tell
+        self._served: dict[str, _Served] = {}
+
+    def serve(self, wanted: Mapping[str, Source]) -> None:
+        """From now on these, by name, and no others."""
+        for name in [name for name, served in self._served.items() if wanted.get(name) != served.wanted]:
+            self._served.pop(name).close()
+        for name, source in wanted.items():
+            if name not in self._served:
+                self._served[name] = _Served(name, source, self._open_source, self._tell)
+
+    def ack(self, tags: Sequence[SourceTag]) -> None:
+        """These events are taken."""
+        by_name: dict[str, list[object]] = {}
+        for tag in tags:
+            served = self._served.get(tag.source)
+            if served is not None and served.life is tag.life:
+                by_name.setdefault(tag.source, []).append(tag.tag)
+        for name, some in by_name.items():
+            self._served[name].ack(some)
+
+    def publish(self, name: str, bodies: Sequence[bytes]) -> list[Published]:
+        """One answer each. UNKNOWN too where there is no connection now."""
+        served = self._served.get(name)
+        return [Published.UNKNOWN] * len(bodies) if served is None else served.publish(bodies)
+
+    def close(self) -> None:
+        """Receive no more. Idempotent."""
+        self.serve({})
+
+
+class _Served:
+    """One source, from its first connection on. life: an identity of its own, in the tags of what it brought."""
+
+    def __init__(self, name: str, wanted: Source, open_source: Opener, tell: Callable[[Occurred], None]) -> None:
+        self.wanted = wanted
+        self.life = object()
+        self._name = name
+        self._open_source = open_source
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._source: EventSource | None = None
+        threading.Thread(target=self._connect, name=f"durable-source-{name}", daemon=True).start()
+
+    def ack(self, tags: Sequence[object]) -> None:
+        if self._source is not None:
+            self._source.ack(tags)
+
+    def publish(self, bodies: Sequence[bytes]) -> list[Published]:
+        if self._source is None:
+            return [Published.UNKNOWN] * len(bodies)
+        try:
+            return self._source.publish(bodies)
+        except TransportError as error:
+            log.warning("event source %r does not take events now, trying again: %s", self._name, error)
+            return [Published.UNKNOWN] * len(bodies)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed.set()
+            source, self._source = self._source, None
+        if source is not None:
+            source.close()
+
+    def _connect(self) -> None:
+        for attempt in tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type((TransportError, ValueError)),
+            wait=tenacity.wait_exponential(_FIRST_PAUSE, _LONGEST_PAUSE),
+            stop=tenacity.stop_when_event_set(self._closed),
+            sleep=tenacity.sleep_using_event(self._closed),
+            before_sleep=self._say,
+            retry_error_callback=lambda _: None,
+        ):
+            with attempt:
+                self._open()
+
+    def _say(self, state: tenacity.RetryCallState) -> None:
+        error = None if state.outcome is None else state.outcome.exception()
+        log.warning("event source %r can't be used now, trying again: %s", self._name, error)
+
+    def _open(self) -> None:
+        source = self._open_source(self.wanted.url)
+        with self._lock:
+            if not self._closed.is_set():
+                self._source = source
+                if self.wanted.receives:
+                    source.receive(PREFETCH, self._bring)
+                return
+        source.close()
+
+    def _bring(self, bodies: Sequence[bytes], tag: object) -> None:
+        if not self._closed.is_set():
+            self._tell(Occurred(bodies, SourceTag(self._name, self.life, tag)))
