@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
 from ..engine.step import create
 from ..model import history as h
-from ..model.errors import InstanceExistsError
+from ..model.errors import InstanceExistsError, StoreError
 from ..model.history import Event, Raw
 from ..model.limits import Limits
 from ..model.names import check_name
@@ -37,8 +37,8 @@ from .plugins import (
 from .renewing import Renewer
 from .sealing import SealedBackend, SealedTransport
 from .starting import INSIDE, IfExists, ManyOptions, Neighbour, Nobody, start_time, starts_orchestration
-from .triggering import Triggerer
 from .waiting import Waits
+from .workspaces import Workspaces
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -82,7 +82,12 @@ def connect(
     """
     name = workspace_or_default(workspace)
     url, broker_url, blobs_url = url_or_default(url), events_url_or_default(events), blobs_url_or_default(blobs)
-    limits = limits or Limits()
+    return _connected(url, broker_url, name, codec, limits or Limits(), blobs_url)
+
+
+def _connected(
+    url: str, broker_url: str, name: str, codec: Codec | None, limits: Limits, blobs_url: str | None
+) -> Client:
     backend = open_backend(url, name)
     try:
         if blobs_url is not None:
@@ -95,6 +100,7 @@ def connect(
             codec_or_default(codec),
             has_broker=bool(broker_url),
             elsewhere=_elsewhere(url, broker_url, name, blobs_url) if codec is None else None,
+            sibling=lambda other: _connected(url, broker_url, other, codec, limits, blobs_url),
         )
     except BaseException:
         backend.close()
@@ -108,7 +114,11 @@ def _elsewhere(url: str, events: str | None, workspace: str, blobs: str | None) 
     return {"url": url, "events": events, "workspace": workspace, "blobs": blobs}
 
 
-class Client(Renewer, Triggerer):
+def _alone(workspace: str) -> Client:
+    raise StoreError(f"workspace {workspace!r} can't be opened from here: the store was not opened by a URL")
+
+
+class Client(Renewer, Workspaces):
     """Made by `durable.connect`. Safe to use from several threads; a context manager that closes it."""
 
     def __init__(
@@ -121,7 +131,9 @@ class Client(Renewer, Triggerer):
         *,
         has_broker: bool = False,
         elsewhere: Mapping[str, str | None] | None = None,
+        sibling: Callable[[str], Client] | None = None,
     ) -> None:
+        self._sibling = sibling or _alone
         self.elsewhere = elsewhere  # how a process of this worker's connects to the same; may hold a password
         self._events_url = events_url
         self._has_broker = has_broker

@@ -94,7 +94,7 @@ class Triggerer(Steerer):
                 raise DuplicateNameError(_taken(trigger_id))
             hub.add(made, given)
 
-        self._change_triggers(add)
+        self.change_triggers(add)
 
     def add_triggers(self, triggers: Iterable[Mapping[str, Any]]) -> AddedTriggers:
         """Add several in one commit: each a dict of what `add_trigger` takes, `trigger_id` among it.
@@ -121,7 +121,7 @@ class Triggerer(Steerer):
                     answer.refused[one.id] = _taken(one.id)
             return answer
 
-        return self._change_triggers(add)
+        return self.change_triggers(add)
 
     def _from(self, given: dict[str, Any]) -> tuple[Trigger, dict[str, Any]]:
         context = json_context(given.pop("context", None))
@@ -132,12 +132,12 @@ class Triggerer(Steerer):
         """How a trigger stands; None where there is none."""
         refuse_inside("get_trigger", "context.triggers")
         check_name(trigger_id, "trigger_id")
-        return self._triggers().view(trigger_id)
+        return self.triggers().view(trigger_id)
 
     def list_triggers(self) -> list[TriggerView]:
         """All triggers of the workspace, in the order in which they were added."""
         refuse_inside("list_triggers", "context.triggers")
-        hub = self._triggers()
+        hub = self.triggers()
         return [view for view in map(hub.view, hub.ids) if view is not None]
 
     def delete_trigger(self, trigger_id: str) -> None:
@@ -147,7 +147,7 @@ class Triggerer(Steerer):
     def flush_triggers(self) -> int:
         """Delete all triggers of the workspace; how many there were. Delayed events and dead letters stay."""
         refuse_inside("flush_triggers", _INSTEAD)
-        return self._change_triggers(lambda hub: sum(hub.delete(trigger_id) for trigger_id in hub.ids))
+        return self.change_triggers(lambda hub: sum(hub.delete(trigger_id) for trigger_id in hub.ids))
 
     def enable_trigger(self, trigger_id: str) -> None:
         """It takes events again. Raises TriggerNotFoundError."""
@@ -189,7 +189,7 @@ class Triggerer(Steerer):
                 raise DuplicateNameError(f"there is an event source {name!r} in this workspace; give overwrite=True")
             hub.set_source(name, source)
 
-        self._change_triggers(add)
+        self.change_triggers(add)
 
     def get_event_source(self, name: str) -> Source | None:
         """Its URL, and whether events are taken from it; None where there is none."""
@@ -198,7 +198,7 @@ class Triggerer(Steerer):
     def list_event_sources(self) -> dict[str, Source]:
         """All event sources of the workspace, by name."""
         refuse_inside("list_event_sources", _INSTEAD)
-        return dict(self._triggers().sources)
+        return dict(self.triggers().sources)
 
     def delete_event_source(self, name: str) -> None:
         """Take no more events from there; what is on its way to it stays, until there is one of that name again.
@@ -212,42 +212,42 @@ class Triggerer(Steerer):
                 raise TriggerNotFoundError(f"delete_event_source: there is no event source {name!r} in this workspace")
             hub.set_source(name, None)
 
-        self._change_triggers(delete)
+        self.change_triggers(delete)
 
     # ---- what they share, and what became of events
 
     def get_workspace_context(self) -> dict[str, Any]:
         """The context that all triggers of the workspace share; a copy."""
         refuse_inside("get_workspace_context", "context.workspace")
-        return self._triggers().workspace_context
+        return self.triggers().workspace_context
 
     def set_workspace_context(self, context: Mapping[str, Any]) -> None:
         """Replace it. Raises TypeError, PayloadError."""
         refuse_inside("set_workspace_context", "context.workspace")
         given = json_context(context)
-        self._change_triggers(lambda hub: hub.set_workspace_context(given))
+        self.change_triggers(lambda hub: hub.set_workspace_context(given))
 
     def event_counts(self) -> Counts:
         """How many events were taken, and of those that fitted no trigger, came too late, or were repeated."""
         refuse_inside("event_counts", "an activity that calls the client")
-        return self._triggers().counts
+        return self.triggers().counts
 
     def keep_unmatched_events(self, keep: bool = True) -> None:
         """From now on keep events that fit no trigger, the last 1,000, for `unmatched_events`; or not any more."""
         refuse_inside("keep_unmatched_events", "an activity that calls the client")
-        self._change_triggers(lambda hub: hub.keep_unmatched(keep))
+        self.change_triggers(lambda hub: hub.keep_unmatched(keep))
 
     def unmatched_events(self) -> list[CloudEvent]:
         """Those that were kept, oldest first."""
         refuse_inside("unmatched_events", "an activity that calls the client")
         from ..triggers.event import to_sdk
 
-        return [to_sdk(bytes(body)) for body in self._triggers().unmatched]
+        return [to_sdk(bytes(body)) for body in self.triggers().unmatched]
 
     def dead_letters(self) -> list[DeadLetter]:
         """Events for which a trigger's condition or action raised, five times with growing pauses; oldest first."""
         refuse_inside("dead_letters", "an activity that calls the client")
-        return list(self._triggers().dead.values())
+        return list(self.triggers().dead.values())
 
     def replay_dead_letter(self, letter_id: str) -> None:
         """Try it again, as if it came for the first time. Raises TriggerNotFoundError."""
@@ -268,7 +268,7 @@ class Triggerer(Steerer):
             if not change(hub):
                 raise TriggerNotFoundError(f"{verb}: no trigger has the id {trigger_id!r} in this workspace")
 
-        self._change_triggers(checked)
+        self.change_triggers(checked)
 
     def _change_letter(self, verb: str, letter_id: str, change: Callable[[Hub], bool]) -> None:
         refuse_inside(verb, "an activity that calls the client")
@@ -277,9 +277,10 @@ class Triggerer(Steerer):
             if not change(hub):
                 raise TriggerNotFoundError(f"{verb}: there is no dead letter {letter_id!r} (any more)")
 
-        self._change_triggers(checked)
+        self.change_triggers(checked)
 
-    def _triggers(self) -> Hub:
+    def triggers(self) -> Hub:
+        """All triggers of the workspace as they stand; a copy."""
         instance = self._triggers_instance()
         return Hub() if instance is None else hub_of(instance)
 
@@ -290,7 +291,7 @@ class Triggerer(Steerer):
     def _begin_triggers(self) -> None:
         self._store.commit([begin(self._now(), self._ids, self._store.partitions)])  # or somebody else's is there
 
-    def _change_triggers(self, change: Callable[[Hub], T]) -> T:
+    def change_triggers(self, change: Callable[[Hub], T]) -> T:
         """What `change` returns, once its commit is there. Others may commit meanwhile: then it is done over."""
         for attempt in tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Overtaken),

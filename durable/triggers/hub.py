@@ -530,6 +530,16 @@ class Hub:
         self._calls.clear()
         self._queue.clear()
 
+    def clear(self) -> None:
+        """As if nobody had ever used this workspace's triggers, but for the events that have counted."""
+        self.terminate()
+        self.set_workspace_context({})
+        for name in list(self.sources):
+            self.set_source(name, None)
+        for letter_id in list(self.dead):
+            self.bury(letter_id)
+        self.keep_unmatched(False)
+
     # ---- what has changed
 
     @property
