@@ -6,6 +6,8 @@ for it. Events wait for a worker.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
@@ -15,11 +17,11 @@ import tenacity
 from ..engine.instance import Instance
 from ..engine.triggering import begin, define, hub_of
 from ..model import history as h
-from ..model.errors import DuplicateNameError, StoreError, TriggerNotFoundError
+from ..model.errors import DuplicateNameError, StoreError, TimeoutError, TriggerNotFoundError
 from ..model.history import Event, Raw
 from ..model.moments import to_timedelta
 from ..model.names import TRIGGERS, check_name
-from ..ports import FACTS, Delivered, Outcome, Want
+from ..ports import FACTS, STATUS, Delivered, Outcome, Want
 from ..replay.guard import refuse_inside
 from ..triggers.actions import Interception, Trigger
 from ..triggers.event import digest_of, from_sdk, read_event
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LOOK_AGAIN: Final = 1.0  # seconds; signals are lossy
 _PATIENCE: Final = 30.0  # seconds in which a change tries again, when workers commit at the same time
 _INSTEAD: Final = "context.do(durable.actions....)"
 
@@ -139,6 +142,31 @@ class Triggerer(Steerer):
         refuse_inside("list_triggers", "context.triggers")
         hub = self.triggers()
         return [view for view in map(hub.view, hub.ids) if view is not None]
+
+    def wait_for_trigger(
+        self, trigger_id: str, timeout: timedelta | float | None = None, *, fired: int = 1
+    ) -> TriggerView | None:
+        """Wait until a trigger has fired so many times, or is there no more; how it stands then, None where it is gone.
+
+        timeout: timedelta or seconds, None waits for ever. Raises durable.TimeoutError.
+        """
+        refuse_inside("wait_for_trigger", "ctx.wait_for_cloudevent")
+        check_name(trigger_id, "trigger_id")
+        until = None if timeout is None else time.monotonic() + to_timedelta(timeout, "timeout=").total_seconds()
+        changed = threading.Event()
+        stop = self._signals.listen(STATUS, lambda _: changed.set(), TRIGGERS)
+        try:
+            while True:
+                changed.clear()
+                view = self.triggers().view(trigger_id)
+                if view is None or view.fired >= fired:
+                    return view
+                left = _LOOK_AGAIN if until is None else min(_LOOK_AGAIN, until - time.monotonic())
+                if left <= 0:
+                    raise TimeoutError(f"trigger {trigger_id!r} has fired {view.fired} times so far, not {fired}")
+                changed.wait(left)
+        finally:
+            stop()
 
     def delete_trigger(self, trigger_id: str) -> None:
         """It fires no more, from the next event on. Raises TriggerNotFoundError."""

@@ -67,7 +67,7 @@ class Aftermath:
             if commit is None:
                 continue
             summary = turn.instance.summary
-            if summary.status is not RuntimeStatus.RUNNING or turn.began:
+            if summary.status is not RuntimeStatus.RUNNING or turn.began or turn.instance.hub is not None:
                 news.append(summary.instance_id)
                 if summary.status.finished:
                     ended.append(summary)
