@@ -16,13 +16,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle  # type: ignore[import-untyped]  # cloudpickle 3 has no py.typed
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from durable.app.plugins import key_ring_or_default
 from durable.model.errors import PayloadError
 from durable.payload import signed_callables
 from durable.payload.signed_callables import PYTHON, KeyRing, Purpose, load_callable, sign_callable
@@ -357,3 +358,24 @@ def test_a_ring_shows_how_many_keys_and_no_secret() -> None:
     assert not hasattr(RING, "__dict__")
     with pytest.raises(TypeError, match="secret"):
         pickle.dumps(RING)
+
+
+def test_keys_come_from_the_call_or_the_environment_or_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DURABLE_PICKLE_KEYS", raising=False)
+    assert key_ring_or_default(None) is None
+    assert key_ring_or_default(RING) is RING
+    monkeypatch.setenv("DURABLE_PICKLE_KEYS", "")
+    assert key_ring_or_default(None) is None
+    monkeypatch.setenv("DURABLE_PICKLE_KEYS", f"{NEW}, {OLD.upper()}\n")
+    assert cast(KeyRing, key_ring_or_default(None)).fingerprints == RING.fingerprints
+    assert cast(KeyRing, key_ring_or_default([OTHER])).fingerprints == KeyRing([OTHER]).fingerprints
+    monkeypatch.setenv("DURABLE_PICKLE_KEYS", f"{NEW},")
+    with pytest.raises(ValueError, match="DURABLE_PICKLE_KEYS: signing key 2 of 2 has 0 characters") as caught:
+        key_ring_or_default(None)
+    assert caught.value.__suppress_context__
+    with pytest.raises(ValueError, match="no signing key was given"):
+        key_ring_or_default([])
+    for wrong in (NEW, NEW.encode(), [NEW.encode()], {NEW}, 7):
+        with pytest.raises(TypeError, match=r"signing.key") as refusal:
+            key_ring_or_default(wrong)
+        assert NEW not in str(refusal.value)
