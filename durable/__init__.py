@@ -15,7 +15,6 @@ _HOMES = {
     "app.default": ("start_orchestration",),
     "app.handle": ("OrchestrationHandle",),
     "app.registry": ("Registry", "action", "activity", "condition", "default_registry", "orchestrator"),
-    "app.triggering": ("AddedTriggers",),
     "app.worker": ("Worker",),
     "model.errors": (
         "DuplicateNameError",
@@ -34,6 +33,7 @@ _HOMES = {
         "PayloadError",
         "StoreError",
         "TransportError",
+        "TriggerExistsError",
         "TriggerNotFoundError",
         "TaskCancelledError",
         "TaskFailedError",
@@ -51,7 +51,8 @@ _HOMES = {
     "replay.tasks": ("Task",),
     "runtime.activity_context": ("ActivityContext",),
     "triggers.context": ("TriggerContext",),
-    "triggers.hub": ("DeadLetter", "TriggerView"),
+    "app.triggering": ("AddedTriggers", "DeadLetter"),
+    "triggers.changes": ("Trigger",),
     "triggers.pattern": ("EventPattern",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     from .app.default import start_orchestration
     from .app.handle import OrchestrationHandle
     from .app.registry import Registry, action, activity, condition, default_registry, orchestrator
-    from .app.triggering import AddedTriggers
+    from .app.triggering import AddedTriggers, DeadLetter
     from .app.worker import Worker
     from .model.errors import (
         DuplicateNameError,
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
         TaskFailedError,
         TimeoutError,
         TransportError,
+        TriggerExistsError,
         TriggerNotFoundError,
     )
     from .model.failure import FailureDetails
@@ -101,8 +103,8 @@ if TYPE_CHECKING:
     from .replay.context import OrchestrationContext
     from .replay.tasks import Task
     from .runtime.activity_context import ActivityContext
+    from .triggers.changes import Trigger
     from .triggers.context import TriggerContext
-    from .triggers.hub import DeadLetter, TriggerView
     from .triggers.pattern import EventPattern
 
 # Spelled out, for type checkers and editors read it too; tests/product/test_exports.py compares.
@@ -146,9 +148,10 @@ __all__ = [
     "TaskFailedError",
     "TimeoutError",
     "TransportError",
+    "Trigger",
     "TriggerContext",
+    "TriggerExistsError",
     "TriggerNotFoundError",
-    "TriggerView",
     "Worker",
     "action",
     "actions",

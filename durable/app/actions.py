@@ -26,13 +26,13 @@ from ..triggers.actions import (
     CallActivity,
     CallFunction,
     ChangeTrigger,
+    Definition,
     DeleteTrigger,
     Pass,
     Publish,
     RaiseEvent,
     StartOrchestration,
     TerminateWorkspace,
-    Trigger,
 )
 from ..triggers.event import from_sdk
 from ..triggers.pattern import EventPattern, patterns
@@ -69,8 +69,7 @@ def start_orchestration(
     version: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> StartOrchestration:
-    """Start an orchestration (a decorated function or a name), whose one argument is the event, as a dict, unless
-    `input` is given.
+    """Start an orchestration (a decorated function or a name); its input is the event's data, unless `input` is given.
 
     instance_id: default is "<trigger>:<number>". One that is taken is logged, and nothing is started. Raises TypeError,
     ValueError, PayloadError.
@@ -97,8 +96,8 @@ def raise_event(name: str, data: Any = NOT_GIVEN, *, instance_id: str | None = N
 
 
 def call_activity(activity: Any, input: Any = NOT_GIVEN, *, subject: str = "") -> CallActivity:
-    """Run an activity (a decorated function with its retry policy, or a name), whose one argument is the event, as a
-    dict, unless `input` is given.
+    """Run an activity (a decorated function with its retry policy, or a name), whose input is the event's data, unless
+    `input` is given.
 
     How it ended is published, with this subject (default: the trigger's id): the type is durable.activity-completed and
     the data are its result, or durable.activity-failed and a failure. Raises TypeError, PayloadError.
@@ -115,7 +114,7 @@ def add_trigger(
     condition: Any = always,
     action: Any = pass_,
     context: Mapping[str, Any] | None = None,
-    transient: bool = False,
+    transient: bool = True,
 ) -> AddTrigger:
     """Add a trigger; one of that id is left as it is. Arguments and errors are those of `client.add_trigger`."""
     return AddTrigger(
@@ -157,11 +156,11 @@ def as_action(given: Any) -> AnyAction:
     return given  # type: ignore[return-value]  # all subclasses are in the union
 
 
-def trigger(trigger_id: str, *, on: Any, condition: Any, action: Any, transient: bool) -> Trigger:
+def trigger(trigger_id: str, *, on: Any, condition: Any, action: Any, transient: bool) -> Definition:
     """A checked trigger. Raises TypeError, ValueError."""
     check_name(trigger_id, "trigger_id")
     found: tuple[EventPattern, ...] = patterns(on, "on=")
-    return Trigger(trigger_id, found, as_condition(condition), as_action(action), bool(transient))
+    return Definition(trigger_id, found, as_condition(condition), as_action(action), bool(transient))
 
 
 def json_context(context: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ..model.limits import Limits
 from ..model.names import check_name
 from ..model.status import Summary
 from ..payload.codec import Codec, StoredLimits
+from ..payload.signed_callables import KeyRing
 from ..ports import Backend, Commit, Transport
 from ..replay.callee import OrchestratorRef, as_orchestrator, checked_tags
 from ..replay.guard import refuse_inside
@@ -27,6 +28,7 @@ from .plugins import (
     codec_or_default,
     events_address,
     events_url_or_default,
+    key_ring_or_default,
     open_backend,
     open_blobs,
     open_transport,
@@ -56,6 +58,7 @@ def connect(
     codec: Codec | None = None,
     limits: Limits | None = None,
     blobs: str | None = None,
+    signing_keys: KeyRing | Sequence[str] | None = None,
 ) -> Client:
     """A client of the store behind `url` (default: DURABLE_URL, else `sqlite:///.durable/durable.db`).
 
@@ -79,14 +82,25 @@ def connect(
     same orchestrations needs it. Each is written before the commit that names it, encoded if there is a codec, checked
     when it is read, and deleted with its orchestration's purge. While one is missing or changed, its instance is
     BLOCKED or `result()` raises PayloadError. A listing shows the sizes of such payloads, and reads none.
+
+    signing_keys: secrets by which functions that triggers carry by value are signed (`durable.conditions.python`), the
+    first signs, all verify (default: DURABLE_PICKLE_KEYS, separated by commas, else none: such functions are refused).
+    Each is hex of 64 digits or more; whoever has one can run code on every worker.
     """
     name = workspace_or_default(workspace)
     url, broker_url, blobs_url = url_or_default(url), events_url_or_default(events), blobs_url_or_default(blobs)
-    return _connected(url, broker_url, name, codec, limits or Limits(), blobs_url)
+    keys = key_ring_or_default(signing_keys)
+    return _connected(url, broker_url, name, codec, limits or Limits(), blobs_url, keys)
 
 
 def _connected(
-    url: str, broker_url: str, name: str, codec: Codec | None, limits: Limits, blobs_url: str | None
+    url: str,
+    broker_url: str,
+    name: str,
+    codec: Codec | None,
+    limits: Limits,
+    blobs_url: str | None,
+    keys: KeyRing | None,
 ) -> Client:
     backend = open_backend(url, name)
     try:
@@ -100,7 +114,8 @@ def _connected(
             codec_or_default(codec),
             has_broker=bool(broker_url),
             elsewhere=_elsewhere(url, broker_url, name, blobs_url) if codec is None else None,
-            sibling=lambda other: _connected(url, broker_url, other, codec, limits, blobs_url),
+            sibling=lambda other: _connected(url, broker_url, other, codec, limits, blobs_url, keys),
+            keys=keys,
         )
     except BaseException:
         backend.close()
@@ -132,7 +147,9 @@ class Client(Renewer, Workspaces):
         has_broker: bool = False,
         elsewhere: Mapping[str, str | None] | None = None,
         sibling: Callable[[str], Client] | None = None,
+        keys: KeyRing | None = None,
     ) -> None:
+        self._keys = keys
         self._sibling = sibling or _alone
         self.elsewhere = elsewhere  # how a process of this worker's connects to the same; may hold a password
         self._events_url = events_url
@@ -161,6 +178,11 @@ class Client(Renewer, Workspaces):
     def workspace(self) -> str:
         """The name of the workspace; other workspaces on the same servers are never seen."""
         return self._workspace
+
+    @property
+    def keys(self) -> KeyRing | None:
+        """By which functions that triggers carry by value are signed and checked; None where they are refused."""
+        return self._keys
 
     @property
     def reply_to(self) -> str:

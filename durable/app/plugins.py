@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..model.names import check_name
 from ..payload.codec import Codec, checked_codec
+from ..payload.signed_callables import KeyRing
 from ..ports import Backend, Blobs, EventSource, Transport
 
 STORES: Final = "durable.stores"
@@ -93,6 +94,25 @@ def codec_or_default(codec: Codec | None) -> Codec | None:
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"DURABLE_CODEC={named!r}: {error}; give module:object, e.g. my_app.keys:codec") from error
     return checked_codec(found)
+
+
+def key_ring_or_default(given: object) -> KeyRing | None:
+    """The keys that sign functions: a KeyRing or texts that a user gave, else DURABLE_PICKLE_KEYS, else None: none do.
+
+    An empty variable is unset; several keys in it are separated by commas, the one that signs first. Raises TypeError
+    and ValueError for what are no keys, without showing them.
+    """
+    if isinstance(given, KeyRing):
+        return given
+    if isinstance(given, list | tuple):
+        return KeyRing(given)
+    if given is not None:
+        raise TypeError(f"signing_keys= takes a list of keys, each as text, not {type(given).__name__}")
+    text = os.environ.get("DURABLE_PICKLE_KEYS")
+    try:
+        return KeyRing.parse(text) if text else None
+    except ValueError as error:
+        raise ValueError(f"DURABLE_PICKLE_KEYS: {error}") from None  # its parts are keys
 
 
 def _given(value: object, what: str) -> str:

@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import cast
 
 from ..model.errors import DurableError
+from ..payload.signed_callables import KeyRing, load_callable
 from ..triggers.actions import Action, CallFunction, CallSigned
 from ..triggers.conditions import Condition, Function, SignedFunction
 from ..triggers.hub import UserFunction
@@ -21,16 +22,21 @@ from .trigger_function import FunctionKind
 class TriggerFunctions:
     """A function for a condition or an action that names one. Raises DurableError for one that is not here."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, keys: KeyRing | None, workspace: str) -> None:
         self._registry = registry
+        self._signed = lru_cache(maxsize=1_024)(
+            lambda code, purpose: cast(UserFunction, load_callable(code, keys, workspace, purpose))
+        )
 
     def __call__(self, wanted: Condition | Action) -> UserFunction:
         if isinstance(wanted, Function):
             return self._named("condition", wanted.name)
         if isinstance(wanted, CallFunction):
             return self._named("action", wanted.name)
-        assert isinstance(wanted, (SignedFunction, CallSigned))
-        raise DurableError("functions by value are not served here")
+        if isinstance(wanted, SignedFunction):
+            return self._signed(wanted.code, "condition")
+        assert isinstance(wanted, CallSigned)
+        return self._signed(wanted.code, "action")
 
     def _named(self, kind: FunctionKind, name: str) -> UserFunction:
         registered = self._registry.find_trigger_function(kind, name)

@@ -9,23 +9,29 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
+import msgspec
 import tenacity
 
 from ..engine.instance import Instance
 from ..engine.triggering import begin, define, hub_of
 from ..model import history as h
-from ..model.errors import DuplicateNameError, StoreError, TimeoutError, TriggerNotFoundError
+from ..model.errors import DuplicateNameError, StoreError, TimeoutError, TriggerExistsError, TriggerNotFoundError
 from ..model.history import Event, Raw
 from ..model.moments import to_timedelta
 from ..model.names import TRIGGERS, check_name
+from ..model.status import Page
+from ..payload.signed_callables import KeyRing, sign_callable
 from ..ports import FACTS, STATUS, Delivered, Outcome, Want
 from ..replay.guard import refuse_inside
-from ..triggers.actions import Interception, Trigger
-from ..triggers.event import digest_of, from_sdk, read_event
-from ..triggers.hub import Counts, DeadLetter, Hub, Source, TriggerView
+from ..triggers.actions import AddTrigger, AnyAction, CallSigned, Definition, Interception
+from ..triggers.changes import Counts, Dead, Source, Trigger
+from ..triggers.conditions import AnyCondition, AnyOf, SignedFunction
+from ..triggers.event import digest_of, from_sdk, read_event, to_sdk
+from ..triggers.hub import Hub
+from . import actions, conditions
 from .actions import as_action, json_context, pass_, trigger
 from .conditions import always
 from .plugins import checked_source_url
@@ -41,6 +47,20 @@ _PATIENCE: Final = 30.0  # seconds in which a change tries again, when workers c
 _INSTEAD: Final = "context.do(durable.actions....)"
 
 
+class DeadLetter(NamedTuple):
+    """An event for which a trigger raised each time it was tried. error: the last one. at: when, aware UTC.
+
+    Of what an event source brought and is no event: its text, and no trigger.
+    """
+
+    id: str
+    event: CloudEvent | str
+    trigger_id: str
+    error: str
+    attempts: int
+    at: datetime
+
+
 class AddedTriggers(NamedTuple):
     """What became of each: ids in order, and for those that were refused why."""
 
@@ -49,7 +69,9 @@ class AddedTriggers(NamedTuple):
 
 
 class Triggerer(Steerer):
-    """See above."""
+    """See above. `_keys`: by which functions given by value are signed."""
+
+    _keys: KeyRing | None = None
 
     # ---- events
 
@@ -79,14 +101,14 @@ class Triggerer(Steerer):
         condition: Any = always,
         action: Any = pass_,
         context: Mapping[str, Any] | None = None,
-        transient: bool = False,
+        transient: bool = True,
     ) -> None:
         """When an event comes that fits, and a condition holds, do an action.
 
         on: `durable.EventPattern`, one or several. condition: one of `durable.conditions`, a `@durable.condition`
         function or its name. action: one of `durable.actions`, a `@durable.action` function or its name. context: a
         dict of JSON values, which its functions see and change. transient: it is gone once it has fired. Raises
-        DuplicateNameError for an id that is taken, TypeError, ValueError, PayloadError.
+        TriggerExistsError for an id that is taken, TypeError, ValueError, PayloadError.
         """
         refuse_inside("add_trigger", _INSTEAD)
         made = self._signed(trigger(trigger_id, on=on, condition=condition, action=action, transient=transient))
@@ -94,7 +116,7 @@ class Triggerer(Steerer):
 
         def add(hub: Hub) -> None:
             if hub.view(trigger_id) is not None:
-                raise DuplicateNameError(_taken(trigger_id))
+                raise TriggerExistsError(_taken(trigger_id))
             hub.add(made, given)
 
         self.change_triggers(add)
@@ -105,7 +127,7 @@ class Triggerer(Steerer):
         One that is refused keeps none of the others from being added: the answer says which, and why.
         """
         refuse_inside("add_triggers", _INSTEAD)
-        made: list[tuple[Trigger, dict[str, Any]]] = []
+        made: list[tuple[Definition, dict[str, Any]]] = []
         wrong: dict[str, str] = {}
         for n, given in enumerate(triggers):
             shown = given.get("trigger_id", f"number {n}")
@@ -126,26 +148,26 @@ class Triggerer(Steerer):
 
         return self.change_triggers(add)
 
-    def _from(self, given: dict[str, Any]) -> tuple[Trigger, dict[str, Any]]:
+    def _from(self, given: dict[str, Any]) -> tuple[Definition, dict[str, Any]]:
         context = json_context(given.pop("context", None))
-        defaults = {"condition": always, "action": pass_, "transient": False}
+        defaults = {"condition": always, "action": pass_, "transient": True}
         return self._signed(trigger(**{**defaults, **given})), context
 
-    def get_trigger(self, trigger_id: str) -> TriggerView | None:
+    def get_trigger(self, trigger_id: str) -> Trigger | None:
         """How a trigger stands; None where there is none."""
         refuse_inside("get_trigger", "context.triggers")
         check_name(trigger_id, "trigger_id")
         return self.triggers().view(trigger_id)
 
-    def list_triggers(self) -> list[TriggerView]:
+    def list_triggers(self) -> list[Trigger]:
         """All triggers of the workspace, in the order in which they were added."""
         refuse_inside("list_triggers", "context.triggers")
         hub = self.triggers()
         return [view for view in map(hub.view, hub.ids) if view is not None]
 
     def wait_for_trigger(
-        self, trigger_id: str, timeout: timedelta | float | None = None, *, fired: int = 1
-    ) -> TriggerView | None:
+        self, trigger_id: str, timeout: timedelta | float | None = None, *, firings: int = 1
+    ) -> Trigger | None:
         """Wait until a trigger has fired so many times, or is there no more; how it stands then, None where it is gone.
 
         timeout: timedelta or seconds, None waits for ever. Raises durable.TimeoutError.
@@ -159,11 +181,11 @@ class Triggerer(Steerer):
             while True:
                 changed.clear()
                 view = self.triggers().view(trigger_id)
-                if view is None or view.fired >= fired:
+                if view is None or view.firings >= firings:
                     return view
                 left = _LOOK_AGAIN if until is None else min(_LOOK_AGAIN, until - time.monotonic())
                 if left <= 0:
-                    raise TimeoutError(f"trigger {trigger_id!r} has fired {view.fired} times so far, not {fired}")
+                    raise TimeoutError(f"trigger {trigger_id!r} has fired {view.firings} times so far, not {firings}")
                 changed.wait(left)
         finally:
             stop()
@@ -193,7 +215,7 @@ class Triggerer(Steerer):
         """
         if when not in ("before", "instead"):
             raise ValueError(f"intercept_trigger(when={when!r}): give 'before' or 'instead'")
-        one = Trigger("interception", (), action=as_action(action))
+        one = Definition("interception", (), action=as_action(action))
         interception = Interception(self._signed(one).action, when == "instead")
         self._change_one("intercept_trigger", trigger_id, lambda hub: hub.intercept(trigger_id, interception))
 
@@ -268,14 +290,12 @@ class Triggerer(Steerer):
     def unmatched_events(self) -> list[CloudEvent]:
         """Those that were kept, oldest first."""
         refuse_inside("unmatched_events", "an activity that calls the client")
-        from ..triggers.event import to_sdk
-
         return [to_sdk(bytes(body)) for body in self.triggers().unmatched]
 
-    def dead_letters(self) -> list[DeadLetter]:
-        """Events for which a trigger's condition or action raised, five times with growing pauses; oldest first."""
+    def dead_letters(self) -> Page[DeadLetter]:
+        """Events for which a trigger's condition or action raised, three times with growing pauses; oldest first."""
         refuse_inside("dead_letters", "an activity that calls the client")
-        return list(self.triggers().dead.values())
+        return Page([_letter(dead) for dead in self.triggers().dead.values()])
 
     def replay_dead_letter(self, letter_id: str) -> None:
         """Try it again, as if it came for the first time. Raises TriggerNotFoundError."""
@@ -351,13 +371,35 @@ class Triggerer(Steerer):
         self._signals.notify(FACTS, [TRIGGERS])
         return answer
 
-    def _signed(self, made: Trigger) -> Trigger:
+    def _signed(self, made: Definition) -> Definition:
         """With functions given by value as signed text."""
-        return made
+        return msgspec.structs.replace(
+            made, condition=self._signed_condition(made.condition), action=self._signed_action(made.action)
+        )
+
+    def _signed_condition(self, condition: AnyCondition) -> AnyCondition:
+        if isinstance(condition, conditions.ByValue):
+            return SignedFunction(sign_callable(condition.fn, self._keys, self._workspace, "condition"))
+        if isinstance(condition, AnyOf):
+            return AnyOf(tuple(map(self._signed_condition, condition.conditions)))
+        return condition
+
+    def _signed_action(self, action: AnyAction) -> AnyAction:
+        if isinstance(action, actions.ByValue):
+            return CallSigned(sign_callable(action.fn, self._keys, self._workspace, "action"))
+        if isinstance(action, AddTrigger):
+            return msgspec.structs.replace(action, trigger=self._signed(action.trigger))
+        return action
 
 
 class _Overtaken(StoreError):
     """Somebody else's commit came first."""
+
+
+def _letter(dead: Dead) -> DeadLetter:
+    body = bytes(dead.event)
+    event = to_sdk(body) if dead.trigger_id else msgspec.json.decode(body, type=str)
+    return DeadLetter(dead.id, event, dead.trigger_id, dead.error, dead.attempts, dead.at)
 
 
 def _taken(trigger_id: str) -> str:

@@ -134,7 +134,8 @@ class Worker:
         env = Env(holder, _HOLD, Ids(), backend.store.partitions, limits, watchdog)
         part = _PART if backend.store.overlaps else DEFAULTS.batch
         settings = Settings(part=part, cached=self._cached)
-        loop = Loop(env, _Codebase(self._registry), utc_now, settings, serving, TriggerFunctions(self._registry))
+        functions = TriggerFunctions(self._registry, client.keys, client.workspace)
+        loop = Loop(env, _Codebase(self._registry), utc_now, settings, serving, functions)
         engine: EngineThread
         activities = Activities(
             self._registry.find_activity,

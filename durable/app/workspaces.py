@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import datetime
 from typing import Any, Final, Protocol
 
 from ..model.errors import DuplicateNameError
@@ -59,12 +58,11 @@ class Workspaces(Triggerer):
             with closing(self._sibling(name)) as other:
                 other.change_triggers(lambda hub: hub.set_workspace_context(given))
 
-    def list_workspaces(self) -> dict[str, datetime]:
-        """Those that were created, by name, with the time of that (aware UTC)."""
+    def list_workspaces(self) -> list[str]:
+        """The names of those that were created, oldest first."""
         refuse_inside("list_workspaces", _INSTEAD)
         with closing(self._sibling(REGISTER)) as register:
-            names = register.triggers().workspace_context
-        return {name: datetime.fromisoformat(at) for name, at in names.items()}
+            return list(register.triggers().workspace_context)
 
     def delete_workspace(self, name: str) -> None:
         """Delete its triggers, event sources, contexts and dead letters, and list it no more.

@@ -25,9 +25,10 @@ from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
 from ..ports import Append, Commit, Row
 from ..replay.guard import TurnTooLong, running
 from ..triggers.actions import CallActivity, RaiseEvent, StartOrchestration
+from ..triggers.changes import Waiting, decode_change, encode_change
 from ..triggers.context import TriggerContext
 from ..triggers.event import NotAnEvent
-from ..triggers.hub import FindFunction, Hub, Outgoing, UserFunction, Waiting, decode_change, encode_change
+from ..triggers.hub import FindFunction, Hub, Outgoing, UserFunction
 from .effects import timer_body
 from .instance import Arrival, Env, Instance, Turn
 from .messages import Message, encode_message
@@ -200,13 +201,15 @@ class _Effects:
 
     def _start(self, outgoing: Outgoing, action: StartOrchestration) -> Message:
         instance_id = action.instance_id or self._own_id(outgoing)
-        event = self._starting(instance_id, action.name, action.input if bytes(action.input) else outgoing.event)
+        event = self._starting(
+            instance_id, action.name, action.input if bytes(action.input) else _data_of(outgoing.event)
+        )
         event = replace(event, version=action.version, group=action.group or DEFAULT_GROUP, tags=action.tags)
         return Message("start", instance_id, event)
 
     def _call(self, outgoing: Outgoing, action: CallActivity) -> Message:
         instance_id = self._own_id(outgoing)
-        given = action.input if bytes(action.input) else outgoing.event
+        given = action.input if bytes(action.input) else _data_of(outgoing.event)
         order = msgspec.json.encode({"name": action.name, "queue": action.queue, "retry": action.retry, "input": given})
         parent = Parent(TRIGGERS, self.summary.execution_id, outgoing.number, 1)
         event = replace(self._starting(instance_id, CALL, Raw(order)), parent=parent)

@@ -139,6 +139,10 @@ class LimitError(DurableError):
     """A limit of `durable.Limits` was reached; the message names it and how to raise it."""
 
 
+class TriggerExistsError(DurableError):
+    """There is a trigger with this id in the workspace already. Delete it first, or give another id."""
+
+
 class TriggerNotFoundError(DurableError, LookupError):
     """No trigger, dead letter or event source of this workspace has this id."""
 

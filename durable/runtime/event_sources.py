@@ -17,7 +17,7 @@ import tenacity
 
 from ..model.errors import TransportError
 from ..ports import EventSource, Published
-from ..triggers.hub import Source
+from ..triggers.changes import Source
 from .requests import Occurred, SourceTag
 
 log = logging.getLogger("durable.worker")

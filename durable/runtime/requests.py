@@ -14,7 +14,7 @@ from ..engine.instance import Invocation
 from ..model.history import Event
 from ..model.status import Summary
 from ..ports import Commit, Delivery, Fact, Lease, Message, Outcome, Record, RowKey, Topic, Want
-from ..triggers.hub import Source
+from ..triggers.changes import Source
 
 # ---- asked by the loop
 

@@ -17,8 +17,9 @@ from ..engine.instance import Arrival, Env, Instance, Turn
 from ..engine.triggering import guarded, step
 from ..model.history import Event
 from ..triggers.actions import Action
+from ..triggers.changes import Source
 from ..triggers.conditions import Condition
-from ..triggers.hub import FindFunction, Source, UserFunction
+from ..triggers.hub import FindFunction, UserFunction
 from .requests import Occurred, Request, Sources, SourceTag, Taken
 
 _BROUGHT: Final = "EventsBrought"

@@ -35,7 +35,7 @@ class Publish(Action, frozen=True, tag="publish"):
 
 
 class StartOrchestration(Action, frozen=True, tag="start_orchestration"):
-    """Start one; its input is the event, unless one is given. Without an id it gets one of its own."""
+    """Start one; its input is the event's data, unless one is given. Without an id it gets one of its own."""
 
     name: str
     version: str = ""
@@ -66,7 +66,7 @@ class Attempts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CallActivity(Action, frozen=True, tag="call_activity"):
-    """Run an activity; its input is the event, unless one is given. How it ended is published as an event.
+    """Run an activity; its input is the event's data, unless one is given. How it ended is published as an event.
 
     That has the type durable.activity-completed or durable.activity-failed, and this subject, else the trigger's id.
     """
@@ -81,7 +81,7 @@ class CallActivity(Action, frozen=True, tag="call_activity"):
 class AddTrigger(Action, frozen=True, tag="add_trigger"):
     """Add a trigger; one of that id is left as it is."""
 
-    trigger: Trigger
+    trigger: Definition
     context: dict[str, Any] = {}
 
 
@@ -140,14 +140,14 @@ class Interception(msgspec.Struct, frozen=True, omit_defaults=True):
     instead: bool = False
 
 
-class Trigger(msgspec.Struct, frozen=True, omit_defaults=True):
+class Definition(msgspec.Struct, frozen=True, omit_defaults=True):
     """A trigger as it was asked for. `transient`: it is gone once it has fired."""
 
     id: str
     on: tuple[EventPattern, ...]
     condition: AnyCondition = Always()
     action: AnyAction = Pass()
-    transient: bool = False
+    transient: bool = True
     interceptions: tuple[Interception, ...] = ()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .actions import Action, check_action
 
 if TYPE_CHECKING:
-    from .hub import TriggerView
+    from .changes import Trigger
 
 
 class TriggerContext(MutableMapping[str, Any]):
@@ -26,7 +26,7 @@ class TriggerContext(MutableMapping[str, Any]):
         draft: dict[str, Any],
         workspace: dict[str, Any],
         now: datetime,
-        triggers: Mapping[str, TriggerView],
+        triggers: Mapping[str, Trigger],
     ) -> None:
         self.trigger_id = trigger_id
         self.workspace = workspace

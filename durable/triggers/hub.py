@@ -29,20 +29,21 @@ from .actions import (
     CallFunction,
     CallSigned,
     ChangeTrigger,
+    Definition,
     DeleteTrigger,
     Interception,
     Publish,
     RaiseEvent,
     StartOrchestration,
     TerminateWorkspace,
-    Trigger,
 )
+from .changes import Call, Change, Counts, Dead, Source, State, Trigger, Waiting
 from .conditions import Always, Condition, Counter, Join, JoinSubjects, NotAfter, NotBefore, Occasion
 from .context import TriggerContext
 from .event import NotAnEvent, Occurrence, digest_of, digests_in, read_event, to_sdk
 
 REMEMBERED: Final = 100_000
-ATTEMPTS: Final = 5
+ATTEMPTS: Final = 3
 FIRST_PAUSE: Final = 1.0  # seconds; twice as long each time
 CHAINED: Final = 10_000
 KEPT: Final = 1_000  # events that fitted no trigger, the last ones, if they are to be kept
@@ -53,98 +54,6 @@ FindFunction = Callable[[Condition | Action], UserFunction]
 """Raises LookupError or DurableError for one that is not here, or may not run."""
 
 _SURE: Final = (Always, Join, JoinSubjects, Counter, NotBefore, NotAfter)  # conditions that never raise
-
-
-class State(msgspec.Struct, omit_defaults=True):
-    """What a trigger has become: it is written after each step that changed it."""
-
-    context: dict[str, Any] = {}
-    progress: dict[str, Any] = {}
-    enabled: bool = True
-    fired: int = 0
-    firing: bool = False  # it is transient, has fired, and its action has not succeeded yet
-
-
-class TriggerView(msgspec.Struct, frozen=True, kw_only=True):
-    """A trigger as it stands. `progress`: what its condition has counted. fired: how often."""
-
-    trigger: Trigger
-    context: dict[str, Any]
-    progress: dict[str, Any]
-    enabled: bool
-    fired: int
-
-
-class Waiting(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a timer will bring: an event that was published with a delay, or another attempt of a trigger."""
-
-    due_at: float
-    event: Raw
-    trigger_id: str = ""
-    stage: Literal["", "condition", "action"] = ""
-    attempt: int = 0
-    error: str = ""
-
-
-class Call(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An activity that a trigger called, and whose end will be published."""
-
-    trigger_id: str
-    activity: str
-    subject: str
-
-
-class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """An event for which a trigger's condition or action raised each time. error: the last one, in words.
-
-    Of what an event source brought and is no event: no trigger, and as `event` the text.
-    """
-
-    id: str
-    trigger_id: str
-    event: Raw
-    stage: Literal["condition", "action", "reading"]
-    error: str
-    attempts: int
-    at: datetime
-
-
-class Source(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An event source: events come from there (`receives`), and are published to it."""
-
-    url: str
-    receives: bool = True
-
-
-class Counts(msgspec.Struct, omit_defaults=True):
-    """Of events, since the workspace was created. taken: that counted; among them unmatched: fitted no trigger, and
-    expired: came too late. repeated: were known already."""
-
-    taken: int = 0
-    unmatched: int = 0
-    expired: int = 0
-    repeated: int = 0
-
-
-class Change(msgspec.Struct, omit_defaults=True):
-    """What has changed since the last one; the first is all there is."""
-
-    added: dict[str, Trigger] = {}
-    states: dict[str, State] = {}
-    gone: list[str] = []
-    renewed: list[str] = []  # were there, and are other ones now
-    workspace: dict[str, Any] | None = None
-    seen: bytes = b""
-    counts: Counts | None = None
-    waiting: dict[int, Waiting] = {}
-    calls: dict[int, Call] = {}
-    ended: list[int] = []  # of waiting and calls
-    dead: dict[str, DeadLetter] = {}
-    buried: list[str] = []
-    unmatched: list[Raw] = []
-    keeps_unmatched: bool | None = None
-    sources: dict[str, Source | None] = {}  # None: it is gone
-    number: int = 0
 
 
 class Outgoing(NamedTuple):
@@ -161,7 +70,7 @@ class _Live:
 
     __slots__ = ("gone", "state", "trigger")
 
-    def __init__(self, trigger: Trigger, state: State) -> None:
+    def __init__(self, trigger: Definition, state: State) -> None:
         self.trigger = trigger
         self.state = state
         self.gone = False
@@ -180,7 +89,7 @@ class Hub:
         self.counts = Counts()
         self.waiting: dict[int, Waiting] = {}
         self._calls: dict[int, Call] = {}
-        self.dead: dict[str, DeadLetter] = {}
+        self.dead: dict[str, Dead] = {}
         self.unmatched: deque[Raw] = deque(maxlen=KEPT)
         self.keeps_unmatched = False
         self.sources: dict[str, Source] = {}
@@ -196,7 +105,7 @@ class Hub:
         """A copy of the context that all triggers share."""
         return _copy(self._workspace)
 
-    def view(self, trigger_id: str) -> TriggerView | None:
+    def view(self, trigger_id: str) -> Trigger | None:
         """One trigger as it stands; None where there is none."""
         live = self._triggers.get(trigger_id)
         return None if live is None else _view(live)
@@ -338,7 +247,7 @@ class Hub:
                 if isinstance(wanted, (CallFunction, CallSigned)):
                     draft.call(wanted)
                 else:
-                    draft.asked.append(_again(wanted, live.state.fired, now))
+                    draft.asked.append(_again(wanted, live.state.firings, now))
             for action in draft.asked:
                 if isinstance(action, Publish) and action.to and action.to not in self.sources:
                     raise LookupError(f"this workspace has no event source {action.to!r}: client.add_event_source")
@@ -347,7 +256,7 @@ class Hub:
             self._failed(live, body, "action", attempt, error, now)
             return
         draft.keep()
-        live.state.fired += 1
+        live.state.firings += 1
         live.state.firing = False
         self._change.states[live.trigger.id] = live.state
         if live.trigger.transient:
@@ -415,7 +324,7 @@ class Hub:
         attempts: int,
         now: datetime,
     ) -> None:
-        letter = DeadLetter(
+        letter = Dead(
             id=str(self._next()),
             trigger_id=trigger_id,
             event=event,
@@ -437,7 +346,7 @@ class Hub:
 
     # ---- what people and actions change
 
-    def add(self, trigger: Trigger, context: Mapping[str, Any]) -> None:
+    def add(self, trigger: Definition, context: Mapping[str, Any]) -> None:
         """One more trigger, whose id must be free."""
         live = _Live(trigger, State(context=_copy(dict(context))))
         self._triggers[trigger.id] = live
@@ -672,13 +581,13 @@ class _Draft:
             self._hub.keep_workspace(_copy(self._workspace))
 
 
-class _Views(Mapping[str, TriggerView]):
+class _Views(Mapping[str, Trigger]):
     """All triggers by id, to be read."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
 
-    def __getitem__(self, trigger_id: str) -> TriggerView:
+    def __getitem__(self, trigger_id: str) -> Trigger:
         view = self._hub.view(trigger_id)
         if view is None:
             raise KeyError(trigger_id)
@@ -691,18 +600,23 @@ class _Views(Mapping[str, TriggerView]):
         return len(self._hub.ids)
 
 
-def _view(live: _Live) -> TriggerView:
-    state = live.state
-    return TriggerView(
-        trigger=live.trigger,
+def _view(live: _Live) -> Trigger:
+    definition, state = live.trigger, live.state
+    return Trigger(
+        id=definition.id,
+        on=definition.on,
+        condition=definition.condition,
+        action=definition.action,
         context=_copy(state.context),
-        progress=_copy(state.progress),
+        transient=definition.transient,
         enabled=state.enabled,
-        fired=state.fired,
+        firings=state.firings,
+        progress=_copy(state.progress),
+        interceptions=definition.interceptions,
     )
 
 
-def _actions(trigger: Trigger) -> Iterable[AnyAction]:
+def _actions(trigger: Definition) -> Iterable[AnyAction]:
     own = not any(interception.instead for interception in trigger.interceptions)
     found = [interception.action for interception in trigger.interceptions]
     return [*found, trigger.action] if own else found
@@ -729,17 +643,3 @@ def _copy(value: dict[str, Any]) -> dict[str, Any]:
         return {}
     copied: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
     return copied
-
-
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Change).decode
-
-
-def encode_change(change: Change) -> Raw:
-    """As it is stored."""
-    return Raw(_encode(change))
-
-
-def decode_change(stored: Raw) -> Change:
-    """Raises msgspec.MsgspecError for what this version can't read."""
-    return _decode(stored)
