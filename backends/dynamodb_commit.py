@@ -188,6 +188,9 @@ class Commits:
         condition += "o = :refers" if refers else "attribute_not_exists(o)"
         if refers:
             values[":refers"] = {"S": refers}
+        if commit.forgotten:
+            change += ", r = if_not_exists(r, :forgotten)"
+            values[":forgotten"] = {"B": digest(commit.forgotten)}
         change += f" REMOVE {', '.join(gone)}"
         if commit.replaces:
             change += " ADD l :one"
@@ -216,7 +219,9 @@ class Commits:
             if before.get("j", {}).get("S", mark) != mark:
                 actions.append(Action(pk, before["j"]["S"]))
             actions.append(put(pk, mark, {"i": {"S": instance_id}}))
-        if commit.expect and commit.continues != summary.execution_id:
+        if commit.forgotten:
+            actions.append(put(names.purging(commit.partition), commit.forgotten, {}))
+        elif commit.expect and commit.continues != summary.execution_id:
             pk, _ = names.meta(instance_id)
             purges = int(before.get("u", {}).get("N", "0"))
             actions.append(put(pk, f"f/{purges:010}/{commit.expect:016}", {"x": {"S": commit.continues}}))

@@ -81,11 +81,12 @@ class Purges:
 
     def _update(self, meta: Item, more: bool) -> dict[str, Any]:
         pk = meta["pk"]["S"]
-        # A start that comes late has the first execution of a life; `purged_with` adds the last one.
+        # A start that comes late has the first execution of a life: kept, forgotten, or the last one.
         firsts = self._connection.query(pk, _former(meta), _former(meta) + LAST, limit=1)
         remembered = [*purged_with(meta, meta["x"]["S"])]
         for first in islice(firsts, 1):
             remembered = purged_with({"q": {"L": remembered}}, first["x"]["S"])
+        remembered += [meta["r"]] if "r" in meta else []
         values: Item = {":v": meta["v"], ":c": meta["c"], ":one": {"N": "1"}, ":q": {"L": remembered}}
         change = "SET q = :q"
         if more:
@@ -94,7 +95,7 @@ class Purges:
             "Update": {
                 "TableName": self._connection.target.table,
                 "Key": key_of(pk, meta["sk"]["S"]),
-                "UpdateExpression": f"{change} REMOVE v, c, x, e, f, g, s, o, j ADD l :one, u :one",
+                "UpdateExpression": f"{change} REMOVE v, c, x, e, f, g, s, o, j, r ADD l :one, u :one",
                 "ConditionExpression": "v = :v AND c = :c AND attribute_not_exists(w)",
                 "ExpressionAttributeValues": values,
                 "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
@@ -102,7 +103,7 @@ class Purges:
         }
 
     def clear(self, partition: int, limit: int) -> int:
-        """About so many pieces of what purges have left; how many there were."""
+        """About so many pieces of what has been purged or forgotten; how many there were."""
         removed = 0
         for item in self._connection.query(self._names.purging(partition), " ", LAST):
             if removed >= limit:
@@ -111,6 +112,8 @@ class Purges:
         return removed
 
     def _clear(self, item: Item, partition: int, room: int) -> int:
+        if "i" not in item:
+            return self._clear_forgotten(item, room)
         instance_id = item["i"]["S"]
         pk, sk = self._names.meta(instance_id)
         meta = self._connection.get([(pk, sk)]).get((pk, sk), {})
@@ -133,6 +136,14 @@ class Purges:
             self._connection.update((pk, sk), f"SET {EXPIRES} = :e", condition, expires)
         except Refused:
             pass  # it lives again, or has expired
+        self._connection.delete((item["pk"]["S"], item["sk"]["S"]))
+        return removed + 1
+
+    def _clear_forgotten(self, item: Item, room: int) -> int:
+        """One execution, of an instance that goes on."""
+        removed = self._clear_history(item["sk"]["S"], room)
+        if removed >= room:
+            return removed
         self._connection.delete((item["pk"]["S"], item["sk"]["S"]))
         return removed + 1
 

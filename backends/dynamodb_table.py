@@ -10,7 +10,7 @@
     <w>/r/<partition> <row key>             a work row; a fact that was taken leaves its id there until it expires
     <w>/o/<number>   <chunk>                a body or summary too large for its item
     <w>/l/<partition> <created><instance>   the listing; written once a life, never changed
-    <w>/p/<partition> <execution>           a purge whose pieces are still to be cleared
+    <w>/p/<partition> <execution>           a purge, or an execution forgotten, whose pieces are still to be cleared
     <w>/w            <incarnation>          a worker's sign of life
 
 <w> is the workspace, percent-encoded. The indexes are local ones, because those can be read consistently: `due` has the

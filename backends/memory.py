@@ -115,12 +115,14 @@ class MemoryStore:
             return Outcome.CONFLICT
         if found is not None and found.summary.execution_id != commit.continues:
             return Outcome.CONFLICT
-        if found is not None and found.summary.execution_id != commit.summary.execution_id:
-            self._former.setdefault(commit.instance_id, []).append(found.summary.execution_id)
         if commit.replaces:
             self._seen.pop(commit.instance_id, None)
         for append in commit.appends:
             self._append(append)
+        if commit.forgotten:
+            self._forget(commit.forgotten)
+        elif found is not None and found.summary.execution_id != commit.summary.execution_id:
+            self._former.setdefault(commit.instance_id, []).append(found.summary.execution_id)
         created_at = found.created_at if found and not commit.replaces else commit.summary.created_at.timestamp()
         self._instances[commit.instance_id] = _Instance(commit.expect + 1, commit.id, commit.summary, created_at)
         for key in commit.drop:
@@ -239,12 +241,15 @@ class MemoryStore:
             self._drop(key)
         self._seen.pop(instance_id, None)
         for execution in (*self._former.pop(instance_id, ()), execution_id):
-            self._history.pop(execution, None)
-            self._purged.add(execution)
+            self._forget(execution)
         return Purged.GONE
 
+    def _forget(self, execution_id: str) -> None:
+        self._history.pop(execution_id, None)
+        self._purged.add(execution_id)
+
     def clear(self, partition: int, limit: int) -> int:
-        """Nothing: `purge` leaves nothing behind here."""
+        """Nothing: what is purged or forgotten leaves nothing behind here."""
         return 0
 
     def close(self) -> None:

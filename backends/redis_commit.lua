@@ -1,14 +1,14 @@
 -- One turn of one instance. Returns 1 committed, 0 conflict.
 --
 -- ARGV: head <d I4 I4 I4> (created_at, expect, number of appends, number of drops), instance id, commit id, record, the
--- execution that must be the current one, '1' when another life begins in its place; then for each append: execution
--- id, item; for each drop: key; for each put: key, row.
+-- execution that must be the current one, '1' when another life begins in its place, the execution that ends and is not
+-- kept; then for each append: execution id, item; for each drop: key; for each put: key, row.
 
 local created_at, expect, appends, drops = unpack_from('<dI4I4I4', ARGV[1])
 local id, commit_id = ARGV[2], ARGV[3]
 
 local old = call('HGET', instances, id)
-local execution, replaces = execution_of(ARGV[4]), ARGV[6] == '1'
+local execution, replaces, forgotten = execution_of(ARGV[4]), ARGV[6] == '1', ARGV[7]
 local before = old and execution_of(old)
 if old then
   local version, _, size = unpack_from(RECORD, old)
@@ -27,16 +27,19 @@ call('HSET', instances, id, ARGV[4])
 if not old or replaces then
   call('ZADD', base .. 'listing', created_at, id)
 end
-if old and before ~= execution then
-  call('RPUSH', base .. 'former:' .. id, before)
-end
 if replaces then
   call('UNLINK', base .. 'seen:' .. id)
 end
-local at = 7
+local at = 8
 for _ = 1, appends do
   call('RPUSH', base .. 'h:' .. ARGV[at], ARGV[at + 1])
   at = at + 2
+end
+if forgotten ~= '' then
+  call('UNLINK', base .. 'h:' .. forgotten)
+  call('ZADD', base .. 'purged', call('TIME')[1], forgotten)
+elseif old and before ~= execution then
+  call('RPUSH', base .. 'former:' .. id, before)
 end
 for _ = 1, drops do
   drop_row(ARGV[at])

@@ -87,6 +87,7 @@ def pack_commit(commit: Commit) -> list[str | bytes | int]:
         sizes + commit_id + execution_id + group + _encode(summary),
         commit.continues,
         "1" if commit.replaces else "",
+        commit.forgotten,
     ]
     for append in commit.appends:
         found += (append.execution_id, _START.pack(append.start) + append.events)

@@ -13,7 +13,7 @@
 --   deliveries     string  counts the facts delivered
 --   listing        zset    instance id by time of creation; set once a life, never changed
 --   former:<instance> list  its executions before the current one
---   purged         zset    executions of purged instances, by when; remembered for a day
+--   purged         zset    executions that were purged or forgotten, by when; remembered for a day
 --   purging        list    keys that purged instances have left (former:, in:), renamed to `left:<execution>:<kind>`
 --
 --   record   <I4 B H H H>  version, finished, sizes of the next three; commit id, execution id, group; summary

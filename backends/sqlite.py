@@ -174,10 +174,7 @@ class SqliteStore:
         return [list(found.get(instance_id, ())) for instance_id in instance_ids]
 
     def purge(self, executions: Sequence[ExecutionKey]) -> list[Purged]:
-        return self._core.write(self._purge, executions)
-
-    def _purge(self, connection: sqlite3.Connection, executions: Sequence[ExecutionKey]) -> list[Purged]:
-        return purging.purge(connection, executions, self._now())
+        return self._core.write(purging.purge, executions)
 
     def clear(self, partition: int, limit: int) -> int:
         [removed] = self._core.write(self._clear, [limit])

@@ -30,8 +30,8 @@ CACHE_KIB: Final = 8_192  # a connection, of which there are a few: more would b
 # of arrival (rowid tables) and only small index entries go to random places. Rows of large random keys, e.g. history
 # WITHOUT ROWID by execution, are half as fast. An instance is updated in place; its indexes hold what never changes.
 _LIVES: Final = (
-    # Executions before the current one, of instances that continued as new; and those of purged instances, whose
-    # histories go in pages, while their ids are remembered for a day.
+    # Executions before the current one, of instances that continued as new; and those that were purged or forgotten,
+    # whose histories go in pages; from then on (`at`) their ids are remembered for a day.
     "CREATE TABLE former (instance_id TEXT NOT NULL, execution_id TEXT NOT NULL)",
     "CREATE INDEX former_of ON former (instance_id)",
     """CREATE TABLE purged (

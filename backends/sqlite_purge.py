@@ -1,4 +1,6 @@
-"""Purging in a SQLite store: out of sight in one transaction, out of the file in pages; ids are remembered for a day.
+"""Purging in a SQLite store: out of sight in one transaction, out of the file in pages.
+
+The id of an execution that was purged, or forgotten by a commit, is remembered for a day from when its history is gone.
 
 The laws of `sqlite_statements.py` hold here too.
 """
@@ -23,8 +25,8 @@ _standing = msgspec.json.Decoder(dict[str, tuple[str, str]])
 _names = msgspec.json.Decoder(list[str])
 
 
-def purge(connection: sqlite3.Connection, executions: Sequence[ExecutionKey], now: float) -> list[Purged]:
-    """Take the finished ones among them out of sight; `now` is the time from which their ids are remembered."""
+def purge(connection: sqlite3.Connection, executions: Sequence[ExecutionKey]) -> list[Purged]:
+    """Take the finished ones among them out of sight."""
     standing: dict[str, tuple[str, str]] = {}
     for some in chunks([execution.instance_id for execution in executions]):
         sql = (
@@ -47,12 +49,10 @@ def purge(connection: sqlite3.Connection, executions: Sequence[ExecutionKey], no
     for keys in chunks(gone):
         ids = [key.instance_id for key in keys]
         among = f"instance_id IN ({marks(len(ids))})"
-        connection.execute(
-            f"INSERT OR IGNORE INTO purged SELECT execution_id, ?, 0 FROM former WHERE {among}", (now, *ids)
-        )
-        connection.execute(
-            f"INSERT OR IGNORE INTO purged SELECT execution_id, ?, 0 FROM instances WHERE {among}", (now, *ids)
-        )
+        for table in ("former", "instances"):
+            connection.execute(
+                f"INSERT OR IGNORE INTO purged SELECT execution_id, 0, 0 FROM {table} WHERE {among}", ids
+            )
         for table in ("former", "instances", "seen"):
             connection.execute(f"DELETE FROM {table} WHERE {among}", ids)
         connection.execute(f"DELETE FROM rows WHERE kind = 'inbox' AND {among}", ids)
@@ -60,7 +60,10 @@ def purge(connection: sqlite3.Connection, executions: Sequence[ExecutionKey], no
 
 
 def clear(connection: sqlite3.Connection, limit: int, now: float) -> int:
-    """Delete stored rows of purged executions, `limit` at most; how many pieces there were, 0 for none."""
+    """Delete stored rows of purged and forgotten executions, `limit` at most; how many pieces there were, 0 for none.
+
+    `now` is the time from which their ids are remembered.
+    """
     connection.execute("DELETE FROM purged WHERE cleared = 1 AND at < ?", (now - REMEMBER_SECONDS,))
     sql = "SELECT json_group_array(execution_id) FROM (SELECT execution_id FROM purged WHERE cleared = 0 LIMIT ?)"
     left = _names.decode(connection.execute(sql, (limit,)).fetchone()[0])
@@ -74,6 +77,6 @@ def clear(connection: sqlite3.Connection, limit: int, now: float) -> int:
         removed += deleted
         if deleted >= room:
             break
-        connection.execute(f"UPDATE purged SET cleared = 1 WHERE {among}", some)
+        connection.execute(f"UPDATE purged SET cleared = 1, at = ? WHERE {among}", (now, *some))
         removed += len(some)
     return removed

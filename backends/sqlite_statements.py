@@ -67,6 +67,7 @@ def commit(connection: sqlite3.Connection, commits: Sequence[Commit]) -> list[Ou
     put: dict[str, Row] = {}
     drop: dict[str, None] = {}
     former: list[tuple[str, str]] = []
+    forgotten: list[tuple[str, float, int]] = []
     replaced: list[str] = []
     for item in commits:
         instance_id, summary = item.instance_id, item.summary
@@ -77,7 +78,9 @@ def commit(connection: sqlite3.Connection, commits: Sequence[Commit]) -> list[Ou
         version += 1
         versions[instance_id] = (version, summary.execution_id)
         outcomes.append(Outcome.COMMITTED)
-        if current and current != summary.execution_id:
+        if item.forgotten:
+            forgotten.append((current, 0.0, 0))
+        elif current and current != summary.execution_id:
             former.append((instance_id, current))
         if item.replaces:
             replaced.append(instance_id)
@@ -100,6 +103,7 @@ def commit(connection: sqlite3.Connection, commits: Sequence[Commit]) -> list[Ou
         for row in item.put:
             put[row.key] = row
     _insert(connection, "INSERT INTO former VALUES", former)
+    _insert(connection, "INSERT OR IGNORE INTO purged VALUES", forgotten)
     for some in chunks(replaced):
         for table in ("instances", "seen"):  # a new life has its own place in listings
             connection.execute(f"DELETE FROM {table} WHERE instance_id IN ({marks(len(some))})", some)
@@ -119,7 +123,7 @@ def commit(connection: sqlite3.Connection, commits: Sequence[Commit]) -> list[Ou
 
 
 def purged(connection: sqlite3.Connection, execution_ids: Sequence[str]) -> set[str]:
-    """Those of these executions that were purged: what comes late must not bring them back."""
+    """Those of these executions that were purged or forgotten: what comes late must not bring them back."""
     found: set[str] = set()
     for some in chunks(execution_ids):
         sql = f"SELECT json_group_array(execution_id) FROM purged WHERE execution_id IN ({marks(len(some))})"

@@ -10,7 +10,7 @@ Laws of a store (the contract suite in `durable.testing` holds every backend to 
 5. What is purged is gone at once for everybody who asks, and does not come back: for a day at least, a start that was
    made before (the same execution id) is a CONFLICT. What was parked for it goes too. What it had
    stored goes in pages (`clear`), whoever asks. Rows for others (messages) stay until they have arrived; other work
-   rows end when somebody meets them.
+   rows end when somebody meets them. An execution that is forgotten by a commit goes likewise, without its instance.
 
 Laws of a transport (`durable.testing.transport_contract`).
 1. A message is a hint: whatever is lost here is found again in the store. So nothing is ever published that is not
@@ -68,7 +68,9 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
 
     Rows put and dropped are of this instance's partition, as everything else here is. `replaces`: the execution of a
     finished life in whose place another one begins: its time of creation is that of `summary`, and ids of facts that
-    the old life has seen count as new.
+    the old life has seen count as new. `forgets`: the execution in whose place that of `summary` begins is not kept: it
+    is none of the `former` ones, nobody will ask for its history, and `clear` gives its room back. For instances that
+    live for ever and begin anew now and then, from a snapshot. No effect where no other execution begins.
     """
 
     id: str
@@ -88,6 +90,12 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
         if self.replaces or not self.appends:
             return self.replaces or self.summary.execution_id
         return self.appends[0].execution_id
+
+    @property
+    def forgotten(self) -> str:
+        """The execution that ends here and is not kept; '' for none."""
+        ended = self.forgets and self.expect > 0 and self.continues != self.summary.execution_id
+        return self.continues if ended else ""
 
 
 class Outcome(Enum):
@@ -248,7 +256,7 @@ class Store(Protocol):
         ...
 
     def former(self, instance_ids: Sequence[str]) -> list[list[str]]:
-        """The executions that each instance had before its current one, oldest first."""
+        """The executions that each instance had before its current one, oldest first, without those forgotten."""
         ...
 
     def purge(self, executions: Sequence[ExecutionKey]) -> list[Purged]:
@@ -256,7 +264,10 @@ class Store(Protocol):
         ...
 
     def clear(self, partition: int, limit: int) -> int:
-        """Give back room that purged instances took: about `limit` pieces. How many there were; 0 for none left."""
+        """Give back room that purged instances and forgotten executions took: about `limit` pieces.
+
+        How many there were; 0 for none left.
+        """
         ...
 
     def close(self) -> None: ...

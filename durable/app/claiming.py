@@ -4,11 +4,13 @@ Laws.
 1. A blob is written before the commit that names it, and checked when it is read.
 2. A blob is named after the execution that its commit continues, which the store knows, or begins; it goes with its
    instance. A history that is copied is copied with its payloads. So nothing is counted, and no history searched.
+   What forgets the execution that it continues names its blobs after the one that it begins, and takes the others.
 3. A purge is noted among the blobs before the store's, and its blobs are deleted after it: what was interrupted is
    taken up by the next purge, whoever's it is. Only what the store does not know (any more) is deleted.
 4. What a start has written that was refused is deleted at once, what one has that got no answer some minutes later, if
-   the store does not know it then. What can't be deleted fails nothing, and is tried again. What a crash left of one
-   goes with the next life of that id that is purged, once it is a day old: until then it may be under way.
+   the store does not know it then; so is what belongs to an execution that was forgotten. What can't be deleted fails
+   nothing, and is tried again. What a crash left of either goes with the next life of that id that is purged, once it
+   is a day old: until then it may be under way.
 5. `find` and whoever uses the `outline` read no blob. A blob that can't be had is a reason, not an error; blobs that
    can't be reached are a StoreError, as the store itself is.
 """
@@ -85,11 +87,12 @@ class _Lives(NamedTuple):
 
 
 class _Left(NamedTuple):
-    """Blobs of starts that were refused, or got no answer. due: on the monotonic clock."""
+    """Blobs that may be of no execution. places: how the names of more of them begin. due: on the monotonic clock."""
 
     due: float
     instance_ids: list[str]
     names: list[str]
+    places: list[str]
 
 
 _lives: Final = msgspec.json.Decoder(list[_Lives])
@@ -145,9 +148,10 @@ class ClaimedStore:
     def begin(self, commits: Sequence[Commit]) -> Callable[[], list[Outcome]]:
         blobs: dict[str, bytes] = {}
         small = [self._deposited(commit, blobs) for commit in commits]
-        if not blobs:
+        if not blobs and not any(commit.forgotten for commit in commits):
             return self._inner.begin(small)
-        self._blobs.put(blobs)
+        if blobs:
+            self._blobs.put(blobs)
         try:
             finish = self._inner.begin(small)
         except StoreError:
@@ -163,6 +167,7 @@ class ClaimedStore:
             answers = list(zip(commits, outcomes, strict=True))
             self._leave([commit for commit, outcome in answers if outcome is Outcome.UNKNOWN], blobs, SETTLED)
             self._leave([commit for commit, outcome in answers if outcome is Outcome.CONFLICT], blobs, 0.0)
+            self._leave([c for c, outcome in answers if c.forgotten and outcome is Outcome.COMMITTED], blobs, 0.0)
             self._tidy()
             return outcomes
 
@@ -173,7 +178,7 @@ class ClaimedStore:
         inline, summary = self._inline, commit.summary
         if len(summary.output) <= inline and all(len(a.events) <= inline for a in commit.appends):
             return commit
-        way = Depositing(place(commit.instance_id, commit.continues), inline, blobs)
+        way = Depositing(_place_for(commit), inline, blobs)
         return msgspec.structs.replace(
             commit,
             summary=msgspec.structs.replace(summary, output=way.payload(summary.output)),
@@ -181,12 +186,13 @@ class ClaimedStore:
         )
 
     def _leave(self, commits: Sequence[Commit], blobs: Iterable[str], seconds: float) -> None:
-        """Those of these that are starts may not have happened: look at what they wrote in so many seconds."""
-        starts = [commit for commit in commits if not commit.expect]
-        begun = frozenset(place(commit.instance_id, commit.continues) for commit in starts)
+        """What they begin may not have happened, what they forget may be gone: look at its blobs in so many seconds."""
+        some = [commit for commit in commits if not commit.expect or commit.forgotten]
+        begun = frozenset(map(_place_for, some))
         names = [name for name in blobs if _place_of(name) in begun]
-        if names:
-            left = _Left(time.monotonic() + seconds, [commit.instance_id for commit in starts], names)
+        places = [place(commit.instance_id, commit.forgotten) for commit in some if commit.forgotten]
+        if names or places:
+            left = _Left(time.monotonic() + seconds, [commit.instance_id for commit in some], names, places)
             (self._left.append if seconds else self._left.appendleft)(left)
 
     def _tidy(self) -> None:
@@ -199,14 +205,16 @@ class ClaimedStore:
                     return
                 try:
                     kept = frozenset(part for lives in self._known(left.instance_ids) for part in lives.places)
-                    self._blobs.delete([name for name in left.names if _place_of(name) not in kept])
+                    gone = [one for one in left.places if one not in kept]
+                    more = [blob.name for blob in self._blobs.names(gone)] if gone else []
+                    self._blobs.delete([name for name in left.names if _place_of(name) not in kept] + more)
                 except StoreError:
                     self._left.append(left._replace(due=time.monotonic() + SETTLED))
                     raise
         except IndexError:
             return  # another thread has taken the last one
         except StoreError as error:
-            log.warning("blobs of starts that did not happen stay for now: %s", error)
+            log.warning("blobs of no execution stay for now: %s", error)
 
     # ---- purging
 
@@ -304,6 +312,11 @@ def _with_payloads(record: Record, redeem: Redeem) -> Record:
 
 def _with_output(summary: Summary, redeem: Redeem) -> Summary:
     return msgspec.structs.replace(summary, output=Raw(redeem(summary.output))) if summary.output else summary
+
+
+def _place_for(commit: Commit) -> str:
+    """How the names of its blobs begin."""
+    return place(commit.instance_id, commit.summary.execution_id if commit.forgotten else commit.continues)
 
 
 def _place_of(name: str) -> str:

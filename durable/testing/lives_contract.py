@@ -145,16 +145,14 @@ class LivesContract(OpenedStore):
         store.commit([turn("a", 0, events("a", 0), put=rows)])
         store.commit([ended("a", 1)])
         store.purge([key("a")])
-        while store.clear(0, 100):
-            pass
+        _clear(store)
         assert keys(store) == ["m", "t", "w"]
 
     def test_what_is_parked_goes_with_a_purge_and_waits_for_another_life_otherwise(self, store: Store) -> None:
         store.commit([ended("a", 0, events("a", 0)), ended("b", 0, events("b", 0))])
         store.deliver([fact(name, "f")._replace(park=True) for name in "ab"])
         store.purge([key("a")])
-        while store.clear(0, 100):
-            pass
+        _clear(store)
         [kept] = store.due(0, PARKED, 1e9, 10).items
         assert kept.instance_id == "b"
         store.commit([turn("b", 1, Append("y", 0, b"[9]"), execution="y", replaces="x/b")])
@@ -165,8 +163,7 @@ class LivesContract(OpenedStore):
         store.commit([start])
         store.purge([key("a")])
         assert store.commit([start]) == [CONFLICT]
-        while store.clear(0, 100):
-            pass
+        _clear(store)
         assert store.commit([start]) == [CONFLICT]
         assert store.load([Want("a")]) == [None]
 
@@ -182,8 +179,7 @@ class LivesContract(OpenedStore):
         assert (record.version, record.history, record.inbox) == (1, (b"[9]",), ())
         assert store.deliver([fact("a", "f")]) == [Delivered.NEW]
         assert listed(store, Query()) == ["a", "b"]
-        while store.clear(0, 100):
-            pass
+        _clear(store)
         record = loaded(store, "a")
         assert (record.history, len(record.inbox)) == ((b"[9]",), 1)
         assert store.former(["a"]) == [[]]
@@ -216,3 +212,104 @@ class LivesContract(OpenedStore):
         assert listed(store, Query()) == ["a", "b", "c"]
         assert store.former(["a"]) == [["x/a"]]
         assert len(store.history(key("a")).items) == 2
+
+    # Executions that a commit forgets.
+
+    def test_an_execution_that_is_forgotten_leaves_nothing_and_its_instance_goes_on(self, store: Store) -> None:
+        store.commit([turn("a", 0, events("a", 0), created=1), turn("b", 0, events("b", 0), created=2)])
+        store.deliver([fact("a", "f")])
+        before = loaded(store, "a")
+        anew = turn("a", 1, events("a", 1), Append("y", 0, b"[9]"), execution="y", created=3, forgets=True)
+        kept = turn("b", 1, events("b", 1), Append("z", 0, b"[9]"), execution="z", created=3)
+        assert store.commit([anew, kept]) == [COMMITTED, COMMITTED]
+        assert store.former(["a", "b"]) == [[], ["x/b"]]
+        _clear(store)
+        assert store.history(key("a")).items == []
+        assert store.input_of([key("a"), ExecutionKey("a", "y")]) == [None, b"[9]"]
+        assert len(store.history(key("b")).items) == 2
+        record = loaded(store, "a")
+        assert (record.version, record.history, record.inbox) == (2, (b"[9]",), before.inbox)
+        assert store.deliver([fact("a", "f")]) == [Delivered.DUPLICATE]
+        assert listed(store, Query()) == ["b", "a"]
+        assert store.commit([turn("a", 2, Append("y", 1, b"[10]"), execution="y")]) == [COMMITTED]
+        assert loaded(store, "a").history == (b"[9]", b"[10]")
+
+    def test_a_commit_that_forgets_happens_once(self, store: Store) -> None:
+        store.commit([turn("a", 0, events("a", 0))])
+        anew = turn("a", 1, Append("x/a", 1, b"[1]"), Append("y", 0, b"[9]"), execution="y", forgets=True)
+        assert store.commit([anew]) == [COMMITTED]
+        for _ in range(2):
+            assert store.commit([anew])[0] in (COMMITTED, CONFLICT)  # sent again, because its answer was lost
+            record = loaded(store, "a")
+            assert (record.version, record.commit_id, record.history) == (2, anew.id, (b"[9]",))
+            assert store.former(["a"]) == [[]]
+            _clear(store)
+        stale = turn("a", 1, Append("x/a", 1, b"[1]"), Append("other", 0, b"[8]"), execution="other", forgets=True)
+        assert store.commit([stale]) == [CONFLICT]
+        assert store.history(key("a")).items == []
+        assert loaded(store, "a").history == (b"[9]",)
+
+    def test_executions_that_are_forgotten_go_in_pages_and_others_stay(self, store: Store) -> None:
+        store.commit([turn("a", 0, Append("e0", 0, b"[0]"), execution="e0")])
+        for n in range(12):
+            for m in (1, 2):
+                store.commit([turn("a", 3 * n + m, Append(f"e{n}", m, b"[1]"), execution=f"e{n}")])
+            new = Append(f"e{n + 1}", 0, b"[0]")
+            store.commit([turn("a", 3 * n + 3, new, execution=f"e{n + 1}", replaces=f"e{n}", forgets=n % 3 > 0)])
+        assert store.former(["a"]) == [["e0", "e3", "e6", "e9"]]
+        pages = 0
+        while store.clear(0, 5):
+            pages += 1
+            assert pages < 100
+        held = [len(store.history(ExecutionKey("a", f"e{n}")).items) for n in range(13)]
+        assert held == [3, 0, 0] * 4 + [1]
+        assert loaded(store, "a").history == (b"[0]",)
+        store.commit([ended("a", 37, execution="e12")])
+        assert store.purge([ExecutionKey("a", "e12")]) == [Purged.GONE]
+        _clear(store)
+        assert [store.history(ExecutionKey("a", f"e{n}")).items for n in range(13)] == [[]] * 13
+
+    def test_nothing_is_forgotten_where_no_other_execution_begins(self, store: Store) -> None:
+        store.commit([turn("a", 0, events("a", 0), forgets=True)])
+        store.commit([turn("a", 1, events("a", 1), forgets=True)])
+        store.commit([turn("a", 2, forgets=True)])
+        _clear(store)
+        record = loaded(store, "a")
+        assert (record.version, record.history) == (3, (b'[1,"e"]', b'[1,"e"]'))
+        assert store.former(["a"]) == [[]]
+
+    def test_another_life_may_forget_the_one_it_replaces(self, store: Store) -> None:
+        store.commit([turn("a", 0, events("a", 0), created=1), turn("b", 0, created=2)])
+        store.deliver([fact("a", "f")])
+        inbox = [row.key for row in loaded(store, "a").inbox]
+        store.commit([ended("a", 1, events("a", 1))])
+        new = Append("y", 0, b"[9]")
+        again = turn("a", 2, new, drop=inbox, execution="y", created=3, replaces="x/a", forgets=True)
+        assert store.commit([again]) == [COMMITTED]
+        _clear(store)
+        assert store.former(["a"]) == [[]]
+        assert store.history(key("a")).items == []
+        record = loaded(store, "a")
+        assert (record.version, record.history, record.inbox) == (3, (b"[9]",), ())
+        assert store.deliver([fact("a", "f")]) == [Delivered.NEW]
+        assert listed(store, Query()) == ["a", "b"]
+
+    def test_a_start_does_not_bring_back_what_was_forgotten_before_the_purge(self, store: Store) -> None:
+        start = turn("a", 0, events("a", 0))
+        store.commit([start])
+        new, newer = Append("y", 0, b"[9]"), Append("z", 0, b"[9]")
+        assert store.commit([turn("a", 1, events("a", 1), new, execution="y", forgets=True)]) == [COMMITTED]
+        _clear(store)
+        last = turn("a", 2, Append("y", 1, b"[1]"), newer, execution="z", forgets=True)
+        assert store.commit([last]) == [COMMITTED]
+        store.commit([ended("a", 3, execution="z")])
+        store.purge([ExecutionKey("a", "z")])
+        assert store.commit([start]) == [CONFLICT]
+        _clear(store)
+        assert store.commit([start]) == [CONFLICT]
+        assert store.commit([turn("a", 0, Append("new", 0, b"[9]"), execution="new")]) == [COMMITTED]
+
+
+def _clear(store: Store) -> None:
+    while store.clear(0, 100):
+        pass

@@ -183,16 +183,18 @@ class Judge:
             self.gone.add(instance_id)
             self.finished.pop(instance_id, None)
             self._current.pop(instance_id, None)
-            ended = [execution for execution, (owner, _) in self.executions.items() if owner == instance_id]
-            self._gone_executions.update(ended)
-            for execution in ended:
-                _, state = self.executions.pop(execution)
-                self.sent_by_gone += [event for event in state.events if event.type == h.EVENT_SENT]
+            for execution in [execution for execution, (owner, _) in self.executions.items() if owner == instance_id]:
+                self._forget(execution)
+
+    def _forget(self, execution: str) -> None:
+        _, state = self.executions.pop(execution)
+        self._gone_executions.add(execution)
+        self.sent_by_gone += [event for event in state.events if event.type == h.EVENT_SENT]
 
     def committed(self, commit: Commit) -> None:
         instance_id = commit.instance_id
         if commit.summary.execution_id in self._gone_executions:
-            raise Wrong(f"instance {instance_id!r} was purged and has come back")
+            raise Wrong(f"instance {instance_id!r} has come back with an execution that was purged or forgotten")
         if commit.replaces:
             if instance_id not in self.finished:
                 raise Wrong(f"instance {instance_id!r} was replaced before it had finished")
@@ -203,6 +205,8 @@ class Judge:
         summary = commit.summary
         if commit.appends and self._current[instance_id] != summary.execution_id:
             raise Wrong(f"{self._where}: the summary names execution {summary.execution_id}")
+        if commit.forgotten:
+            self._forget(commit.forgotten)
         if summary.status.finished:
             self.unfinished.pop(instance_id, None)
             self.finished[instance_id] = None

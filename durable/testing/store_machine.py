@@ -52,6 +52,7 @@ _rows = st.builds(
     body=st.binary(max_size=8),
     group=st.just("default"),
 )
+_Turn = tuple[str, int, RuntimeStatus, int, bool, list[Row], list[str], bool, bool, bool]
 _turns = st.tuples(
     _instances,
     st.integers(-1, 1),
@@ -62,6 +63,7 @@ _turns = st.tuples(
     st.lists(_keys, max_size=3),
     st.booleans(),
     st.integers(0, 3).map(lambda n: n == 0),
+    st.booleans(),
 )
 
 
@@ -80,10 +82,10 @@ class _StoreMachine(RuleBasedStateMachine):
         self.store.close()
 
     @rule(turns=st.lists(_turns, min_size=1, max_size=4, unique_by=lambda item: item[0]))
-    def commit(self, turns: list[tuple[str, int, RuntimeStatus, int, bool, list[Row], list[str], bool, bool]]) -> None:
+    def commit(self, turns: list[_Turn]) -> None:
         mine: list[Commit] = []
         theirs: list[Commit] = []
-        for name, off, status, created, again, put, drop, take, replaces in turns:
+        for name, off, status, created, again, put, drop, take, replaces, forgets in turns:
             version, body = self.versions.get(name, 0), b"[%d]" % self.versions.get(name, 0)
             current, following = self._execution(name), self._execution(name, again or replaces)
             appends = [Append(current, version, body)] if version and not replaces else []
@@ -99,6 +101,7 @@ class _StoreMachine(RuleBasedStateMachine):
                 execution=following,
                 tags={"t": str(created)},
                 replaces=current if version and replaces else "",
+                forgets=forgets,
             )
             for store, commits in ((self.model, mine), (self.store, theirs)):
                 [record] = store.load([Want(name)])
@@ -156,7 +159,7 @@ class _StoreMachine(RuleBasedStateMachine):
     @rule(execution=_instances, life=st.integers(0, 2), start=st.integers(0, 3), limit=st.integers(1, 3))
     def history(self, execution: str, life: int, start: int, limit: int) -> None:
         key = ExecutionKey(execution, f"{execution}/{life}")
-        while self.store.clear(0, 100):  # until then, histories of purged instances may still be read
+        while self.store.clear(0, 100):  # until then, what is purged or forgotten may still be read
             pass
         assert self.store.history(key, start, limit) == self.model.history(key, start, limit)
         assert self.store.input_of([key]) == self.model.input_of([key])

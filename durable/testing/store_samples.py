@@ -38,6 +38,7 @@ def turn(
     output: bytes = b"null",
     group: str = "default",
     replaces: str = "",
+    forgets: bool = False,
 ) -> Commit:
     """A commit of one instance; its execution is `x/<instance>` unless given."""
     summary = Summary(
@@ -52,7 +53,7 @@ def turn(
         group=group,
     )
     commit_id = f"c{next(_commit_ids)}"
-    return Commit(commit_id, instance_id, 0, expect, summary, appends, tuple(put), tuple(drop), replaces)
+    return Commit(commit_id, instance_id, 0, expect, summary, appends, tuple(put), tuple(drop), replaces, forgets)
 
 
 def ended(instance_id: str, expect: int, *appends: Append, execution: str | None = None) -> Commit:

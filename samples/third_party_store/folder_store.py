@@ -60,7 +60,7 @@ class Instance(msgspec.Struct, frozen=True):
 class Contents(msgspec.Struct):
     """What is in the file. seen: the ids of the facts that each instance was given.
 
-    former: executions before the current one. purged: executions of purged instances, which never come back.
+    former: executions before the current one. purged: executions that were purged or forgotten; none comes back.
     """
 
     instances: dict[str, Instance] = {}
@@ -167,7 +167,7 @@ class FolderStore:
             return [_purge(contents, *execution) for execution in executions]
 
     def clear(self, partition: int, limit: int) -> int:
-        """Nothing: `purge` leaves nothing behind here."""
+        """Nothing: what is purged or forgotten leaves nothing behind here."""
         return 0
 
     # ---- facts and work
@@ -208,7 +208,9 @@ def _commit(contents: Contents, commit: Commit) -> Outcome:
         if history and history[-1].start >= append.start:
             raise StoreError(f"the history of {append.execution_id} already goes beyond event {append.start}")
         history.append(append)
-    if found and current != commit.summary.execution_id:
+    if commit.forgotten:
+        _forget(contents, commit.forgotten)
+    elif found and current != commit.summary.execution_id:
         contents.former.setdefault(commit.instance_id, []).append(current)
     if commit.replaces:
         contents.seen.pop(commit.instance_id, None)
@@ -231,9 +233,13 @@ def _purge(contents: Contents, instance_id: str, execution_id: str) -> Purged:
     for key in [row.key for row in contents.rows.values() if row.kind == "inbox" and row.instance_id == instance_id]:
         del contents.rows[key]
     for execution in (*contents.former.pop(instance_id, ()), execution_id):
-        contents.histories.pop(execution, None)
-        contents.purged.append(execution)
+        _forget(contents, execution)
     return Purged.GONE
+
+
+def _forget(contents: Contents, execution_id: str) -> None:
+    contents.histories.pop(execution_id, None)
+    contents.purged.append(execution_id)
 
 
 def _deliver(contents: Contents, fact: Fact) -> Delivered:

@@ -286,6 +286,23 @@ def test_a_turn_whose_writer_dies_half_way_is_finished_by_whoever_meets_it(
     assert keys(direct) == [row.key for row in rows]
 
 
+@pytest.mark.parametrize("written", [0, 2])
+def test_a_turn_in_pieces_forgets_as_another_does(store: Store, way: FaultyWay, direct: Store, written: int) -> None:
+    store.commit([turn("a", 0, events("a", 0))])
+    rows = [work(f"k{n:03}") for n in range(250)]
+    commit = turn("a", 1, events("a", 1), Append("y", 0, b"[9]"), put=rows, execution="y", forgets=True)
+    way.refuse("TransactWriteItems", "AccessDeniedException", after=1 + written, times=9_999)
+    assert store.commit([commit]) == [UNKNOWN]
+    assert loaded(direct, "a").history == (b"[9]",)
+    assert direct.commit([commit]) == [COMMITTED]
+    while direct.clear(0, 100):
+        pass
+    assert direct.history(ExecutionKey("a", "x/a")).items == []
+    assert direct.former(["a"]) == [[]]
+    assert loaded(direct, "a").history == (b"[9]",)
+    assert keys(direct) == [row.key for row in rows]
+
+
 def test_a_piece_that_was_written_unheard_is_not_written_again(store: Store, way: FaultyWay, direct: Store) -> None:
     way.lose("TransactWriteItems", after=1)
     way.refuse("TransactWriteItems", "AccessDeniedException", times=9_999)

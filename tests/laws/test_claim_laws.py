@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from hashlib import sha256
 from itertools import count
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -430,6 +431,71 @@ def test_what_a_turn_writes_goes_by_the_execution_it_continues() -> None:
     store.commit([turn("a", 2, execution="e2", status=RuntimeStatus.COMPLETED)])
     store.purge([ExecutionKey("a", "e2")])
     assert blobs.kept == {}
+
+
+def anew(expect: int, old: str, new: str, size: int) -> Commit:
+    """A turn of `a` with which an execution ends that is not kept, and another begins."""
+    ends = Append(old, expect, encode_events([Event(h.CONTINUE_AS_NEW, NOW, input=text(size))]))
+    begins = Append(new, 0, encode_events([Event(h.EXECUTION_STARTED, NOW, input=text(size))]))
+    return turn("a", expect, ends, begins, execution=new, forgets=True)
+
+
+def opened(inner: Store | None = None) -> tuple[ClaimedStore, MemoryBlobs]:
+    store, _, blobs = beside(inner=inner)
+    start = encode_events([Event(h.EXECUTION_STARTED, NOW, input=text(100))])
+    assert store.commit([turn("a", 0, Append("e1", 0, start), execution="e1"), life("b", "b1", text(100))])
+    return store, blobs
+
+
+def places(blobs: MemoryBlobs) -> set[str]:
+    return {name[: name.rindex("/") + 1] for name in blobs.kept}
+
+
+def test_an_execution_that_is_forgotten_takes_its_blobs_and_no_others() -> None:
+    store, blobs = opened()
+    assert store.commit([anew(1, "e1", "e2", 101)]) == [COMMITTED]
+    assert places(blobs) == {place("a", "e2"), place("b", "b1")}
+    assert store.commit([anew(1, "e1", "e3", 102)]) == [CONFLICT]
+    assert store.commit([anew(1, "e1", "e2", 101)]) == [CONFLICT]  # sent again
+    assert places(blobs) == {place("a", "e2"), place("b", "b1")}
+    assert [decode_events(row)[0].input for row in loaded(store, "a").history or ()] == [text(101)]
+    small = turn("a", 2, Append("e3", 0, encode_events([Event(h.EXECUTION_STARTED, NOW)])), execution="e3")
+    assert store.commit([msgspec.structs.replace(small, replaces="e2", forgets=True)]) == [COMMITTED]
+    assert places(blobs) == {place("b", "b1")}
+
+
+@pytest.mark.parametrize("happens", [True, False])
+@pytest.mark.parametrize("way", ["unsent", "unanswered", "unknown"])
+def test_what_may_be_forgotten_keeps_its_blobs_until_it_is_known(
+    monkeypatch: pytest.MonkeyPatch, way: str, happens: bool
+) -> None:
+    inner = _Mute()
+    store, blobs = opened(inner)
+    inner.way, inner.happens = way, happens and way != "unsent"
+    with suppress(StoreError):
+        assert store.commit([anew(1, "e1", "e2", 101)]) == [Outcome.UNKNOWN]
+    inner.way = ""
+    store.commit([life("c", "c1", text(100))])
+    assert places(blobs) == {place("a", "e1"), place("a", "e2"), place("b", "b1"), place("c", "c1")}
+    monkeypatch.setattr("durable.app.claiming.time", _Clock(SETTLED + 1))
+    store.commit([life("d", "d1", text(100))])
+    now = "e2" if inner.happens else "e1"
+    assert places(blobs) == {place("a", now), *(place(name, e) for name, e in [("b", "b1"), ("c", "c1"), ("d", "d1")])}
+    assert len(loaded(store, "a").history or ()) == 1
+
+
+def test_blobs_of_what_was_forgotten_that_can_t_be_deleted_fail_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = _Witness({})
+    store, _, _ = beside(kept)
+    start = encode_events([Event(h.EXECUTION_STARTED, NOW, input=text(100))])
+    store.commit([turn("a", 0, Append("e1", 0, start), execution="e1")])
+    kept.keeps = True
+    assert store.commit([anew(1, "e1", "e2", 101)]) == [COMMITTED]
+    assert places(kept) == {place("a", "e1"), place("a", "e2")}
+    kept.keeps = False
+    monkeypatch.setattr("durable.app.claiming.time", _Clock(SETTLED + 1))
+    store.commit([life("b", "e3", text(100))])
+    assert places(kept) == {place("a", "e2"), place("b", "e3")}
 
 
 def test_names_are_those_of_their_bytes() -> None:

@@ -11,16 +11,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from durable.backends.memory import MemoryStore
+from durable.model.history import CONTINUE_AS_NEW, EXECUTION_STARTED, Event, encode_events
+from durable.ports import Append
+from durable.ports import Outcome as CommitOutcome
 from durable.testing.allowed_results import Outcome, fits, fits_program
 from durable.testing.planted import PLANTED
 from durable.testing.simulated_broker import BROKER_FAULTS
 from durable.testing.simulated_client import INTERVENTIONS
-from durable.testing.simulated_store import STORE_FAULTS
+from durable.testing.simulated_store import STORE_FAULTS, FaultyStore, Wrong
 from durable.testing.simulated_world import MAIL_FAULTS, MESSAGE_FAULTS, PROCESS_FAULTS
 from durable.testing.simulator import Total, command, main, run_seed, run_seeds
+from durable.testing.store_samples import moment, turn
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 300
@@ -50,6 +56,22 @@ def test_every_kind_of_fault_was_there(total: Total) -> None:
     kinds = {*STORE_FAULTS, *PROCESS_FAULTS, *MESSAGE_FAULTS, *MAIL_FAULTS, *BROKER_FAULTS, *INTERVENTIONS}
     missing = kinds - {kind for kind, count in total.faults.items() if count}
     assert missing == set()
+
+
+def test_the_judge_follows_an_execution_that_is_forgotten() -> None:
+    now = moment(0)
+    started = encode_events([Event(EXECUTION_STARTED, now)])
+    ends = Append("e1", 1, encode_events([Event(CONTINUE_AS_NEW, now)]))
+    store = FaultyStore(MemoryStore(), Random(0), lambda _, __: None, lambda _: None)
+    turns = [
+        turn("a", 0, Append("e1", 0, started), execution="e1"),
+        turn("a", 1, ends, Append("e2", 0, started), execution="e2", forgets=True),
+    ]
+    assert [store.commit([commit]) for commit in turns] == [[CommitOutcome.COMMITTED]] * 2
+    assert list(store.judge.executions) == ["e2"]
+    assert store.judge.unfinished == {"a": None}
+    with pytest.raises(Wrong, match="forgotten"):
+        store.judge.committed(turn("a", 2, Append("e1", 0, started), execution="e1"))
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
