@@ -1,22 +1,21 @@
 """The part of a client that publishes events, and says what is to happen when they come.
 
-What is changed is committed when a call returns, and holds for each event that is taken after that: no worker is needed
-for it. Events wait for a worker.
+What is asked for is durable when a call returns, and holds for each event that comes after that. No worker is needed
+for that; events wait for one.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
-import tenacity
 
 from ..engine.instance import Instance
-from ..engine.triggering import begin, define, hub_of
+from ..engine.triggering import ASKED, asked, begin, hub_of
 from ..model import history as h
 from ..model.errors import DuplicateNameError, StoreError, TimeoutError, TriggerExistsError, TriggerNotFoundError
 from ..model.history import Event, Raw
@@ -24,9 +23,27 @@ from ..model.moments import to_timedelta
 from ..model.names import TRIGGERS, check_name
 from ..model.status import Page
 from ..payload.signed_callables import KeyRing, sign_callable
-from ..ports import FACTS, STATUS, Delivered, Outcome, Want
+from ..ports import STATUS, Delivered, Want
 from ..replay.guard import refuse_inside
 from ..triggers.actions import AddTrigger, AnyAction, CallSigned, Definition, Interception
+from ..triggers.asks import (
+    EXISTS,
+    MISSING,
+    Add,
+    AddSource,
+    AnyPart,
+    Ask,
+    Bury,
+    Delete,
+    DeleteSource,
+    Enable,
+    Flush,
+    Intercept,
+    Keep,
+    Replay,
+    SetContext,
+    encode_ask,
+)
 from ..triggers.changes import Counts, Dead, Source, Trigger
 from ..triggers.conditions import AnyCondition, AnyOf, SignedFunction
 from ..triggers.event import digest_of, from_sdk, read_event, to_sdk
@@ -40,7 +57,6 @@ from .steering import Steerer
 if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
 
-T = TypeVar("T")
 
 _LOOK_AGAIN: Final = 1.0  # seconds; signals are lossy
 _PATIENCE: Final = 30.0  # seconds in which a change tries again, when workers commit at the same time
@@ -112,46 +128,35 @@ class Triggerer(Steerer):
         """
         refuse_inside("add_trigger", _INSTEAD)
         made = self._signed(trigger(trigger_id, on=on, condition=condition, action=action, transient=transient))
-        given = json_context(context)
-
-        def add(hub: Hub) -> None:
-            if hub.view(trigger_id) is not None:
-                raise TriggerExistsError(_taken(trigger_id))
-            hub.add(made, given)
-
-        self.change_triggers(add)
+        if self.ask(Add(made, json_context(context))) == [EXISTS]:
+            raise TriggerExistsError(_taken(trigger_id))
 
     def add_triggers(self, triggers: Iterable[Mapping[str, Any]]) -> AddedTriggers:
-        """Add several in one commit: each a dict of what `add_trigger` takes, `trigger_id` among it.
+        """Add several at once: each a dict of what `add_trigger` takes, `trigger_id` among it.
 
         One that is refused keeps none of the others from being added: the answer says which, and why.
         """
         refuse_inside("add_triggers", _INSTEAD)
-        made: list[tuple[Definition, dict[str, Any]]] = []
-        wrong: dict[str, str] = {}
+        made: list[Add] = []
+        refused: dict[str, str] = {}
         for n, given in enumerate(triggers):
             shown = given.get("trigger_id", f"number {n}")
             try:
                 made.append(self._from(dict(given)))
             except (TypeError, ValueError, KeyError) as error:
-                wrong[str(shown)] = f"{type(error).__name__}: {error}"
+                refused[str(shown)] = f"{type(error).__name__}: {error}"
+        accepted: list[str] = []
+        for part, answer in zip(made, self.ask(*made), strict=True):
+            if answer == EXISTS:
+                refused[part.definition.id] = _taken(part.definition.id)
+            else:
+                accepted.append(part.definition.id)
+        return AddedTriggers(accepted, refused)
 
-        def add(hub: Hub) -> AddedTriggers:
-            answer = AddedTriggers([], dict(wrong))
-            for one, context in made:
-                if hub.view(one.id) is None:
-                    hub.add(one, context)
-                    answer.accepted.append(one.id)
-                else:
-                    answer.refused[one.id] = _taken(one.id)
-            return answer
-
-        return self.change_triggers(add)
-
-    def _from(self, given: dict[str, Any]) -> tuple[Definition, dict[str, Any]]:
+    def _from(self, given: dict[str, Any]) -> Add:
         context = json_context(given.pop("context", None))
         defaults = {"condition": always, "action": pass_, "transient": True}
-        return self._signed(trigger(**{**defaults, **given})), context
+        return Add(self._signed(trigger(**{**defaults, **given})), context)
 
     def get_trigger(self, trigger_id: str) -> Trigger | None:
         """How a trigger stands; None where there is none."""
@@ -192,20 +197,20 @@ class Triggerer(Steerer):
 
     def delete_trigger(self, trigger_id: str) -> None:
         """It fires no more, from the next event on. Raises TriggerNotFoundError."""
-        self._change_one("delete_trigger", trigger_id, lambda hub: hub.delete(trigger_id))
+        self._ask_one("delete_trigger", trigger_id, Delete(trigger_id))
 
-    def flush_triggers(self) -> int:
-        """Delete all triggers of the workspace; how many there were. Delayed events and dead letters stay."""
+    def flush_triggers(self) -> None:
+        """Delete all triggers of the workspace. Delayed events and dead letters stay."""
         refuse_inside("flush_triggers", _INSTEAD)
-        return self.change_triggers(lambda hub: sum(hub.delete(trigger_id) for trigger_id in hub.ids))
+        self.ask(Flush())
 
     def enable_trigger(self, trigger_id: str) -> None:
         """It takes events again. Raises TriggerNotFoundError."""
-        self._change_one("enable_trigger", trigger_id, lambda hub: hub.change(trigger_id, enabled=True))
+        self._ask_one("enable_trigger", trigger_id, Enable(trigger_id, True))
 
     def disable_trigger(self, trigger_id: str) -> None:
         """Events pass it by until it is enabled. Raises TriggerNotFoundError."""
-        self._change_one("disable_trigger", trigger_id, lambda hub: hub.change(trigger_id, enabled=False))
+        self._ask_one("disable_trigger", trigger_id, Enable(trigger_id, False))
 
     def intercept_trigger(self, trigger_id: str, action: Any, *, when: Literal["before", "instead"] = "before") -> None:
         """Whenever this trigger fires, do this too, before its own action, or instead of it.
@@ -217,7 +222,7 @@ class Triggerer(Steerer):
             raise ValueError(f"intercept_trigger(when={when!r}): give 'before' or 'instead'")
         one = Definition("interception", (), action=as_action(action))
         interception = Interception(self._signed(one).action, when == "instead")
-        self._change_one("intercept_trigger", trigger_id, lambda hub: hub.intercept(trigger_id, interception))
+        self._ask_one("intercept_trigger", trigger_id, Intercept(trigger_id, interception))
 
     # ---- event sources
 
@@ -233,13 +238,8 @@ class Triggerer(Steerer):
         refuse_inside("add_event_source", _INSTEAD)
         check_name(name, "the event source's name")
         source = Source(checked_source_url(url), bool(receive))
-
-        def add(hub: Hub) -> None:
-            if name in hub.sources and not overwrite:
-                raise DuplicateNameError(f"there is an event source {name!r} in this workspace; give overwrite=True")
-            hub.set_source(name, source)
-
-        self.change_triggers(add)
+        if self.ask(AddSource(name, source, bool(overwrite))) == [EXISTS]:
+            raise DuplicateNameError(f"there is an event source {name!r} in this workspace; give overwrite=True")
 
     def get_event_source(self, name: str) -> Source | None:
         """Its URL, and whether events are taken from it; None where there is none."""
@@ -256,13 +256,8 @@ class Triggerer(Steerer):
         Raises TriggerNotFoundError.
         """
         refuse_inside("delete_event_source", _INSTEAD)
-
-        def delete(hub: Hub) -> None:
-            if name not in hub.sources:
-                raise TriggerNotFoundError(f"delete_event_source: there is no event source {name!r} in this workspace")
-            hub.set_source(name, None)
-
-        self.change_triggers(delete)
+        if self.ask(DeleteSource(name)) == [MISSING]:
+            raise TriggerNotFoundError(f"delete_event_source: there is no event source {name!r} in this workspace")
 
     # ---- what they share, and what became of events
 
@@ -274,8 +269,7 @@ class Triggerer(Steerer):
     def set_workspace_context(self, context: Mapping[str, Any]) -> None:
         """Replace it. Raises TypeError, PayloadError."""
         refuse_inside("set_workspace_context", "context.workspace")
-        given = json_context(context)
-        self.change_triggers(lambda hub: hub.set_workspace_context(given))
+        self.ask(SetContext(json_context(context)))
 
     def event_counts(self) -> Counts:
         """How many events were taken, and of those that fitted no trigger, came too late, or were repeated."""
@@ -285,7 +279,7 @@ class Triggerer(Steerer):
     def keep_unmatched_events(self, keep: bool = True) -> None:
         """From now on keep events that fit no trigger, the last 1,000, for `unmatched_events`; or not any more."""
         refuse_inside("keep_unmatched_events", "an activity that calls the client")
-        self.change_triggers(lambda hub: hub.keep_unmatched(keep))
+        self.ask(Keep(bool(keep)))
 
     def unmatched_events(self) -> list[CloudEvent]:
         """Those that were kept, oldest first."""
@@ -299,77 +293,49 @@ class Triggerer(Steerer):
 
     def replay_dead_letter(self, letter_id: str) -> None:
         """Try it again, as if it came for the first time. Raises TriggerNotFoundError."""
-        now = self._now()
-        self._change_letter("replay_dead_letter", letter_id, lambda hub: hub.replay(letter_id, now))
+        self._ask_letter("replay_dead_letter", letter_id, Replay(letter_id))
 
     def delete_dead_letter(self, letter_id: str) -> None:
         """Forget it. Raises TriggerNotFoundError."""
-        self._change_letter("delete_dead_letter", letter_id, lambda hub: hub.bury(letter_id))
+        self._ask_letter("delete_dead_letter", letter_id, Bury(letter_id))
 
-    # ---- reading and changing
+    # ---- reading and asking
 
-    def _change_one(self, verb: str, trigger_id: str, change: Callable[[Hub], bool]) -> None:
+    def _ask_one(self, verb: str, trigger_id: str, part: AnyPart) -> None:
         refuse_inside(verb, _INSTEAD)
         check_name(trigger_id, "trigger_id")
+        if self.ask(part) == [MISSING]:
+            raise TriggerNotFoundError(f"{verb}: no trigger has the id {trigger_id!r} in this workspace")
 
-        def checked(hub: Hub) -> None:
-            if not change(hub):
-                raise TriggerNotFoundError(f"{verb}: no trigger has the id {trigger_id!r} in this workspace")
-
-        self.change_triggers(checked)
-
-    def _change_letter(self, verb: str, letter_id: str, change: Callable[[Hub], bool]) -> None:
+    def _ask_letter(self, verb: str, letter_id: str, part: AnyPart) -> None:
         refuse_inside(verb, "an activity that calls the client")
+        if self.ask(part) == [MISSING]:
+            raise TriggerNotFoundError(f"{verb}: there is no dead letter {letter_id!r} (any more)")
 
-        def checked(hub: Hub) -> None:
-            if not change(hub):
-                raise TriggerNotFoundError(f"{verb}: there is no dead letter {letter_id!r} (any more)")
-
-        self.change_triggers(checked)
+    def ask(self, *parts: AnyPart) -> list[str]:
+        """Ask for these together; an answer each, DONE or why not (asks.py)."""
+        if not parts:
+            return []
+        token = self._ids()
+        fact = Event(ASKED, self._now(), input=encode_ask(Ask(token, parts)))
+        while self._deliver(TRIGGERS, f"ask/{token}", fact) is Delivered.ABSENT:
+            self._begin_triggers()
+        answer = self.triggers().answers.get(token)
+        if answer is None:
+            raise StoreError("the store does not show what was asked of the triggers a moment ago; look, and try again")
+        return answer
 
     def triggers(self) -> Hub:
-        """All triggers of the workspace as they stand; a copy."""
-        instance = self._triggers_instance()
-        return Hub() if instance is None else hub_of(instance)
-
-    def _triggers_instance(self) -> Instance | None:
+        """All triggers of the workspace as they stand, with what is asked for and waits in line; a copy."""
         record = self._store.load([Want(TRIGGERS)])[0]
-        return None if record is None else Instance.of_record(record)
+        if record is None:
+            return Hub()
+        hub = hub_of(Instance.of_record(record))
+        asked(record.inbox, hub)
+        return hub
 
     def _begin_triggers(self) -> None:
         self._store.commit([begin(self._now(), self._ids, self._store.partitions)])  # or somebody else's is there
-
-    def change_triggers(self, change: Callable[[Hub], T]) -> T:
-        """What `change` returns, once its commit is there. Others may commit meanwhile: then it is done over."""
-        for attempt in tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(_Overtaken),
-            wait=tenacity.wait_random_exponential(0.01, 0.5),
-            stop=tenacity.stop_after_delay(_PATIENCE),
-            reraise=True,
-        ):
-            with attempt:
-                answer = self._try_to_change(change)
-        return answer
-
-    def _try_to_change(self, change: Callable[[Hub], T]) -> T:
-        instance = self._triggers_instance()
-        if instance is None:
-            self._begin_triggers()
-            instance = self._triggers_instance()
-        if instance is None:
-            raise _Overtaken("the triggers of this workspace can't be created; try again")
-        hub = hub_of(instance)
-        answer = change(hub)
-        commit = define(instance, hub, self._now(), self._ids, self._store.partitions)
-        outcome = self._store.commit([commit])[0]
-        if outcome is Outcome.UNKNOWN:
-            record = self._store.load([Want(TRIGGERS)])[0]
-            if record is None or record.commit_id != commit.id:
-                raise StoreError("the store did not say whether the triggers were changed; look, and try again")
-        elif outcome is Outcome.CONFLICT:
-            raise _Overtaken("others changed the triggers of this workspace all the time; try again")
-        self._signals.notify(FACTS, [TRIGGERS])
-        return answer
 
     def _signed(self, made: Definition) -> Definition:
         """With functions given by value as signed text."""
@@ -390,10 +356,6 @@ class Triggerer(Steerer):
         if isinstance(action, AddTrigger):
             return msgspec.structs.replace(action, trigger=self._signed(action.trigger))
         return action
-
-
-class _Overtaken(StoreError):
-    """Somebody else's commit came first."""
 
 
 def _letter(dead: Dead) -> DeadLetter:

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from ..model.errors import DuplicateNameError
 from ..model.names import check_name
 from ..replay.guard import refuse_inside
+from ..triggers.asks import EXISTS, AddKey, AnyPart, Clear, DropKey, SetContext
 from ..triggers.hub import Hub
 from .actions import json_context
 from .triggering import Triggerer
@@ -24,7 +25,7 @@ _INSTEAD: Final = "an activity that calls the client"
 class _Opened(Protocol):
     """A client of another workspace."""
 
-    def change_triggers(self, change: Callable[[Hub], Any]) -> Any: ...
+    def ask(self, *parts: AnyPart) -> list[str]: ...
 
     def triggers(self) -> Hub: ...
 
@@ -44,19 +45,12 @@ class Workspaces(Triggerer):
         refuse_inside("create_workspace", _INSTEAD)
         check_name(name, "the workspace's name")
         given = json_context(context)
-        now = self._now().isoformat()
-
-        def create(hub: Hub) -> None:
-            names = hub.workspace_context
-            if name in names:
-                raise DuplicateNameError(f"create_workspace: there is a workspace {name!r} already")
-            hub.set_workspace_context({**names, name: now})
-
         with closing(self._sibling(REGISTER)) as register:
-            register.change_triggers(create)
+            if register.ask(AddKey(name, self._now().isoformat())) == [EXISTS]:
+                raise DuplicateNameError(f"create_workspace: there is a workspace {name!r} already")
         if given:
             with closing(self._sibling(name)) as other:
-                other.change_triggers(lambda hub: hub.set_workspace_context(given))
+                other.ask(SetContext(given))
 
     def list_workspaces(self) -> list[str]:
         """The names of those that were created, oldest first."""
@@ -71,13 +65,7 @@ class Workspaces(Triggerer):
         """
         refuse_inside("delete_workspace", _INSTEAD)
         check_name(name, "the workspace's name")
-
-        def forget(hub: Hub) -> None:
-            names = hub.workspace_context
-            if names.pop(name, None) is not None:
-                hub.set_workspace_context(names)
-
         with closing(self._sibling(REGISTER)) as register:
-            register.change_triggers(forget)
+            register.ask(DropKey(name))
         with closing(self._sibling(name)) as other:
-            other.change_triggers(lambda hub: hub.clear())
+            other.ask(Clear())

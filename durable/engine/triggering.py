@@ -1,8 +1,8 @@
 """A step of a workspace's triggers: they are one instance, whose history is the list of their changes.
 
 Laws.
-1. As every instance: one commit a step, under the version, with all that the step asks for elsewhere. So what people
-   change (`define`) holds at once: the step that had not seen it is a conflict, and is taken again.
+1. As every instance: one commit a step, by its owner, under the version, with all that the step asks for elsewhere.
+   What people want changed are facts in its inbox, between the events, and hold for what comes behind them.
 2. No event is done with before that commit: neither a row in the inbox, nor a delivery of an event source.
 3. A history that has become long is forgotten for one that begins with everything there is (`_LONG`).
 4. An activity that a trigger calls is a small orchestration of its own, a child of this instance: it has all that
@@ -11,7 +11,7 @@ Laws.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
 from ..ports import Append, Commit, Row
 from ..replay.guard import TurnTooLong, running
 from ..triggers.actions import CallActivity, RaiseEvent, StartOrchestration
+from ..triggers.asks import decode_ask
 from ..triggers.changes import Waiting, decode_change, encode_change
 from ..triggers.context import TriggerContext
 from ..triggers.event import NotAnEvent
@@ -32,8 +33,10 @@ from ..triggers.hub import FindFunction, Hub, Outgoing, UserFunction
 from .effects import timer_body
 from .instance import Arrival, Env, Instance, Turn
 from .messages import Message, encode_message
+from .step import inbox_arrivals
 
 CHANGED: Final = "TriggersChanged"  # the one kind of event in this history, after its start
+ASKED: Final = "TriggersAsked"  # a fact: what somebody wants changed (asks.py)
 CALL: Final = "@call"  # the orchestrator that calls an activity for a trigger
 _LONG: Final = 1_000_000  # bytes of history
 
@@ -57,29 +60,21 @@ def hub_of(instance: Instance) -> Hub:
     return hub
 
 
-def define(
-    instance: Instance, hub: Hub, now: datetime, mint: Callable[[], str], partitions: int, drop: Sequence[str] = ()
-) -> Commit:
-    """The commit of what was changed in `hub`, which stood as this instance does."""
-    partition = partition_of(TRIGGERS, partitions)
-    now = max(now, instance.summary.updated_at)
-    put = [_timer(n, w, instance.summary, partition) for n, w in hub.new_waiting]
-    return _commit(instance, hub, put, list(drop), now, mint, partition)[0]
+def asked(inbox: Iterable[Row], hub: Hub) -> None:
+    """Take, on a copy, what is asked for and waits in line. Raises UnreadableHistory."""
+    for arrival in inbox_arrivals(inbox)[0]:
+        if arrival.event.type == ASKED:
+            hub.ask(decode_ask(arrival.event.input))
 
 
 def step(instance: Instance, arrivals: Sequence[Arrival], find: FindFunction, now: datetime, env: Env) -> Turn:
     """Take what has arrived. Raises UnreadableHistory."""
-    hub = instance.hub
     now = max(now, instance.summary.updated_at)
-    ignored, woken = 0, False
-    drop: list[str] = []
-    if hub is None:
-        hub = hub_of(instance)
-        for number in [n for n, waiting in hub.waiting.items() if waiting.due_at <= now.timestamp()]:
-            woken = True  # a client has put it there, and no row that is armed here tells of it
-            hub.wake(number, now, find)
-    if not arrivals and not woken:
+    hub = instance.hub or hub_of(instance)
+    if not arrivals:
         return Turn(None, replace(instance, hub=hub, history=()))
+    ignored = 0
+    drop: list[str] = []
     for arrival in arrivals:
         event = arrival.event
         if arrival.row_key:
@@ -87,6 +82,8 @@ def step(instance: Instance, arrivals: Sequence[Arrival], find: FindFunction, no
         if event.type == h.EVENT_RAISED:
             due_at = None if event.fire_at is None else event.fire_at.timestamp()
             _publish(hub, bytes(event.input), now, find, due_at)
+        elif event.type == ASKED:
+            hub.ask(decode_ask(event.input))
         elif event.type == h.TIMER_FIRED:
             hub.wake(event.task_id, now, find)
         elif event.type in (h.CHILD_COMPLETED, h.CHILD_FAILED):

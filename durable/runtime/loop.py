@@ -197,10 +197,6 @@ class Loop:
         yield from self._send()
         if self.work.orphans:
             yield from self.work.recover(self.settings.batch)
-        if self.turns.triggers.look_at <= now:
-            self.turns.triggers.look_at = now + self.settings.sweep
-            if self.turns.owns(TRIGGERS):
-                self.turns.hint(TRIGGERS)
         if self.turns.waiting:
             yield from self._turns()
             yield from self._send()
@@ -238,6 +234,7 @@ class Loop:
                     self.turns.tell(instance_id, arrival)
             elif isinstance(item, Occurred):
                 if self.turns.owns(TRIGGERS):
+                    self.turns.hint(TRIGGERS)  # what was asked for before holds for these
                     self.turns.tell(TRIGGERS, self.turns.triggers.arrival(item))
             elif isinstance(item, Hint):
                 if item.instance_ids is None:

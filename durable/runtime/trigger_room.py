@@ -3,8 +3,7 @@
 Laws.
 1. Whoever serves the partition of "@triggers" receives from its event sources, and nobody else for long.
 2. An event of a source is acknowledged once the step that took it is committed; until then it is kept, or comes again.
-3. What a client has changed is seen with the next event, since that step would be a conflict; without any event, within
-   a sweep, or sooner by its hint.
+3. Before events of a source are taken the inbox is read: what was asked for before they came holds for them.
 """
 
 from __future__ import annotations
@@ -26,13 +25,12 @@ _BROUGHT: Final = "EventsBrought"
 
 
 class TriggerRoom:
-    """look_at: when to read the triggers again, in POSIX seconds."""
+    """See above."""
 
     def __init__(self, env: Env, find_function: FindFunction, clock: Callable[[], datetime]) -> None:
         self._env = env
         self._find_function = find_function
         self._clock = clock
-        self.look_at = 0.0
         self._wanted: dict[str, Source] = {}
         self._served: dict[str, Source] = {}
         self._taken: list[SourceTag] = []

@@ -150,8 +150,9 @@ class Turns:
         """What to serve from now on; what is somebody else's by now need not be kept warm."""
         self.numbers = frozenset(number for _, number in owned)
         self.parking.keep_only(self.owns)
-        self.triggers.look_at = 0.0
-        if not self.owns(TRIGGERS):
+        if self.owns(TRIGGERS):
+            self.hint(TRIGGERS)  # they may name event sources
+        else:
             self.triggers.leave()
         for instance_id in [i for i, known in self.warm.items() if not self.serves(known.summary)]:
             _let_go(self.warm.pop(instance_id))

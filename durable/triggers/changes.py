@@ -110,6 +110,7 @@ class Change(msgspec.Struct, omit_defaults=True):
     unmatched: list[Raw] = []
     keeps_unmatched: bool | None = None
     sources: dict[str, Source | None] = {}  # None: it is gone
+    answers: dict[str, list[str]] = {}
     number: int = 0
 
 

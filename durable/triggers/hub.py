@@ -37,6 +37,7 @@ from .actions import (
     StartOrchestration,
     TerminateWorkspace,
 )
+from .asks import Ask
 from .changes import Call, Change, Counts, Dead, Source, State, Trigger, Waiting
 from .conditions import Always, Condition, Counter, Join, JoinSubjects, NotAfter, NotBefore, Occasion
 from .context import TriggerContext
@@ -46,6 +47,7 @@ REMEMBERED: Final = 100_000
 ATTEMPTS: Final = 3
 FIRST_PAUSE: Final = 1.0  # seconds; twice as long each time
 CHAINED: Final = 10_000
+ANSWERS: Final = 1_000  # to the last asks
 KEPT: Final = 1_000  # events that fitted no trigger, the last ones, if they are to be kept
 _MATCHES: Final = 50_000  # remembered answers to "which triggers fit"
 
@@ -93,6 +95,7 @@ class Hub:
         self.unmatched: deque[Raw] = deque(maxlen=KEPT)
         self.keeps_unmatched = False
         self.sources: dict[str, Source] = {}
+        self.answers: dict[str, list[str]] = {}
         self._number = 0
         self._queue: deque[bytes] = deque()
         self.outgoing: list[Outgoing] = []
@@ -346,6 +349,17 @@ class Hub:
 
     # ---- what people and actions change
 
+    def ask(self, ask: Ask) -> list[str]:
+        """Take an ask; an answer for each of its parts, remembered for whoever asked. The same ask again is none."""
+        if ask.token not in self.answers:
+            self._answer(ask.token, [part.of(self) for part in ask.parts])
+        return self.answers[ask.token]
+
+    def _answer(self, token: str, answer: list[str]) -> None:
+        self.answers[token] = self._change.answers[token] = answer
+        if len(self.answers) > ANSWERS:
+            del self.answers[next(iter(self.answers))]
+
     def add(self, trigger: Definition, context: Mapping[str, Any]) -> None:
         """One more trigger, whose id must be free."""
         live = _Live(trigger, State(context=_copy(dict(context))))
@@ -413,12 +427,12 @@ class Hub:
         else:
             self.sources[name] = source
 
-    def replay(self, letter_id: str, now: datetime) -> bool:
+    def replay(self, letter_id: str) -> bool:
         """Try a dead letter again, from its first attempt on; whether it is there."""
         letter = self.dead.get(letter_id)
         if letter is None or letter.stage == "reading":
             return False
-        self._wait(Waiting(now.timestamp(), letter.event, letter.trigger_id, letter.stage))
+        self._wait(Waiting(letter.at.timestamp(), letter.event, letter.trigger_id, letter.stage))
         return self.bury(letter_id)
 
     def bury(self, letter_id: str) -> bool:
@@ -499,6 +513,9 @@ class Hub:
             self.dead.pop(letter_id, None)
         self.dead.update(change.dead)
         self.unmatched.extend(change.unmatched)
+        for token, answer in change.answers.items():
+            self._answer(token, answer)
+        self._change.answers.clear()
         for name, source in change.sources.items():
             self._put_source(name, source)
         if change.keeps_unmatched is not None:
@@ -519,6 +536,7 @@ class Hub:
             unmatched=list(self.unmatched),
             keeps_unmatched=self.keeps_unmatched,
             sources=dict(self.sources),
+            answers=dict(self.answers),
             number=self._number,
         )
 
