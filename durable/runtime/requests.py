@@ -63,6 +63,13 @@ class Due(NamedTuple):
     after: str = ""
 
 
+class Clear(NamedTuple):
+    """Give back room that forgotten executions of this partition took, about `limit` pieces. -> int: how many."""
+
+    partition: int
+    limit: int
+
+
 class Run(NamedTuple):
     """Start these activities, or queue them until a thread is free. -> None; each ends as a `Done`."""
 
@@ -161,7 +168,7 @@ class Wait(NamedTuple):
 
 
 Request = (
-    Load | Begin | Finish | Deliver | Read | Claim | Due | Run | Cancel | Halt | Notify | Ended
+    Load | Begin | Finish | Deliver | Read | Claim | Due | Clear | Run | Cancel | Halt | Notify | Ended
     | Created | Publish | Announce | Settle | Declare | Receive | Sources | Taken | Emit | Wait
 )  # fmt: skip
 

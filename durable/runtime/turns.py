@@ -32,13 +32,14 @@ from .agenda import Agenda
 from .courier import Courier
 from .outbox import Outbox
 from .parking import RESTING, Parking
-from .requests import Begin, Claim, Created, Deliver, Finish, Load, Notify, Request
+from .requests import Begin, Claim, Clear, Created, Deliver, Finish, Load, Notify, Request
 from .serving import Serving
 from .trigger_room import TriggerRoom
 from .workload import ActivityNames, Workload
 
 log = logging.getLogger("durable.worker")
 
+_CLEARED: Final = 10_000  # pieces of a history that is not kept; what is more goes with the next one
 _FRESH: Final = 2_000  # records kept of instances just started; more than that are read when their turn comes
 
 Asking = Generator[Request, Any, Any]
@@ -297,6 +298,8 @@ class Turns:
         for turn, arrivals in done:
             self._keep(turn, arrivals)
         yield from self.aftermath.of([turn for turn, _ in done])
+        for commit in [turn.commit for turn, _ in done if turn.commit is not None and turn.commit.forgotten]:
+            yield Clear(commit.partition, _CLEARED)
         if stepped.leases:
             yield Claim(stepped.leases)
         if stepped.foreign:

@@ -120,6 +120,7 @@ class Driver:
             ask.Claim: lambda r: store.lease(r.leases),
             ask.Read: lambda r: store.rows(r.keys),
             ask.Due: lambda r: store.due(r.partition, r.group, r.until, r.limit, r.after),
+            ask.Clear: lambda r: store.clear(r.partition, r.limit),
             ask.Run: lambda r: self._queue.extend(r.invocations),
             ask.Cancel: self._cancel,
             ask.Ended: lambda r: None,  # the client reads them
