@@ -61,8 +61,9 @@ def _exists(name: str) -> bool:
         return name.partition(" ")[2] in helped()
     if owner != "durable":
         return any(hasattr(cls, rest) for cls in OBJECTS[owner])
-    module, last = (durable.testing, rest.partition(".")[2]) if rest.startswith("testing.") else (durable, rest)
-    return last in module.__all__ and hasattr(module, last)
+    where, _, last = rest.rpartition(".")
+    module = getattr(durable, where) if where else durable
+    return last in getattr(module, "__all__", dir(module)) and hasattr(module, last)
 
 
 def test_the_variables_of_the_environment_are_those_that_are_read() -> None:
