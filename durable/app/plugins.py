@@ -1,6 +1,6 @@
-"""From a URL to a store, a transport or a place for blobs.
+"""From a URL to a store, a transport, a source of events or a place for blobs.
 
-The scheme names an entry point (`durable.stores`, `durable.transports`, `durable.blobs`).
+The scheme names an entry point (`durable.stores`, `durable.transports`, `durable.event_sources`, `durable.blobs`).
 
 Of a store that is not made by opening it, `durable.creators` names what makes it, for `durable doctor --create`.
 """
@@ -15,11 +15,12 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from ..model.names import check_name
 from ..payload.codec import Codec, checked_codec
-from ..ports import Backend, Blobs, Transport
+from ..ports import Backend, Blobs, EventSource, Transport
 
 STORES: Final = "durable.stores"
 CREATORS: Final = "durable.creators"
 TRANSPORTS: Final = "durable.transports"
+EVENT_SOURCES: Final = "durable.event_sources"
 BLOBS: Final = "durable.blobs"
 DEFAULT_URL: Final = "sqlite:///.durable/durable.db"
 DEFAULT_WORKSPACE: Final = "default"
@@ -112,6 +113,15 @@ def open_transport(url: str, workspace: str) -> Transport:
     """Open the broker behind `url`. Raises ValueError for a URL nobody serves, TransportError for an unusable one."""
     opener: Callable[[str, str], Transport] = _opener(
         url, TRANSPORTS, "broker", "e.g. amqp://guest:guest@localhost:5672/; without a broker, leave it out"
+    )
+    return opener(url, workspace)
+
+
+def open_event_source(url: str, workspace: str) -> EventSource:
+    """Open the queue or stream behind `url`. Raises ValueError for a URL nobody serves, TransportError for an unusable
+    one."""
+    opener: Callable[[str, str], EventSource] = _opener(
+        url, EVENT_SOURCES, "event source", "e.g. redis://localhost:6379/0?stream=orders"
     )
     return opener(url, workspace)
 
