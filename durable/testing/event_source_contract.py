@@ -272,7 +272,7 @@ class EventSourceContract:
         assert self.in_order(receiver.wait(40)[20:]) == numbers(20)
         source.ack(old)
         source.ack([tag for tag in receiver.tags() if tag not in old])
-        _until_confirmed(source, [event("next")])
+        until_confirmed(source, [event("next")])
         receiver.until(lambda: "next" in receiver.ids, "the next event")
         assert set(receiver.ids[40:]) == {"next"}
 
@@ -280,7 +280,7 @@ class EventSourceContract:
         receiver = Receiver(source.ack)
         source.receive(100, receiver)
         for part in range(10):
-            _until_confirmed(source, events(100, 100 * part))
+            until_confirmed(source, events(100, 100 * part))
             if part == 4:
                 self.interrupt()
         receiver.until(lambda: set(receiver.ids) >= set(numbers(1_000)), "all 1,000")
@@ -303,7 +303,7 @@ class EventSourceContract:
         assert len(receiver.came) == 3
 
 
-def _until_confirmed(source: EventSource, bodies: list[bytes]) -> None:
+def until_confirmed(source: EventSource, bodies: list[bytes]) -> None:
     """Publish them until they are confirmed: some may then be there twice."""
     never = threading.Event()
     for _ in range(round(SOON / 0.1)):

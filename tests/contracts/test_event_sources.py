@@ -6,18 +6,22 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 from uuid import uuid4
 
+import pika  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
 import pytest
 import redis
+from pika.exceptions import ChannelClosedByBroker  # type: ignore[import-untyped]  # as above
 
 from durable.app.plugins import open_event_source
 from durable.model.errors import TransportError
-from durable.ports import EventSource
-from durable.testing.event_source_contract import EventSourceContract, Receiver, event, events, numbers
+from durable.ports import EventSource, Published
+from durable.testing.event_source_contract import EventSourceContract, Receiver, event, events, numbers, until_confirmed
+from tests.conftest import need
 from tests.servers.process import HOST, free_port
+from tests.servers.rabbitmq_server import RabbitServer, missing_rabbitmq
 from tests.servers.redis_server import RedisServer
 
 
@@ -46,6 +50,44 @@ class TestRedis(EventSourceContract):
     def send_binary(self, place: str, data: bytes, content_type: str, attributes: Mapping[str, str]) -> None:
         with redis.Redis.from_url(self.server.url) as client:
             client.xadd(place, {**attributes, "datacontenttype": content_type, "data": data})
+
+
+@pytest.fixture(scope="module")
+def restarted_rabbitmq() -> Iterator[RabbitServer]:
+    need(missing_rabbitmq())
+    server = RabbitServer()
+    server.start()
+    yield server
+    server.close()
+
+
+class TestRabbit(EventSourceContract):
+    binary = True
+
+    @pytest.fixture(autouse=True)
+    def _server(self, restarted_rabbitmq: RabbitServer) -> None:
+        self.server = restarted_rabbitmq
+
+    def open_source(self, place: str, workspace: str) -> EventSource:
+        return open_event_source(f"{self.server.url()}?queue={place}", workspace)
+
+    def interrupt(self) -> None:
+        self.server.restart()
+
+    def send_binary(self, place: str, data: bytes, content_type: str, attributes: Mapping[str, str]) -> None:
+        headers = {f"cloudEvents_{name}": value for name, value in attributes.items()}
+        with channel(self.server) as sending:
+            sending.basic_publish("", place, data, pika.BasicProperties(content_type=content_type, headers=headers))
+
+
+@contextmanager
+def channel(server: RabbitServer) -> Iterator[Any]:
+    """AMQP without the source: a program of somebody else's."""
+    with closing(pika.BlockingConnection(pika.URLParameters(server.url()))) as connection:
+        yield connection.channel()
+
+
+# ---- Redis
 
 
 @pytest.fixture
@@ -190,3 +232,102 @@ def test_a_stream_that_can_not_be_had(redis_server: RedisServer, stream: str, cl
 
 def test_a_scheme_that_nobody_serves() -> None:
     assert "no installed event source serves kafka://" in refused("kafka://me:hunter2@host/topic", ValueError)
+
+
+# ---- RabbitMQ
+
+
+@pytest.fixture
+def queue() -> str:
+    return f"queue-{uuid4().hex}"
+
+
+@pytest.fixture
+def opening_queue(rabbitmq_server: RabbitServer, queue: str, after: ExitStack) -> Callable[..., EventSource]:
+    """Opens sources of this test's queue; closed when the test ends."""
+
+    def opened(parameters: str = "") -> EventSource:
+        url = f"{rabbitmq_server.url()}?queue={queue}{parameters}"
+        return after.enter_context(closing(open_event_source(url, "w")))
+
+    return opened
+
+
+def test_a_queue_is_taken_as_it_is(
+    opening_queue: Callable[..., EventSource], rabbitmq_server: RabbitServer, queue: str
+) -> None:
+    """A classic one, not durable: somebody's. One that is missing is a durable quorum queue."""
+    with channel(rabbitmq_server) as sending:
+        sending.queue_declare(queue, arguments={"x-max-length": 100})
+        source = opening_queue()
+        receiver = Receiver(source.ack)
+        source.receive(10, receiver)
+        sending.basic_publish("", queue, event(1))
+        assert receiver.wait(1) == ["1"]
+        with closing(open_event_source(f"{rabbitmq_server.url()}?queue={queue}.new", "w")):
+            sending.queue_declare(f"{queue}.new", durable=True, arguments={"x-queue-type": "quorum"})  # the same
+
+
+@pytest.mark.parametrize("kind", [None, "direct", "topic"])
+def test_a_queue_that_is_bound_to_an_exchange(
+    opening_queue: Callable[..., EventSource], rabbitmq_server: RabbitServer, queue: str, kind: str | None
+) -> None:
+    """Which is there, or is made as a durable topic exchange. What is published goes to it."""
+    exchange = f"{queue}.exchange"
+    with channel(rabbitmq_server) as sending:
+        if kind is not None:
+            sending.exchange_declare(exchange, kind)
+        source = opening_queue(f"&exchange={exchange}&routing_key=orders.paid")
+        if kind is None:
+            sending.exchange_declare(exchange, "topic", durable=True)  # the same
+        sending.queue_declare(f"{queue}.other")
+        sending.queue_bind(f"{queue}.other", exchange, "orders.paid")
+        receiver = Receiver(source.ack)
+        source.receive(10, receiver)
+        assert source.publish(events(2)) == [Published.CONFIRMED] * 2
+        sending.basic_publish(exchange, "orders.paid", event("theirs"))
+        assert receiver.wait(3) == ["0", "1", "theirs"]
+        assert [sending.basic_get(f"{queue}.other")[2] for _ in range(3)] == [*events(2), event("theirs")]
+
+
+def test_a_queue_that_was_deleted_is_made_and_bound_again(
+    opening_queue: Callable[..., EventSource], rabbitmq_server: RabbitServer, queue: str
+) -> None:
+    source = opening_queue(f"&exchange={queue}.exchange")
+    receiver = Receiver()
+    source.receive(10, receiver)
+    source.publish([event("before")])
+    receiver.wait(1)
+    with channel(rabbitmq_server) as sending:
+        sending.queue_delete(queue)
+    source.ack(receiver.tags())
+    until_confirmed(source, [event("after")])
+    assert receiver.wait(2)[:2] == ["before", "after"]
+
+
+def test_nothing_of_ours_is_left_beside_the_queue(
+    opening_queue: Callable[..., EventSource], rabbitmq_server: RabbitServer, queue: str
+) -> None:
+    opening_queue()
+    with channel(rabbitmq_server) as sending, pytest.raises(ChannelClosedByBroker, match="no exchange"):
+        sending.exchange_declare("durable.w.dead-letters", passive=True)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "why"),
+    [
+        ("", "names no queue"),
+        ("?queue=", "names no queue"),
+        ("?queue=a&routing_key=b", "give exchange= too"),
+        ("?queue=a&stream=b", "not known; there are: cacertfile, certfile, exchange, keyfile, queue, routing_key"),
+        (f"?queue={'q' * 256}", "at most 255 bytes"),
+    ],
+)
+def test_a_wrong_url_of_a_queue(parameters: str, why: str) -> None:
+    assert re.search(why, refused(f"amqp://me:hunter2@{HOST}/{parameters}"))
+
+
+def test_a_queue_that_can_not_be_had(rabbitmq_server: RabbitServer, queue: str) -> None:
+    url = f"amqp://me:hunter2@{HOST}:{{}}/?queue={queue}"
+    assert "refused the user name or the password" in refused(url.format(rabbitmq_server.port))
+    assert "can't connect" in refused(url.format(free_port()))
