@@ -14,8 +14,8 @@ Laws.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Literal
 
 from pika.exceptions import ChannelClosed  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
 
@@ -27,6 +27,8 @@ from .rabbitmq_connection import Answer, Session, settle
 
 Sink = Callable[[Sequence[Delivery]], None]
 Verb = Literal["ack", "requeue", "park"]
+
+MOST_PREFETCHED: Final = 65_535
 
 log = logging.getLogger("durable.rabbitmq")
 
@@ -169,3 +171,12 @@ class Consumer:
         else:
             # Such as a delivery that was held for longer than the broker's consumer_timeout.
             self.session.fail(f"a channel was closed: {refused}")
+
+
+def settle_all(verb: Verb, tags: Iterable[tuple[Consumer, int]]) -> None:
+    """Do it with these deliveries, each on the thread of its session."""
+    numbers: dict[Consumer, list[int]] = {}
+    for consumer, number in tags:
+        numbers.setdefault(consumer, []).append(number)
+    for consumer, some in numbers.items():
+        consumer.session.post(consumer.settle, verb, some)

@@ -77,9 +77,16 @@ class PutOff(NamedTuple):
 
 
 class Keeper:
-    """`session` and `publisher`: those there are now, None between two. `patience`: seconds, see law 4."""
+    """`session` and `publisher`: those there are now, None between two. `patience`: seconds, see law 4. `topology`:
+    makes the queues."""
 
-    def __init__(self, target: Target, names: Names, patience: float = ANSWER_SECONDS) -> None:
+    def __init__(
+        self,
+        target: Target,
+        names: Names,
+        patience: float = ANSWER_SECONDS,
+        topology: Callable[[Session, Names], Topology] = Topology,
+    ) -> None:
         self.target = target
         self.names = names
         self.session: Session | None = None
@@ -87,6 +94,7 @@ class Keeper:
         self.watchers = Watchers(target, log)
         self.address = names.reply_prefix + uuid.uuid4().hex
         self._patience = patience
+        self._topology = topology
         self._control = threading.RLock()  # one sequence of declarations and subscriptions at a time
         self._state = threading.Lock()  # the session, and the fields from here
         self._attempt: Session | None = None
@@ -129,7 +137,7 @@ class Keeper:
             why = "it is closed" if self._closing.is_set() else "it is tried again all the time; is the broker running?"
             raise TransportError(f"no connection to {self.target}: {why}")
         session.refuse_own_thread()
-        return Topology(session, self.names)
+        return self._topology(session, self.names)
 
     def remember(self, queues: Sequence[str], missing: Sequence[bool]) -> None:
         """These were declared: they are made again where they are missing. One that had been there is a loss: the
@@ -273,7 +281,7 @@ class Keeper:
         """Channels and queues; which of them were missing. At its end callers use the session."""
         publisher = Publisher(session, self.names)
         session.ask(publisher.start, "opening the channels for publishing")
-        topology = Topology(session, self.names)
+        topology = self._topology(session, self.names)
         topology.prepare()
         self._delete_silent(topology)
         with self._state:
@@ -337,7 +345,7 @@ class Keeper:
                 subscription = self._subscriptions.get(queue)
             if subscription is None:
                 return  # whoever wants it next finds it missing
-            with closing(Topology(session, self.names)) as topology:
+            with closing(self._topology(session, self.names)) as topology:
                 self._declare_again(topology, [queue])
             refused = self._consume(session, [subscription]).get(queue)
         if refused is not None:
@@ -357,6 +365,8 @@ class Keeper:
         self.watchers.tell(Trouble(queue))
 
     def _delete_silent(self, topology: Topology) -> None:
+        if not topology.ours:
+            return
         for queue in [queue for queue, sessions in self._silent.items() if sessions >= SILENT_SESSIONS]:
             log.error(
                 "queue %a at %s answers no more, as a quorum queue whose broker died moments after it was declared; "
@@ -430,7 +440,7 @@ class Keeper:
             sleep=sleep_using_event(self._closing),
             reraise=True,
         )
-        with closing(Topology(session, self.names)) as topology:
+        with closing(self._topology(session, self.names)) as topology:
             retrying(topology.declare_replies, self.address)
         gone = partial(self._repairs.put, self.address)
         consumer = Consumer(session, self.address, REPLIES_PREFETCH, self._wake, gone, settles=False)

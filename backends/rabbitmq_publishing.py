@@ -28,6 +28,8 @@ from .queue_names import Names
 from .rabbitmq_connection import Answer, Session, settle
 from .rabbitmq_url import SHORT
 
+CONFIRM_SECONDS: Final = 10.0
+LARGEST: Final = 16 * 1024 * 1024  # bytes: what RabbitMQ 4 accepts by default; for more it closes the channel
 PERSISTENT: Final = 2
 _REMEMBERED: Final = 1_000
 
@@ -35,12 +37,13 @@ log = logging.getLogger("durable.rabbitmq")
 
 
 class Batch:
-    """Some messages on their way, all of which fit (see `short`). `answers` fills up; `done` is set when it is full."""
+    """Some messages on their way to an exchange, all fit for it. `answers` fills up; `done` is set when it is full."""
 
-    __slots__ = ("answers", "done", "first", "messages", "missing", "passed")
+    __slots__ = ("answers", "done", "exchange", "first", "messages", "missing", "passed")
 
-    def __init__(self, messages: Sequence[Message]) -> None:
+    def __init__(self, messages: Sequence[Message], exchange: str = "") -> None:
         self.messages = messages
+        self.exchange = exchange
         self.answers: list[Published | None] = [None] * len(messages)
         self.missing = len(messages)
         self.first = 0  # number of its first message on the channel
@@ -105,7 +108,9 @@ class Publisher:
         batch.first = self._next
         self._next += len(batch.messages)
         self._flight.append(batch)
-        self._send(self._confirming, [(message, "", message.to) for message in batch.messages], mandatory=True)
+        self._send(
+            self._confirming, [(message, batch.exchange, message.to) for message in batch.messages], mandatory=True
+        )
 
     def announce(self, messages: Sequence[Message]) -> None:
         if self._blocked or self._session.lost:
@@ -174,6 +179,33 @@ class Publisher:
         for batch in self._flight:
             batch.give_up()
         self._flight.clear()
+
+
+def publish_all(
+    session: Session | None, publisher: Publisher | None, messages: Sequence[Message], exchange: str = ""
+) -> list[Published]:
+    """Send them and wait for the broker's word on each; without a session all is UNKNOWN at once."""
+    found = [unfit(message) for message in messages]
+    fit = [message for message, word in zip(messages, found, strict=True) if word is None]
+    answers = iter(_publish(session, publisher, Batch(fit, exchange)) if fit else ())
+    return [word or next(answers) for word in found]
+
+
+def _publish(session: Session | None, publisher: Publisher | None, batch: Batch) -> list[Published]:
+    if session is None or publisher is None:
+        return [Published.UNKNOWN] * len(batch.messages)
+    session.refuse_own_thread()
+    if session.post(publisher.publish, batch) and not batch.done.wait(CONFIRM_SECONDS):
+        session.post(publisher.forget, batch)
+    return [answer or Published.UNKNOWN for answer in batch.answers]
+
+
+def unfit(message: Message) -> Published | None:
+    """What becomes of a message that RabbitMQ can't have; None: it can."""
+    if len(message.body) > LARGEST:
+        log.error("event %a for queue %a has %d bytes, not published", message.id, message.to, len(message.body))
+        return Published.UNKNOWN
+    return None if short(message.to) else Published.RETURNED
 
 
 class _Frames:

@@ -10,6 +10,7 @@ Laws.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from durable.model.errors import TransportError
@@ -18,6 +19,7 @@ from durable.ports import Depth
 from .queue_names import Names
 from .rabbitmq_connection import ANSWER_SECONDS, Answer, Session, settle
 from .rabbitmq_consuming import Refused, refusal
+from .rabbitmq_url import Place
 
 DELIVERY_LIMIT: Final = 20
 DELETE_SECONDS: Final = 30.0  # a queue whose processes are gone takes the broker five
@@ -75,7 +77,9 @@ def _close(channel: Any) -> None:
 
 
 class Topology:
-    """Declarations in one session."""
+    """Declarations in one session. `ours`: what does not answer may be deleted."""
+
+    ours = True
 
     def __init__(self, session: Session, names: Names) -> None:
         self._session = session
@@ -155,3 +159,47 @@ def _exchange(name: str, kind: str) -> Call:
 
 def _queue(name: str, arguments: dict[str, Any]) -> Call:
     return lambda channel, done: channel.queue_declare(name, durable=True, arguments=arguments, callback=done)
+
+
+class SourceTopology(Topology):
+    """Those of a source: what is there is somebody's and taken as it is; what is not is made, bound, and never deleted.
+
+    A queue that is made here has no delivery limit of ours: what is in it is nowhere else. (RabbitMQ 4 has one of 20.)
+    """
+
+    ours = False
+
+    def __init__(self, session: Session, names: Names, place: Place) -> None:
+        super().__init__(session, names)
+        self._place = place
+
+    def prepare(self) -> None:
+        exchange = self._place.exchange
+        if exchange and not self._is_there(exchange):
+            self._ask(f"exchange {exchange!a}", _exchange(exchange, "topic"))
+
+    def declare(self, queues: Sequence[str]) -> list[bool]:
+        missing = [self.depth(queue) is None for queue in queues]
+        _, exchange, key = self._place
+        for queue, gone in zip(queues, missing, strict=True):
+            if gone:
+                self._ask(f"queue {queue!a}", _queue(queue, {"x-queue-type": "quorum"}))
+            if exchange:
+                self._ask(f"binding of {queue!a}", partial(_bind, queue, exchange, key))
+        return missing
+
+    def _is_there(self, exchange: str) -> bool:
+        try:
+            self._desk.ask(
+                f"looking for exchange {exchange!a}",
+                lambda channel, done: channel.exchange_declare(exchange, passive=True, callback=done),
+            )
+        except Refused as refused:
+            if refused.code == NOT_FOUND:
+                return False
+            raise
+        return True
+
+
+def _bind(queue: str, exchange: str, key: str, channel: Any, done: Callable[[Any], None]) -> None:
+    channel.queue_bind(queue, exchange, key, callback=done)

@@ -11,21 +11,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
-from typing import Final, cast
+from typing import cast
 
 from durable.model.errors import TransportError
 from durable.ports import Delivery, Depth, Message, Published, Trouble
 
 from .queue_names import names
 from .rabbitmq_connection import ANSWER_SECONDS
-from .rabbitmq_consuming import Consumer, Verb
+from .rabbitmq_consuming import MOST_PREFETCHED, Consumer, settle_all
 from .rabbitmq_keeper import Keeper, Subscription
-from .rabbitmq_publishing import Batch, short
+from .rabbitmq_publishing import publish_all, short, unfit
 from .rabbitmq_url import SHORT, Target
-
-CONFIRM_SECONDS: Final = 10.0
-LARGEST: Final = 16 * 1024 * 1024  # bytes: what RabbitMQ 4 accepts by default; for more it closes the channel
-MOST_PREFETCHED: Final = 65_535
 
 log = logging.getLogger("durable.rabbitmq")
 
@@ -64,26 +60,13 @@ class RabbitTransport:
             return topology.depth(queue)
 
     def publish(self, messages: Sequence[Message]) -> list[Published]:
-        found = [_unfit(message) for message in messages]
-        fit = [message for message, word in zip(messages, found, strict=True) if word is None]
-        answers = iter(self._publish(fit) if fit else ())
-        return [word or next(answers) for word in found]
-
-    def _publish(self, messages: list[Message]) -> list[Published]:
-        session, publisher = self._keeper.session, self._keeper.publisher
-        if session is None or publisher is None:
-            return [Published.UNKNOWN] * len(messages)
-        session.refuse_own_thread()
-        batch = Batch(messages)
-        if session.post(publisher.publish, batch) and not batch.done.wait(CONFIRM_SECONDS):
-            session.post(publisher.forget, batch)
-        answers = [answer or Published.UNKNOWN for answer in batch.answers]
+        answers = publish_all(self._keeper.session, self._keeper.publisher, messages)
         self._keeper.know({m.to for m, answer in zip(messages, answers, strict=True) if answer is Published.CONFIRMED})
         return answers
 
     def announce(self, messages: Sequence[Message]) -> None:
         session, publisher = self._keeper.session, self._keeper.publisher
-        fit = [message for message in messages if _unfit(message) is None]
+        fit = [message for message in messages if unfit(message) is None]
         if fit and session is not None and publisher is not None:
             session.post(publisher.announce, fit)
 
@@ -98,13 +81,13 @@ class RabbitTransport:
         self._keeper.unsubscribe(queue, give_back)
 
     def ack(self, tags: Sequence[object]) -> None:
-        _settle("ack", tags)
+        settle_all("ack", cast("Sequence[tuple[Consumer, int]]", tags))
 
     def requeue(self, tags: Sequence[object]) -> None:
-        _settle("requeue", tags)
+        settle_all("requeue", cast("Sequence[tuple[Consumer, int]]", tags))
 
     def park(self, tags: Sequence[object]) -> None:
-        _settle("park", tags)
+        settle_all("park", cast("Sequence[tuple[Consumer, int]]", tags))
 
     def watch(self, call: Callable[[Trouble], None]) -> Callable[[], None]:
         return self._keeper.watchers.watch(call)
@@ -112,19 +95,3 @@ class RabbitTransport:
     def replies(self, wake: Callable[[Collection[str]], None]) -> str:
         self._keeper.replies(wake)
         return self._keeper.address
-
-
-def _settle(verb: Verb, tags: Sequence[object]) -> None:
-    numbers: dict[Consumer, list[int]] = {}
-    for consumer, number in cast("Sequence[tuple[Consumer, int]]", tags):
-        numbers.setdefault(consumer, []).append(number)
-    for consumer, some in numbers.items():
-        consumer.session.post(consumer.settle, verb, some)
-
-
-def _unfit(message: Message) -> Published | None:
-    """What becomes of a message that RabbitMQ can't have; None: it can."""
-    if len(message.body) > LARGEST:
-        log.error("event %a for queue %a has %d bytes, not published", message.id, message.to, len(message.body))
-        return Published.UNKNOWN
-    return None if short(message.to) else Published.RETURNED

@@ -1,5 +1,7 @@
 """`amqp://user:password@host:port/vhost`: what is in it, checked before anything connects.
 
+    amqp://...?queue=orders[&exchange=NAME[&routing_key=KEY]]    somebody's queue, as a source of events
+
 Laws.
 1. A password leaves this file only inside a `Target`, whose repr and str don't show it.
 2. A URL that is wrong is never quoted in the message: a special character that nobody encoded can put a piece of the
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import ssl
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import msgspec
@@ -19,6 +21,7 @@ from durable.model.errors import TransportError
 
 PORTS: Final = {"amqp": 5672, "amqps": 5671}
 FORM: Final = "amqp://user:password@host:port/vhost"
+SOURCE_FORM: Final = "amqp://user:password@host:port/vhost?queue=orders"
 FILES: Final = frozenset({"cacertfile", "certfile", "keyfile"})
 SHORT: Final = 255  # bytes of an AMQP short string: names of queues, exchanges and virtual hosts
 
@@ -53,8 +56,36 @@ class Target(msgspec.Struct, frozen=True):
         return f"{'amqps' if self.tls else 'amqp'}://{host}:{self.port} (virtual host {self.vhost!a})"
 
 
+class Place(NamedTuple):
+    """Where events are received from, and to which exchange they are published with which key ("": the default one)."""
+
+    queue: str
+    exchange: str
+    key: str
+
+
 def parse_url(url: str) -> Target:
     """Raises TransportError with what is wrong and the remedy; never with the URL or a part that may be secret."""
+    return _parse(url, {})
+
+
+def parse_source_url(url: str) -> tuple[Target, Place]:
+    """The same of a source of events. Raises TransportError."""
+    found = dict.fromkeys(("queue", "exchange", "routing_key"), "")
+    target = _parse(url, found)
+    queue, exchange = found["queue"], found["exchange"]
+    if not queue:
+        raise TransportError(f"the events URL names no queue; write {SOURCE_FORM}")
+    if found["routing_key"] and not exchange:
+        raise TransportError("routing_key= in the events URL is that of an exchange; give exchange= too")
+    place = Place(queue, exchange, found["routing_key"] or queue)
+    if max(len(name.encode()) for name in place) > SHORT:
+        raise TransportError(f"queue=, exchange= and routing_key= in the events URL have at most {SHORT} bytes")
+    return target, place
+
+
+def _parse(url: str, found: dict[str, str]) -> Target:
+    """found: names of further parameters, whose values are put there."""
     parts = _split(url)
     if parts is None:
         raise TransportError(f"the events URL can't be read; write {FORM}")
@@ -65,7 +96,7 @@ def parse_url(url: str) -> Target:
     if not parts.hostname:
         raise TransportError(f"the events URL names no host; write {FORM}")
     user, password = _credentials(parts)
-    return Target(parts.hostname, _port(parts), _vhost(parts), user, password, _tls(parts))
+    return Target(parts.hostname, _port(parts), _vhost(parts), user, password, _tls(parts, found))
 
 
 def _split(url: str) -> SplitResult | None:
@@ -100,12 +131,13 @@ def _credentials(parts: SplitResult) -> tuple[str, Secret]:
     return unquote(parts.username), Secret(unquote(parts.password))
 
 
-def _tls(parts: SplitResult) -> ssl.SSLContext | None:
+def _tls(parts: SplitResult, found: dict[str, str]) -> ssl.SSLContext | None:
     given = dict(parse_qsl(parts.query, keep_blank_values=True))
-    unknown = given.keys() - FILES
+    unknown = given.keys() - FILES - found.keys()
     if unknown:
-        known = ", ".join(sorted(FILES))
+        known = ", ".join(sorted({*FILES, *found}))
         raise TransportError(f"the events URL has a parameter that is not known; there are: {known} (for amqps://)")
+    found.update((name, given.pop(name)) for name in [*given] if name in found)
     if parts.scheme == "amqp":
         if given:
             raise TransportError(f"{', '.join(sorted(given))} in the events URL needs amqps://")

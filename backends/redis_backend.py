@@ -6,7 +6,8 @@ everysec`, Redis's default, may lose the last second in a power cut; `always` do
 redis_url.py reads the URL, redis_connection.py and redis_cluster.py talk to Redis, redis_store.py and the scripts
 beside it store, redis_signals.py tells who waits, redis_membership.py says who works; here the ports are put together
 and what must be so before anything is stored is checked. Events travel over streams of the same Redis
-(redis_streams.py) where there is no broker. Needs Redis 6.2 or newer, or a Valkey.
+(redis_streams.py) where there is no broker, and those of others come from a stream of theirs (redis_source.py). Needs
+Redis 6.2 or newer, or a Valkey.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from durable.model.errors import StoreError, TransportError
-from durable.ports import Backend, Membership, Signals, Store, Transport
+from durable.ports import Backend, EventSource, Membership, Signals, Store, Transport
 
 from .queue_names import names
-from .redis_url import DEFAULT_PARTITIONS, Target, parse_url
+from .redis_url import DEFAULT_PARTITIONS, Target, parse_source_url, parse_url
 from .url_parts import quote_part
 
 if TYPE_CHECKING:
@@ -110,6 +111,31 @@ def open_streams(url: str, workspace: str) -> Transport:
     except StoreError as error:
         raise TransportError(str(error)) from error
     return RedisStreams(queues)
+
+
+def open_source(url: str, workspace: str) -> EventSource:
+    """A stream, `redis://host:port/db?stream=orders&group=NAME`; the group is `durable.<workspace>` unless it is named.
+
+    How durable it is, and how long it grows, is its owner's. Once this has returned, lost connections are repaired in
+    the background, for ever. Raises TransportError with host, port and remedy.
+    """
+    try:
+        target = parse_source_url(url)
+        try:
+            from .redis_connection import Pool
+            from .redis_source import RedisSource
+        except ImportError as error:
+            raise StoreError(f"a {target.where} needs a client that is not installed: {EXTRA}") from error
+        pool = Pool(target)
+        source = RedisSource(pool, target.stream, target.group or f"durable.{workspace}")
+        try:
+            source.make_group()
+        except BaseException:
+            pool.close()
+            raise
+    except StoreError as error:
+        raise TransportError(str(error)) from error
+    return source
 
 
 def _check_server(connections: Connections) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -48,6 +49,9 @@ from .redis_url import Target
 
 CONNECT_SECONDS: Final = 5.0
 ANSWER_SECONDS: Final = 5.0
+CLOSE_SECONDS: Final = 3.0
+FIRST_PAUSE_SECONDS: Final = 0.2
+LONGEST_PAUSE_SECONDS: Final = 5.0
 PACKET_BYTES: Final = 64 * 1024
 
 Arg = str | bytes | int
@@ -273,6 +277,18 @@ class Unanswered:
         said, self._said = self._said, None
         answers, trouble = said()
         return trouble or next((answer for answer in answers if isinstance(answer, Exception)), None)
+
+
+class Pauses:
+    """Between one connection that was lost, or could not be made, and the next: longer and longer, by chance."""
+
+    def __init__(self) -> None:
+        self._pause = FIRST_PAUSE_SECONDS
+
+    def after(self, served: bool) -> float:
+        """Seconds to wait. served: the last one was made."""
+        self._pause = FIRST_PAUSE_SECONDS if served else min(LONGEST_PAUSE_SECONDS, 2 * self._pause)
+        return self._pause * (0.5 + random.random())
 
 
 def _connection(target: Target) -> Wire:

@@ -12,7 +12,6 @@ Laws.
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -25,14 +24,11 @@ from redis.exceptions import RedisError, ResponseError
 from durable.model.errors import StoreError, TransportError
 from durable.ports import Delivery, Trouble
 
-from .redis_connection import ANSWER_SECONDS, Wire, explain, pack
+from .redis_connection import ANSWER_SECONDS, CLOSE_SECONDS, Pauses, Wire, explain, pack
 from .redis_queues import GROUP, OURS, Queues, event_of, is_gone
 
 BEAT_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 30.0  # for the dead of whose death nobody heard
-FIRST_PAUSE_SECONDS: Final = 0.2
-LONGEST_PAUSE_SECONDS: Final = 5.0
-CLOSE_SECONDS: Final = 3.0
 _TRIES: Final = 50
 
 Sink = Callable[[Sequence[Delivery]], None]
@@ -191,15 +187,14 @@ class Consumer:
     # On the thread.
 
     def _run(self) -> None:
-        pause = FIRST_PAUSE_SECONDS
+        pauses = Pauses()
         while not self._closed:
             try:
                 self._serve()
             except (StoreError, TransportError, RedisError, OSError) as error:
-                served = self._lose(error)
-                pause = FIRST_PAUSE_SECONDS if served else min(LONGEST_PAUSE_SECONDS, 2 * pause)
+                pause = pauses.after(self._lose(error))
                 with self._changed:
-                    self._changed.wait_for(lambda: self._closed, pause * (0.5 + random.random()))
+                    self._changed.wait_for(lambda: self._closed, pause)
         with suppress(StoreError, TransportError):
             self._leave()
 

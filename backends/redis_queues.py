@@ -103,23 +103,16 @@ class Queues:
             return None
         earliest = int(time[0]) - SILENT_SECONDS
         alive = {name for name, at in zip(names[::2], names[1::2], strict=True) if float(at) / 1000 >= earliest}
-        pending = next(int(g[b"pending"]) for g in map(_fields, groups) if g[b"name"] == GROUP)
-        living = sum(_lives(consumer, alive) for consumer in map(_fields, consumers))
+        pending = next(int(g[b"pending"]) for g in map(fields_of, groups) if g[b"name"] == GROUP)
+        living = sum(_lives(consumer, alive) for consumer in map(fields_of, consumers))
         return Depth(max(0, int(length) - pending), living)
 
     def publish(self, messages: Sequence[Message]) -> list[Published]:
         """Never raises for a Redis that is away."""
-        answers: list[Any] = []
-        try:
-            answers, trouble = self.connections.exchange(
-                [pack("XADD", self.key(message.to), "NOMKSTREAM", "*", EVENT, message.body) for message in messages]
-            )
-        except StoreError as error:
-            trouble = error
-        refused = next((answer for answer in answers if isinstance(answer, Exception)), trouble)
-        if refused is not None:
-            log.warning("of %d messages some may not have arrived: %s", len(messages), refused)
-        return [_published(answer) for answer in answers] + [Published.UNKNOWN] * (len(messages) - len(answers))
+        return add_all(
+            self.connections,
+            [pack("XADD", self.key(message.to), "NOMKSTREAM", "*", EVENT, message.body) for message in messages],
+        )
 
     def announce(self, messages: Sequence[Message]) -> None:
         """To the stream of lifecycle events, and to whoever listens at a reply address."""
@@ -196,7 +189,7 @@ class Queues:
         for queue, answer in zip(queues, answers, strict=True):
             if isinstance(answer, Exception):
                 continue  # whoever reads from it finds it missing
-            for consumer in map(_fields, answer):
+            for consumer in map(fields_of, answer):
                 if not _lives(consumer, alive):
                     name, pending = consumer[b"name"].decode(errors="surrogateescape"), consumer[b"pending"]
                     log.log(
@@ -248,6 +241,19 @@ class Queues:
         return answers
 
 
+def add_all(connections: Connections, adds: Sequence[bytes]) -> list[Published]:
+    """Say these XADDs, one answer each. Never raises for a Redis that is away."""
+    answers: list[Any] = []
+    try:
+        answers, trouble = connections.exchange(adds)
+    except StoreError as error:
+        trouble = error
+    refused = next((answer for answer in answers if isinstance(answer, Exception)), trouble)
+    if refused is not None:
+        log.warning("of %d messages some may not have arrived: %s", len(adds), refused)
+    return [_published(answer) for answer in answers] + [Published.UNKNOWN] * (len(adds) - len(answers))
+
+
 def event_of(fields: Sequence[bytes]) -> bytes:
     """The CloudEvent of an entry; nothing for one that has none, which whoever reads it parks."""
     if fields and fields[0] == EVENT:
@@ -261,7 +267,8 @@ def _published(answer: Any) -> Published:
     return Published.UNKNOWN if isinstance(answer, Exception) else Published.CONFIRMED
 
 
-def _fields(flat: Sequence[Any]) -> dict[bytes, Any]:
+def fields_of(flat: Sequence[Any]) -> dict[bytes, Any]:
+    """What Redis answers flat, name, value, name, value."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 

@@ -3,6 +3,7 @@
     redis://[user[:password]@]host[:port][/db][?prefix=durable&partitions=16&allow_unsafe=1]
     redis+cluster://[user[:password]@]host[:port][,host[:port]...][?...]    some nodes; the others are learned from them
     rediss://..., rediss+cluster://...    the same over TLS; `ssl_ca_certs` and the like as redis-py understands them
+    redis://...?stream=orders[&group=NAME]    somebody's stream, as a source of events (`parse_source_url`)
 
 `repr` of a target has no password, and no error raised here has one of the URL parser's as its cause or context: they
 quote parts of what they could not parse.
@@ -11,7 +12,7 @@ quote parts of what they could not parse.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import SplitResult, unquote
@@ -25,8 +26,10 @@ DEFAULT_PREFIX: Final = "durable"
 DEFAULT_PARTITIONS: Final = 16
 
 Address = tuple[str, int]
+Reader = Callable[[str, str], Any]
 
 _SHAPE: Final = "redis://user:password@host:6379/0 (rediss:// for TLS)"
+_SOURCE_SHAPE: Final = "redis://user:password@host:6379/0?stream=orders"
 _CLUSTER_SHAPE: Final = "redis+cluster://user:password@host:6379,host:6379 (rediss+cluster:// for TLS)"
 _CLUSTER: Final = re.compile(r"(rediss?)\+cluster://([^/?#]*@)?([^/?#]*)(.*)", re.DOTALL)
 
@@ -35,7 +38,7 @@ _CLUSTER: Final = re.compile(r"(rediss?)\+cluster://([^/?#]*@)?([^/?#]*)(.*)", r
 class Target:
     """A Redis and how to use it. `partitions`: what the URL asks for, None to take the workspace as it is.
 
-    cluster: it is one node of a Redis Cluster, or some of them with `others`.
+    cluster: it is one node of a Redis Cluster, or some of them with `others`. stream, group: of a source of events.
     """
 
     host: str
@@ -49,6 +52,8 @@ class Target:
     allow_unsafe: bool = False
     cluster: bool = False
     others: tuple[Address, ...] = ()
+    stream: str = ""
+    group: str = ""
     options: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -70,7 +75,15 @@ class Target:
 def parse_url(url: str) -> Target:
     """The target of a URL. Raises StoreError for anything that is not understood."""
     cluster = _CLUSTER.fullmatch(url)
-    return _parse_one(url) if cluster is None else _parse_cluster(*cluster.groups(default=""))
+    return _parse_one(url, _OF_STORES) if cluster is None else _parse_cluster(*cluster.groups(default=""))
+
+
+def parse_source_url(url: str) -> Target:
+    """The same of a stream. Raises StoreError."""
+    target = _parse_one(url, _OF_SOURCES)
+    if not target.stream:
+        raise StoreError(f"the Redis URL names no stream: write {_SOURCE_SHAPE}")
+    return target
 
 
 def _parse_cluster(scheme: str, user: str, hosts: str, rest: str) -> Target:
@@ -78,14 +91,14 @@ def _parse_cluster(scheme: str, user: str, hosts: str, rest: str) -> Target:
     nodes = [parsed(f"{scheme}://{other}") for other in others]
     if not all(node and node.hostname for node in nodes):
         raise StoreError(f"the Redis URL can't be parsed: write {_CLUSTER_SHAPE}, user and password percent-encoded")
-    target = _parse_one(f"{scheme}://{user}{first}{rest}")
+    target = _parse_one(f"{scheme}://{user}{first}{rest}", _OF_STORES)
     if target.db:
         raise StoreError(f"a Redis Cluster has no databases but 0; write {_CLUSTER_SHAPE}")
     named = tuple((node.hostname or "", node.port or DEFAULT_PORT) for node in nodes if node)
     return replace(target, cluster=True, others=named)
 
 
-def _parse_one(url: str) -> Target:
+def _parse_one(url: str, known: Mapping[str, Reader]) -> Target:
     parts = _split(url)
     path = parts.path.strip("/")
     if path and not re.fullmatch("[0-9]{1,9}", path):
@@ -93,8 +106,8 @@ def _parse_one(url: str) -> Target:
     given = parts.query.split("&") if parts.query else []
     if not all("=" in part for part in given):
         raise StoreError("the parameters of the Redis URL are not name=value&name=value")
-    values = parameters(parts.query, _PARAMETERS, "Redis")
-    options = {name: values.pop(name) for name in list(values) if name not in _OURS}
+    values = parameters(parts.query, known, "Redis")
+    options = {name: values.pop(name) for name in list(values) if name in _OF_CONNECTIONS}
     tls = parts.scheme == "rediss"
     if not tls and (only := sorted(name for name in options if name.startswith("ssl_"))):
         raise StoreError(f"parameter {only[0]} is for TLS: write rediss:// (or rediss+cluster://)")
@@ -142,11 +155,7 @@ def _seconds(name: str, text: str) -> float:
     return seconds(text, name, "Redis")
 
 
-_OURS: Final = frozenset({"prefix", "partitions", "allow_unsafe"})
-_PARAMETERS: Final[dict[str, Callable[[str, str], Any]]] = {
-    "prefix": _text,
-    "partitions": _partitions,
-    "allow_unsafe": _flag,
+_OF_CONNECTIONS: Final[dict[str, Reader]] = {
     "socket_timeout": _seconds,
     "socket_connect_timeout": _seconds,
     "ssl_ca_certs": _text,
@@ -158,3 +167,10 @@ _PARAMETERS: Final[dict[str, Callable[[str, str], Any]]] = {
     "ssl_keyfile": _text,
     "ssl_password": _text,
 }
+_OF_STORES: Final[dict[str, Reader]] = {
+    "prefix": _text,
+    "partitions": _partitions,
+    "allow_unsafe": _flag,
+    **_OF_CONNECTIONS,
+}
+_OF_SOURCES: Final[dict[str, Reader]] = {"stream": _text, "group": _text, **_OF_CONNECTIONS}

@@ -29,7 +29,7 @@ Does today's code fit the histories of yesterday? For CI, over a folder of files
 For those who write a backend: the laws of `durable.ports`, as pytest classes to inherit (samples/third_party_store is a
 store that does). They need pytest, and `check_store` hypothesis:
 
-    StoreContract, SignalsContract, TransportContract, BlobsContract, check_store
+    StoreContract, SignalsContract, TransportContract, EventSourceContract, BlobsContract, check_store
 
 The names load when they are first used. The other modules of this package test this package itself.
 """
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from .blobs_contract import BlobsContract
     from .driver import StuckError
     from .environment import Environment
+    from .event_source_contract import EventSourceContract
     from .replaying import replay
     from .signals_contract import SignalsContract
     from .stand_ins import Call
@@ -54,6 +55,7 @@ _HOMES = {
     "blobs_contract": ("BlobsContract",),
     "driver": ("StuckError",),
     "environment": ("Environment",),
+    "event_source_contract": ("EventSourceContract",),
     "replaying": ("replay",),
     "signals_contract": ("SignalsContract",),
     "stand_ins": ("Call",),
@@ -68,6 +70,7 @@ __all__ = [
     "BlobsContract",
     "Call",
     "Environment",
+    "EventSourceContract",
     "Run",
     "Scheduled",
     "SignalsContract",

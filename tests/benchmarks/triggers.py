@@ -1,14 +1,14 @@
 """How fast triggers are: joins fed by an event source, from publishing to the action, and chains through a broker.
 
-    python tests/benchmarks/triggers.py [--only ROW ...] [--place redis rabbitmq] [--repeats N] [--events N] [--dir FOLDER]
+    python tests/benchmarks/triggers.py [--only ROW ...] [--place redis rabbitmq] [--repeats N] [--events N]
 
 join: 200 triggers, each a join of N / 200 events that lie in the source, interleaved, when it is added; from then until
 the last trigger has fired. Beside it a bare consumer gets and acknowledges as many of them (raw_event_sources.py).
 latency: `client.publish` in this process until the action runs; median and 99th percentile of 300, one at a time.
 chain: 40 triggers, each of which publishes the next one's event at the source; milliseconds a hop.
 
-One process holds client, worker and what measures; Redis has everysec, and keeps the histories. The source is a stream of
-that Redis, or a quorum queue of RabbitMQ. Everything is committed before it is acknowledged.
+One process holds client, worker and what measures; Redis has everysec, and keeps the histories. The source is a stream
+of that Redis, or a quorum queue of RabbitMQ. Everything is committed before it is acknowledged.
 """
 
 from __future__ import annotations

@@ -760,7 +760,7 @@ def test_a_memory_alarm(frail: RabbitServer, mistreated: Callable[..., Mistreate
 def test_a_broker_that_freezes(
     frail: RabbitServer, mistreated: Callable[..., Mistreated], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("durable.backends.rabbitmq_transport.CONFIRM_SECONDS", 0.5)
+    monkeypatch.setattr("durable.backends.rabbitmq_publishing.CONFIRM_SECONDS", 0.5)
     it = mistreated()
     frail.pause()
     try:

@@ -191,16 +191,17 @@ def test_stores_and_brokers_are_found_by_entry_point_also_where_their_clients_ar
 ) -> None:
     code = """
 from importlib.metadata import entry_points
-for group in ("durable.stores", "durable.transports"):
+for group in ("durable.stores", "durable.transports", "durable.event_sources"):
     for point in sorted(entry_points(group=group), key=lambda point: point.name):
         assert callable(point.load())
         print(point.name)
 """
-    stores, brokers = (
+    stores, brokers, sources = (
         ["dynamodb", "memory", "redis", "redis+cluster", "rediss", "rediss+cluster", "sqlite"],
         ["amqp", "amqps", "memory", "redis", "redis+cluster", "rediss", "rediss+cluster"],
+        ["amqp", "amqps", "redis", "rediss"],
     )
-    assert run(installed, "-c", code, cwd=tmp_path).split() == stores + brokers
+    assert run(installed, "-c", code, cwd=tmp_path).split() == stores + brokers + sources
 
 
 def test_the_scripts_of_redis_are_shipped(installed: Path, tmp_path: Path) -> None:
