@@ -18,7 +18,7 @@ RUN   := "$(BIN)/python"
 TESTS  = dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && $(RUN) -m pytest -q $(SIDE_BY_SIDE) --basetemp="$$dir/t"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types servers docs bench simulate kill chaos test-all package clean
+.PHONY: help venv demo test lint types servers docs bench simulate kill chaos joins test-all package clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## this list
@@ -62,6 +62,10 @@ kill: venv  ## KILLS=20 times kill -9 on a real worker
 
 chaos: servers  ## PLACE=rabbitmq FAULT=all SECONDS=60 RATE=200: workers and servers killed under a steady load
 	@$(RUN) tests/chaos/cluster.py --place $(PLACE) --fault $(FAULT) --seconds $(SECONDS) --rate $(RATE)
+
+joins: servers  ## 200,000 events for 200 triggers, and kill -9 of their worker in the middle
+	@$(RUN) tests/chaos/joins.py --place redis
+	@$(RUN) tests/chaos/joins.py --place rabbitmq
 
 test-all: lint types servers  ## everything: the slow tests, the simulator, the killing, the package
 	@$(TESTS)
