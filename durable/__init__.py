@@ -50,7 +50,7 @@ _HOMES = {
     "replay.context": ("OrchestrationContext",),
     "replay.tasks": ("Task",),
     "runtime.activity_context": ("ActivityContext",),
-    "triggers.context": ("TriggerContext",),
+    "app.trigger_context": ("TriggerContext",),
     "app.triggering": ("AddedTriggers", "DeadLetter"),
     "triggers.changes": ("Trigger",),
     "triggers.pattern": ("EventPattern",),
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from .app.default import start_orchestration
     from .app.handle import OrchestrationHandle
     from .app.registry import Registry, action, activity, condition, default_registry, orchestrator
+    from .app.trigger_context import TriggerContext
     from .app.triggering import AddedTriggers, DeadLetter
     from .app.worker import Worker
     from .model.errors import (
@@ -104,7 +105,6 @@ if TYPE_CHECKING:
     from .replay.tasks import Task
     from .runtime.activity_context import ActivityContext
     from .triggers.changes import Trigger
-    from .triggers.context import TriggerContext
     from .triggers.pattern import EventPattern
 
 # Spelled out, for type checkers and editors read it too; tests/product/test_exports.py compares.

@@ -134,7 +134,7 @@ class Worker:
         env = Env(holder, _HOLD, Ids(), backend.store.partitions, limits, watchdog)
         part = _PART if backend.store.overlaps else DEFAULTS.batch
         settings = Settings(part=part, cached=self._cached)
-        functions = TriggerFunctions(self._registry, client.keys, client.workspace)
+        functions = TriggerFunctions(self._registry, client.keys, client.workspace, limits)
         loop = Loop(env, _Codebase(self._registry), utc_now, settings, serving, functions)
         engine: EngineThread
         activities = Activities(

@@ -27,7 +27,7 @@ from ..replay.guard import TurnTooLong, running
 from ..triggers.actions import CallActivity, RaiseEvent, StartOrchestration
 from ..triggers.asks import decode_ask
 from ..triggers.changes import Waiting, decode_change, encode_change
-from ..triggers.context import TriggerContext
+from ..triggers.context import Draft
 from ..triggers.event import NotAnEvent
 from ..triggers.hub import FindFunction, Hub, Outgoing, UserFunction
 from .effects import timer_body
@@ -104,7 +104,7 @@ def step(instance: Instance, arrivals: Sequence[Arrival], find: FindFunction, no
 def guarded(function: UserFunction, env: Env) -> UserFunction:
     """A user's function as code of an orchestrator: it is watched over, and refused the client."""
 
-    def call(context: TriggerContext, event: Any) -> Any:
+    def call(context: Draft, event: Any) -> Any:
         inside = running.set(f"the triggers, in {context.trigger_id!r}")
         try:
             env.watch.enter()

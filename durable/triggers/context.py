@@ -1,4 +1,4 @@
-"""What a user's condition or action gets: the trigger's context as a draft, and a way to ask for actions."""
+"""What a function changes and asks for while it runs: kept when all went well, else forgotten."""
 
 from __future__ import annotations
 
@@ -12,13 +12,8 @@ if TYPE_CHECKING:
     from .changes import Trigger
 
 
-class TriggerContext(MutableMapping[str, Any]):
-    """The context of a trigger, a dict of JSON values, while one of its functions runs.
-
-    It is a draft: what is changed is committed with what the function asks for, and discarded if it raises.
-    workspace: the context that all triggers of the workspace share, as a draft too. trigger_id: whose context it is.
-    now: aware UTC, the time of this step. triggers: all triggers by id, to be read.
-    """
+class Draft(MutableMapping[str, Any]):
+    """The context of a trigger, JSON values by key; app/trigger_context.py shows it to users."""
 
     def __init__(
         self,
@@ -62,6 +57,3 @@ class TriggerContext(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._draft)
-
-    def __repr__(self) -> str:
-        return f"<context of trigger {self.trigger_id!r}: {self._draft!r}>"

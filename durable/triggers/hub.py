@@ -40,7 +40,7 @@ from .actions import (
 from .asks import Ask
 from .changes import Call, Change, Counts, Dead, Source, State, Trigger, Waiting
 from .conditions import Always, Condition, Counter, Join, JoinSubjects, NotAfter, NotBefore, Occasion
-from .context import TriggerContext
+from .context import Draft
 from .event import NotAnEvent, Occurrence, digest_of, digests_in, read_event, to_sdk
 
 REMEMBERED: Final = 100_000
@@ -51,7 +51,7 @@ ANSWERS: Final = 1_000  # to the last asks
 KEPT: Final = 1_000  # events that fitted no trigger, the last ones, if they are to be kept
 _MATCHES: Final = 50_000  # remembered answers to "which triggers fit"
 
-UserFunction = Callable[[TriggerContext, Any], Any]
+UserFunction = Callable[[Draft, Any], Any]
 FindFunction = Callable[[Condition | Action], UserFunction]
 """Raises LookupError or DurableError for one that is not here, or may not run."""
 
@@ -586,7 +586,7 @@ class _Draft:
         if self._context is None:
             self._context = _copy(self._live.state.context)
             self._workspace = self._hub.draft_of_workspace()
-        context = TriggerContext(self._live.trigger.id, self._context, self._workspace, self._now, _Views(self._hub))
+        context = Draft(self._live.trigger.id, self._context, self._workspace, self._now, _Views(self._hub))
         answer = code(context, to_sdk(self._body))
         msgspec.json.encode((self._context, self._workspace))  # what can't be written must not be committed
         self.asked += context.asked
