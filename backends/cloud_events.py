@@ -51,6 +51,8 @@ def structured(body: bytes, content_type: str | None, headers: Mapping[str, Any]
         return body
     if content_type:
         attributes["datacontenttype"] = content_type
+    else:
+        content_type = attributes.get("datacontenttype")
     if body:
         attributes.update(_data(body, (content_type or "application/json").lower()))
     return msgspec.json.encode(attributes)

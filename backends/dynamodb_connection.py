@@ -26,6 +26,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_r
 
 from durable.model.errors import StoreError
 
+from .boto import CREDENTIALS, NO_CREDENTIALS, code_of
 from .dynamodb_table import DEFINITION, EXPIRES
 from .dynamodb_url import Target
 
@@ -48,17 +49,16 @@ _LATER: Final = frozenset(
 _CANCELLED: Final = "TransactionCanceledException"
 _MAYBE_DONE: Final = frozenset({"InternalServerError", "ServiceUnavailable", "TransactionInProgressException"})
 _UNSENT: Final = (failures.EndpointConnectionError, failures.ConnectTimeoutError, failures.ProxyConnectionError)
-_CREDENTIALS: Final = "the environment, a profile (AWS_PROFILE) or a role must give valid ones, as boto3 finds them"
 _EXPLANATIONS: Final = {
     "ResourceNotFoundException": "does not exist: make it with `durable doctor --create` or with CloudFormation "
     "(`python -m durable.backends.dynamodb_table`), or check region and name",
     "AccessDeniedException": "refuses what this user asked: allow dynamodb:DescribeTable, GetItem, BatchGetItem, "
     "Query, PutItem, UpdateItem, DeleteItem, BatchWriteItem and ConditionCheckItem on the table and its indexes",
-    "UnrecognizedClientException": f"does not know these credentials: {_CREDENTIALS}",
-    "InvalidSignatureException": f"refuses these credentials: {_CREDENTIALS}",
-    "IncompleteSignatureException": f"refuses these credentials: {_CREDENTIALS}",
-    "MissingAuthenticationTokenException": f"wants credentials: {_CREDENTIALS}",
-    "ExpiredTokenException": f"refuses credentials that have expired: {_CREDENTIALS}",
+    "UnrecognizedClientException": f"does not know these credentials: {CREDENTIALS}",
+    "InvalidSignatureException": f"refuses these credentials: {CREDENTIALS}",
+    "IncompleteSignatureException": f"refuses these credentials: {CREDENTIALS}",
+    "MissingAuthenticationTokenException": f"wants credentials: {CREDENTIALS}",
+    "ExpiredTokenException": f"refuses credentials that have expired: {CREDENTIALS}",
     "ItemCollectionSizeLimitExceededException": "has 10 GB under one partition key; purge, or use more partitions",
 }
 
@@ -224,7 +224,7 @@ class Connection:
         try:
             self._ask("create_table", **DEFINITION)
         except StoreError as error:
-            if _code(error.__cause__) == "ResourceInUseException":
+            if code_of(error.__cause__) == "ResourceInUseException":
                 return False
             raise
         self.client.get_waiter("table_exists").wait(
@@ -272,7 +272,7 @@ class Connection:
 
     def _meaning(self, error: Any, attempts: _Attempts) -> Exception:
         """What an answer that is an error comes to."""
-        code = _code(error)
+        code = code_of(error)
         if code == "ConditionalCheckFailedException":
             return Refused(error.response.get("Item", {}))
         if code == _CANCELLED:
@@ -333,13 +333,9 @@ def _conditioned(condition: str, values: Item | None) -> dict[str, Any]:
     return asked
 
 
-def _code(error: BaseException | None) -> str:
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, failures.ClientError) else ""
-
-
 def explain(target: Target, error: Exception, reasons: str = "") -> StoreError:
     """What an error of boto3 means, naming table, region and remedy."""
-    code = _code(error)
+    code = code_of(error)
     if code in _EXPLANATIONS:
         return StoreError(f"{target.where} {_EXPLANATIONS[code]}")
     if code in _LATER or (code == _CANCELLED and not reasons):
@@ -347,8 +343,8 @@ def explain(target: Target, error: Exception, reasons: str = "") -> StoreError:
     if code:
         message = error.response["Error"].get("Message", "") if isinstance(error, failures.ClientError) else ""
         return StoreError(f"{target.where} refused: {reasons or code}: {message}")
-    if isinstance(error, (failures.NoCredentialsError, failures.PartialCredentialsError, failures.ProfileNotFound)):
-        return StoreError(f"{target.where} can't be asked without AWS credentials: {_CREDENTIALS}")
+    if isinstance(error, NO_CREDENTIALS):
+        return StoreError(f"{target.where} can't be asked without AWS credentials: {CREDENTIALS}")
     if isinstance(error, _UNSENT):
         return StoreError(f"{target.where} can't be reached; check the region, endpoint= and the network")
     return StoreError(f"{target.where} failed: {type(error).__name__}: {error}")

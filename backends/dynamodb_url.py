@@ -16,13 +16,12 @@ from urllib.parse import urlsplit
 
 from durable.model.errors import StoreError
 
-from .url_parts import MAX_PARTITIONS, count, endpoint, parameters, parsed, seconds
+from .url_parts import MAX_PARTITIONS, REGION, count, endpoint, parameters, parsed, seconds
 
 DEFAULT_PARTITIONS: Final = 16
 DEFAULT_TIMEOUT: Final = 5.0
 
 _SHAPE: Final = "dynamodb://REGION/TABLE, e.g. dynamodb://eu-central-1/durable"
-_REGION: Final = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+")
 _TABLE: Final = re.compile(r"[A-Za-z0-9_.-]{3,255}")
 
 
@@ -55,7 +54,7 @@ def parse_url(url: str) -> Target:
         raise StoreError(f"not the URL of a DynamoDB store: write {_SHAPE}")
     if "@" in parts.netloc or parts.fragment:
         raise StoreError("a DynamoDB URL has no user and no password: credentials are found as boto3 finds them")
-    if not _REGION.fullmatch(parts.netloc):
+    if not REGION.fullmatch(parts.netloc):
         raise StoreError(f"the DynamoDB URL names no region: write {_SHAPE}")
     table = parts.path.removeprefix("/")
     if not _TABLE.fullmatch(table):

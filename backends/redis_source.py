@@ -302,16 +302,8 @@ def _event(fields: Sequence[bytes]) -> bytes:
     if EVENT.decode() in named:
         return named[EVENT.decode()]
     texts = {name: value.decode(errors="replace") for name, value in named.items()}
-    headers = {
-        name if name.startswith("ce") else f"ce_{name}": text
-        for name, text in texts.items()
-        if name not in _NOT_HEADERS
-    }
+    content_type = texts.get("content-type")
+    headers = {name if name.startswith("ce") else f"ce_{name}": text for name, text in texts.items() if name != "data"}
     if "ce_specversion" not in headers and "ce-specversion" not in headers:
         return msgspec.json.encode(texts)
-    content_type = next((texts[name] for name in _CONTENT_TYPES if name in texts), None)
     return structured(named.get("data", b""), content_type, headers)
-
-
-_CONTENT_TYPES: Final = ("content-type", "datacontenttype", "ce_datacontenttype")
-_NOT_HEADERS: Final = frozenset({"data", *_CONTENT_TYPES})

@@ -25,12 +25,12 @@ from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 from durable.model.errors import StoreError
 from durable.ports import Blob
 
+from .boto import CREDENTIALS, NO_CREDENTIALS, code_of
 from .s3_url import Target
 
 THREADS: Final = 16
 ATTEMPTS: Final = 2
 _DELETED_TOGETHER: Final = 1_000
-_CREDENTIALS: Final = "the environment, a profile (AWS_PROFILE) or a role must give valid ones, as boto3 finds them"
 _EXPLANATIONS: Final = {
     "NoSuchBucket": "does not exist: make it, or check name, region= and endpoint=",
     "404": "does not exist: make it, or check name, region= and endpoint=",
@@ -39,10 +39,10 @@ _EXPLANATIONS: Final = {
     "403": "refuses this user: allow s3:ListBucket on the bucket, and check the credentials",
     "301": "is in another region: give region=",
     "PermanentRedirect": "is in another region: give region=",
-    "InvalidAccessKeyId": f"does not know these credentials: {_CREDENTIALS}",
-    "SignatureDoesNotMatch": f"refuses these credentials: {_CREDENTIALS}",
-    "ExpiredToken": f"refuses credentials that have expired: {_CREDENTIALS}",
-    "InvalidToken": f"refuses these credentials: {_CREDENTIALS}",
+    "InvalidAccessKeyId": f"does not know these credentials: {CREDENTIALS}",
+    "SignatureDoesNotMatch": f"refuses these credentials: {CREDENTIALS}",
+    "ExpiredToken": f"refuses credentials that have expired: {CREDENTIALS}",
+    "InvalidToken": f"refuses these credentials: {CREDENTIALS}",
     "RequestTimeTooSkewed": "refuses this machine's time: set its clock",
 }
 # Of one object: what they say about it. Whoever may not list a bucket is told AccessDenied of what is missing.
@@ -107,7 +107,7 @@ class S3Blobs:
                 raise _cut_off()
             return data
         except _FAILURES as error:
-            code = _code(error)
+            code = code_of(error)
             if not code or (code not in _OF_ONE and (code in _EXPLANATIONS or code in _LATER)):
                 raise self._explained(error) from error
             return _OF_ONE.get(code, f"can't be read from {{where}} ({code})").format(where=self._target.where)
@@ -163,9 +163,9 @@ class S3Blobs:
     def _explained(self, error: Any) -> StoreError:
         where = self._target.where
         if isinstance(error, failures.ClientError):
-            return self._said(_code(error), str(error.response.get("Error", {}).get("Message", "")))
-        if isinstance(error, failures.NoCredentialsError | failures.PartialCredentialsError | failures.ProfileNotFound):
-            return StoreError(f"{where} can't be asked without AWS credentials: {_CREDENTIALS}")
+            return self._said(code_of(error), str(error.response.get("Error", {}).get("Message", "")))
+        if isinstance(error, NO_CREDENTIALS):
+            return StoreError(f"{where} can't be asked without AWS credentials: {CREDENTIALS}")
         if isinstance(error, _SILENCE):
             return StoreError(f"{where} can't be reached, or does not answer; check endpoint= and the network")
         return StoreError(f"{where} can't be used: {type(error).__name__}: {error}")
@@ -176,10 +176,6 @@ class S3Blobs:
         if code in _LATER:
             return StoreError(f"{self._target.where} is throttled or unwell ({code}); try again later")
         return StoreError(f"{self._target.where} refused: {code}: {message}")
-
-
-def _code(error: Any) -> str:
-    return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, failures.ClientError) else ""
 
 
 def _refuse_cut_off(response_dict: Any, **_: Any) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from durable.model.errors import StoreError
 
 MAX_PARTITIONS: Final = 4096
+REGION: Final = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+")  # of Amazon's
 _SAFE_NAME: Final = re.compile(r"[a-z][a-z_]{0,39}")
 
 

@@ -10,17 +10,21 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 from uuid import uuid4
 
+import boto3  # type: ignore[import-untyped]  # boto3 has no py.typed
 import pika  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
 import pytest
 import redis
 from pika.exceptions import ChannelClosedByBroker  # type: ignore[import-untyped]  # as above
 
 from durable.app.plugins import open_event_source
+from durable.backends import sqs_source
 from durable.model.errors import TransportError
 from durable.ports import EventSource, Published
 from durable.testing.event_source_contract import EventSourceContract, Receiver, event, events, numbers, until_confirmed
 from tests.conftest import need
+from tests.servers.dynamodb_server import CREDENTIALS, REGION, DynamoServer
 from tests.servers.process import HOST, free_port
+from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq_server import RabbitServer, missing_rabbitmq
 from tests.servers.redis_server import RedisServer
 
@@ -78,6 +82,42 @@ class TestRabbit(EventSourceContract):
         headers = {f"cloudEvents_{name}": value for name, value in attributes.items()}
         with channel(self.server) as sending:
             sending.basic_publish("", place, data, pika.BasicProperties(content_type=content_type, headers=headers))
+
+
+class TestSqs(EventSourceContract):
+    """Over a wire that is cut: what the server has is in its memory."""
+
+    binary = True
+    ordered = False
+    connected = False
+    many = 1_000  # the emulator is a program in Python
+
+    @pytest.fixture(autouse=True)
+    def _server(self, dynamodb_server: DynamoServer) -> Iterator[None]:
+        self.server = dynamodb_server
+        with closing(Proxy(dynamodb_server.port)) as self.proxy:
+            yield
+
+    def open_source(self, place: str, workspace: str) -> EventSource:
+        sqs(self.server).create_queue(QueueName=place)
+        return open_event_source(self.server.queue(place, port=self.proxy.port), workspace)
+
+    def interrupt(self) -> None:
+        self.proxy.cut()
+
+    def send_binary(self, place: str, data: bytes, content_type: str, attributes: Mapping[str, str]) -> None:
+        client = sqs(self.server)
+        named = {"content-type": content_type, **{f"ce_{name}": value for name, value in attributes.items()}}
+        client.send_message(
+            QueueUrl=client.get_queue_url(QueueName=place)["QueueUrl"],
+            MessageBody=data.decode(),
+            MessageAttributes={name: {"DataType": "String", "StringValue": value} for name, value in named.items()},
+        )
+
+
+def sqs(server: DynamoServer) -> Any:
+    """SQS without the source: an administrator, or a program of somebody else's."""
+    return boto3.client("sqs", region_name=REGION, endpoint_url=server.endpoint)
 
 
 @contextmanager
@@ -331,3 +371,56 @@ def test_a_queue_that_can_not_be_had(rabbitmq_server: RabbitServer, queue: str) 
     url = f"amqp://me:hunter2@{HOST}:{{}}/?queue={queue}"
     assert "refused the user name or the password" in refused(url.format(rabbitmq_server.port))
     assert "can't connect" in refused(url.format(free_port()))
+
+
+# ---- SQS
+
+
+def test_a_fifo_queue_keeps_its_order(dynamodb_server: DynamoServer, after: ExitStack) -> None:
+    queue = f"{uuid4().hex}.fifo"
+    sqs(dynamodb_server).create_queue(QueueName=queue, Attributes={"FifoQueue": "true"})
+    source = after.enter_context(closing(open_event_source(dynamodb_server.queue(queue), "w")))
+    receiver = Receiver(source.ack)
+    source.receive(50, receiver)
+    assert source.publish(events(45)) == [Published.CONFIRMED] * 45
+    assert receiver.wait(45) == numbers(45)
+
+
+def test_what_is_held_for_long_stays_hidden(
+    dynamodb_server: DynamoServer, after: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqs_source, "HIDDEN_SECONDS", 3)
+    monkeypatch.setattr(sqs_source, "WAIT_SECONDS", 1)
+    queue, client = uuid4().hex, sqs(dynamodb_server)
+    url = client.create_queue(QueueName=queue)["QueueUrl"]
+    source = after.enter_context(closing(open_event_source(dynamodb_server.queue(queue), "w")))
+    receiver = Receiver()
+    source.receive(50, receiver)
+    source.publish([event(1)])
+    receiver.wait(1)
+    found = client.receive_message(QueueUrl=url, WaitTimeSeconds=5)  # longer than it was hidden at first
+    assert "Messages" not in found
+    assert receiver.ids == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("sqs://eu-central-1", "names no queue"),
+        ("sqs://eu-central-1/a/b", "names no queue"),
+        ("sqs://nowhere/orders", "names no region"),
+        ("sqs://me:hunter2@eu-central-1/orders", "no user and no password"),
+        ("sqs://eu-central-1/orders?group=a", "unknown parameter group .* known: endpoint, timeout"),
+    ],
+)
+def test_a_wrong_url_of_sqs(url: str, why: str) -> None:
+    assert re.search(why, refused(url))
+
+
+def test_a_queue_of_sqs_that_can_not_be_had(dynamodb_server: DynamoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "does not exist" in refused(dynamodb_server.queue("missing"))
+    assert "can't be reached" in refused(dynamodb_server.queue("missing", port=free_port()))
+    for name in CREDENTIALS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert "without AWS credentials" in refused(dynamodb_server.queue("missing"))

@@ -199,7 +199,7 @@ for group in ("durable.stores", "durable.transports", "durable.event_sources"):
     stores, brokers, sources = (
         ["dynamodb", "memory", "redis", "redis+cluster", "rediss", "rediss+cluster", "sqlite"],
         ["amqp", "amqps", "memory", "redis", "redis+cluster", "rediss", "rediss+cluster"],
-        ["amqp", "amqps", "redis", "rediss"],
+        ["amqp", "amqps", "redis", "rediss", "sqs"],
     )
     assert run(installed, "-c", code, cwd=tmp_path).split() == stores + brokers + sources
 

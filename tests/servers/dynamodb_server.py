@@ -1,4 +1,4 @@
-"""A DynamoDB and an S3 of the tests' own: ministack, from PyPI. What it keeps is in memory.
+"""A DynamoDB, an S3 and an SQS of the tests' own: ministack, from PyPI. What it keeps is in memory.
 
 It never throttles and never answers TransactionConflict, as DynamoDB does: tests put those answers in themselves.
 """
@@ -47,6 +47,10 @@ class DynamoServer(ServerProcess):
         """The URL of a place in a bucket."""
         return f"s3://{bucket}/a/place?region={REGION}&endpoint=http://{HOST}:{port or self.port}{parameters}"
 
+    def queue(self, queue: str, parameters: str = "", port: int | None = None) -> str:
+        """The URL of a queue."""
+        return f"sqs://{REGION}/{queue}?endpoint=http://{HOST}:{port or self.port}{parameters}"
+
     def command(self) -> Sequence[str]:
         return [_command() or "ministack"]
 
@@ -54,7 +58,7 @@ class DynamoServer(ServerProcess):
         return {
             "BIND_HOST": HOST,  # it listens everywhere unless told otherwise
             "GATEWAY_PORT": str(self.port),
-            "SERVICES": "dynamodb,s3",
+            "SERVICES": "dynamodb,s3,sqs",
             "LOG_LEVEL": "WARNING",
             "HOME": str(self.folder),
             "STATE_DIR": str(self.folder),
