@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeVar
 
 import tenacity
+from msgspec.structs import replace
 
 from ..engine.instance import Instance
 from ..engine.triggering import begin, define, hub_of
@@ -126,6 +127,22 @@ class Triggerer(Steerer):
         context = json_context(given.pop("context", None))
         defaults = {"condition": always, "action": pass_, "transient": False}
         return self._signed(trigger(**{**defaults, **given})), context
+
+    def declare_triggers(self, triggers: Iterable[Trigger]) -> None:
+        """See to it that these are there, as they are given; what they have become stays. Nothing is written for those
+        that are so already."""
+        wanted = list(triggers)
+        if not wanted:
+            return
+        hub = self._triggers()
+        if all(_is_declared(hub.view(one.id), one) for one in wanted):
+            return
+
+        def declare(hub: Hub) -> None:
+            for one in wanted:
+                hub.declare(one)
+
+        self._change_triggers(declare)
 
     def get_trigger(self, trigger_id: str) -> TriggerView | None:
         """How a trigger stands; None where there is none."""
@@ -283,6 +300,10 @@ class Triggerer(Steerer):
 
 class _Overtaken(StoreError):
     """Somebody else's commit came first."""
+
+
+def _is_declared(view: TriggerView | None, wanted: Trigger) -> bool:
+    return view is not None and replace(view.trigger, interceptions=()) == wanted
 
 
 def _taken(trigger_id: str) -> str:

@@ -20,13 +20,13 @@ from msgspec.structs import replace
 
 from ..model import history as h
 from ..model.history import Event, Parent, Raw, UnreadableHistory, encode_events
-from ..model.names import TRIGGERS, partition_of
+from ..model.names import TRIGGERS, derived_id, partition_of
 from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
 from ..ports import Append, Commit, Row
 from ..replay.guard import TurnTooLong, running
 from ..triggers.actions import CallActivity, RaiseEvent, StartOrchestration
 from ..triggers.context import TriggerContext
-from ..triggers.event import NotAnEvent
+from ..triggers.event import NotAnEvent, read_event
 from ..triggers.hub import FindFunction, Hub, Outgoing, UserFunction, Waiting, decode_change, encode_change
 from .effects import timer_body
 from .instance import Arrival, Env, Instance, Turn
@@ -200,8 +200,11 @@ class _Effects:
             self._send(outgoing, Message("publish", action.to, Event(h.EVENT_RAISED, self.now, input=action.event)))
 
     def _start(self, outgoing: Outgoing, action: StartOrchestration) -> Message:
-        instance_id = action.instance_id or self._own_id(outgoing)
-        event = self._starting(instance_id, action.name, action.input if bytes(action.input) else outgoing.event)
+        instance_id = action.instance_id or (_id_for(outgoing) if action.once else self._own_id(outgoing))
+        given = action.input
+        if not bytes(given):
+            given = _data_of(outgoing.event) if action.gives == "data" else outgoing.event
+        event = self._starting(instance_id, action.name, given)
         event = replace(event, version=action.version, group=action.group or DEFAULT_GROUP, tags=action.tags)
         return Message("start", instance_id, event)
 
@@ -234,6 +237,12 @@ class _Effects:
         self.put.append(
             Row(key, "message", TRIGGERS, self.partition, due_at, self.env.holder, 0, body, self.summary.group)
         )
+
+
+def _id_for(outgoing: Outgoing) -> str:
+    """The same for the same trigger and event."""
+    event = read_event(bytes(outgoing.event))
+    return derived_id(outgoing.trigger_id, f"{event.source}\0{event.id}")
 
 
 class _Data(msgspec.Struct):

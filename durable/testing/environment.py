@@ -20,6 +20,7 @@ from typing import Any, Final
 from ..app.client import Client
 from ..app.default import swap_default_client
 from ..app.registry import Registry, default_registry
+from ..app.starting_on import declare
 from ..engine.ledger import Ledger
 from ..model.errors import OrchestrationBlockedError, TimeoutError, not_found
 from ..model.limits import Limits
@@ -67,7 +68,11 @@ class Environment:
         self._casting = Casting(registry or default_registry, lambda: self._clock.now, lambda: self._client)
         self._driver = Driver(self._clock, self._backend, self._casting, self._limits, max_cached_orchestrations, ids)
         self._backend.own_signals.heard = self._driver.hinted
-        self._undo: list[Callable[[], object]] = [(registry or default_registry).on_change(self._driver.code_changed)]
+        known = registry or default_registry
+        self._undo: list[Callable[[], object]] = [
+            known.on_change(self._driver.code_changed),
+            declare(self._client, known),
+        ]
 
     def __enter__(self) -> Environment:
         before = swap_default_client(self._client)

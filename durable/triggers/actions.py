@@ -6,7 +6,7 @@ orchestration, an activity, an event for a sink) is committed with the firing, a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -35,7 +35,11 @@ class Publish(Action, frozen=True, tag="publish"):
 
 
 class StartOrchestration(Action, frozen=True, tag="start_orchestration"):
-    """Start one; its input is the event, unless one is given. Without an id it gets one of its own."""
+    """Start one; its input is the event, or only its data, unless one is given.
+
+    Without an id it gets one of its own; once: one that tells the trigger and the event, so that the same event again
+    is the same start.
+    """
 
     name: str
     version: str = ""
@@ -43,6 +47,8 @@ class StartOrchestration(Action, frozen=True, tag="start_orchestration"):
     input: Raw = NO_PAYLOAD
     instance_id: str = ""
     tags: dict[str, str] | None = None
+    gives: Literal["event", "data"] = "event"
+    once: bool = False
 
 
 class RaiseEvent(Action, frozen=True, tag="raise_event"):

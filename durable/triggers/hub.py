@@ -418,6 +418,17 @@ class Hub:
         change.added[trigger.id] = trigger
         change.states[trigger.id] = live.state
 
+    def declare(self, trigger: Trigger) -> None:
+        """This is what the trigger of that id is from now on. One that is there keeps what it has become."""
+        live = self._triggers.get(trigger.id)
+        if live is None:
+            self.add(trigger, {})
+            return
+        live.trigger = msgspec.structs.replace(trigger, interceptions=live.trigger.interceptions)
+        self._matches.clear()
+        self._change.added[trigger.id] = live.trigger
+        self._change.states[trigger.id] = live.state
+
     def delete(self, trigger_id: str) -> bool:
         """Whether it was there."""
         return self._delete(trigger_id)
