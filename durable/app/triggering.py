@@ -161,9 +161,10 @@ class Triggerer(Steerer):
         self._change_one("delete_trigger", trigger_id, lambda hub: hub.delete(trigger_id))
 
     def flush_triggers(self) -> int:
-        """Delete all triggers of the workspace; how many there were. Delayed events and dead letters stay."""
+        """Delete all triggers of the workspace; how many there were. Delayed events and dead letters stay, and so do
+        waits of orchestrations."""
         refuse_inside("flush_triggers", _INSTEAD)
-        return self._change_triggers(lambda hub: sum(hub.delete(trigger_id) for trigger_id in hub.ids))
+        return self._change_triggers(Hub.flush)
 
     def enable_trigger(self, trigger_id: str) -> None:
         """It takes events again. Raises TriggerNotFoundError."""

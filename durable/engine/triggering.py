@@ -5,7 +5,9 @@ Laws.
    change (`define`) holds at once: the step that had not seen it is a conflict, and is taken again.
 2. No event is done with before that commit: neither a row in the inbox, nor a delivery of an event source.
 3. A history that has become long is forgotten for one that begins with everything there is (`_LONG`).
-4. An activity that a trigger calls is a small orchestration of its own, a child of this instance: it has all that
+4. A wait of an orchestration is a trigger too. It comes and goes by messages, as all that instances tell each other:
+   the EventAwaited of its history, and a TaskCanceled for what nobody waits for any more.
+5. An activity that a trigger calls is a small orchestration of its own, a child of this instance: it has all that
    activities have, and its outcome comes as any child's does.
 """
 
@@ -24,10 +26,11 @@ from ..model.names import TRIGGERS, derived_id, partition_of
 from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
 from ..ports import Append, Commit, Row
 from ..replay.guard import TurnTooLong, running
-from ..triggers.actions import CallActivity, RaiseEvent, StartOrchestration
+from ..triggers.actions import CallActivity, RaiseEvent, Resume, StartOrchestration, Trigger
 from ..triggers.context import TriggerContext
 from ..triggers.event import NotAnEvent, read_event
 from ..triggers.hub import FindFunction, Hub, Outgoing, UserFunction, Waiting, decode_change, encode_change
+from ..triggers.pattern import EventPattern
 from .effects import timer_body
 from .instance import Arrival, Env, Instance, Turn
 from .messages import Message, encode_message
@@ -90,6 +93,10 @@ def step(instance: Instance, arrivals: Sequence[Arrival], find: FindFunction, no
             hub.wake(event.task_id, now, find)
         elif event.type in (h.CHILD_COMPLETED, h.CHILD_FAILED):
             hub.activity_ended(event.task_id, event.result, event.failure, now, find)
+        elif event.type == h.EVENT_AWAITED:
+            _await(hub, event)
+        elif event.type == h.TASK_CANCELED:
+            hub.delete(_resume(event).trigger_id)
         else:
             ignored += 1
         for body in arrival.bodies:
@@ -128,6 +135,21 @@ def _publish(hub: Hub, body: bytes, now: datetime, find: FindFunction, due_at: f
     except NotAnEvent:
         return 1
     return 0
+
+
+def _await(hub: Hub, awaited: Event) -> None:
+    """An orchestration waits for the first event of a pattern."""
+    resume = _resume(awaited)
+    if hub.view(resume.trigger_id) is None:
+        pattern = _pattern(awaited.input)
+        hub.add(Trigger(resume.trigger_id, (pattern,), action=resume, transient=True), {})
+
+
+def _resume(event: Event) -> Resume:
+    return Resume(event.instance_id, event.execution_id, event.task_id)
+
+
+_pattern = msgspec.json.Decoder(EventPattern).decode
 
 
 def _commit(
@@ -196,6 +218,16 @@ class _Effects:
             data = action.input if bytes(action.input) else _data_of(outgoing.event)
             raised = Event(h.EVENT_RAISED, self.now, name=action.name, input=data)
             self._send(outgoing, Message("event", action.instance_id, raised))
+        elif isinstance(action, Resume):
+            came = Event(
+                h.EVENT_RAISED,
+                self.now,
+                action.task_id,
+                h.CLOUD_EVENT,
+                input=outgoing.event,
+                execution_id=action.execution_id,
+            )
+            self._send(outgoing, Message("fact", action.instance_id, came))
         else:
             self._send(outgoing, Message("publish", action.to, Event(h.EVENT_RAISED, self.now, input=action.event)))
 

@@ -23,6 +23,7 @@ from ..app.registry import Registry, default_registry
 from ..app.starting_on import declare
 from ..engine.ledger import Ledger
 from ..model.errors import OrchestrationBlockedError, TimeoutError, not_found
+from ..model.history import Event
 from ..model.limits import Limits
 from ..model.moments import to_timedelta, to_utc
 from ..model.status import RuntimeStatus, Summary
@@ -161,10 +162,16 @@ class Environment:
             return f"{shown}: the registry has no such orchestrator (registry=, or import its module)"
         record = self._backend.store.load([Want(summary.instance_id)])[0]
         ledger = Ledger.of_rows(() if record is None else record.history or ())
-        waits = [f"event {event.name!r} (client.raise_event)" for event in ledger.waits.values()]
+        waits = [_awaited(event) for event in ledger.waits.values()]
         waits += [f"activity {event.name!r}, which nobody serves (env.replace)" for event in ledger.tasks.values()]
         waits += [f"sub-orchestration {event.instance_id!r} ({event.name})" for event in ledger.children.values()]
         return f"{shown}, and nothing will happen any more: it waits for {', '.join(waits) or 'nothing that is known'}"
+
+
+def _awaited(event: Event) -> str:
+    if event.input:
+        return f"a CloudEvent of {bytes(event.input).decode()} (client.publish)"
+    return f"event {event.name!r} (client.raise_event)"
 
 
 class _Client(Client):

@@ -62,6 +62,19 @@ class RaiseEvent(Action, frozen=True, tag="raise_event"):
     input: Raw = NO_PAYLOAD
 
 
+class Resume(Action, frozen=True, tag="resume"):
+    """Give the event to the task of an execution that waits for it (`ctx.wait_for_cloudevent`)."""
+
+    instance_id: str
+    execution_id: str
+    task_id: int
+
+    @property
+    def trigger_id(self) -> str:
+        """Of the trigger that has this action; no user can give such an id."""
+        return f"wait/{self.execution_id}/{self.task_id}"
+
+
 class Attempts(msgspec.Struct, frozen=True, omit_defaults=True):
     """How often an activity is tried; seconds. What `durable.RetryPolicy` says, without types of errors."""
 
@@ -129,6 +142,7 @@ AnyAction = (
     | Publish
     | StartOrchestration
     | RaiseEvent
+    | Resume
     | CallActivity
     | AddTrigger
     | DeleteTrigger

@@ -33,6 +33,7 @@ from .actions import (
     Interception,
     Publish,
     RaiseEvent,
+    Resume,
     StartOrchestration,
     TerminateWorkspace,
     Trigger,
@@ -140,7 +141,7 @@ class Outgoing(NamedTuple):
     """What leaves: `number` is unique in the workspace; `event` is the one that the trigger fired for."""
 
     number: int
-    action: Publish | StartOrchestration | RaiseEvent | CallActivity
+    action: Publish | StartOrchestration | RaiseEvent | Resume | CallActivity
     trigger_id: str
     event: Raw
 
@@ -348,7 +349,7 @@ class Hub:
                 self._wait(Waiting(now.timestamp() + action.delay, action.event))
             else:
                 self._queue.append(bytes(action.event))
-        elif isinstance(action, (Publish, StartOrchestration, RaiseEvent, CallActivity)):
+        elif isinstance(action, (Publish, StartOrchestration, RaiseEvent, Resume, CallActivity)):
             number = self._next()
             if isinstance(action, RaiseEvent) and not action.instance_id:
                 action = msgspec.structs.replace(action, instance_id=event.subject)
@@ -433,6 +434,11 @@ class Hub:
         """Whether it was there."""
         return self._delete(trigger_id)
 
+    def flush(self) -> int:
+        """Delete all triggers, and say how many. Those with which orchestrations wait stay: they end with the wait."""
+        mine = [i for i, live in self._triggers.items() if not isinstance(live.trigger.action, Resume)]
+        return sum(map(self._delete, mine))
+
     def _delete(self, trigger_id: str) -> bool:
         live = self._triggers.pop(trigger_id, None)
         if live is None:
@@ -491,9 +497,8 @@ class Hub:
         return True
 
     def terminate(self) -> None:
-        """Nothing is left of what waits for events: triggers, delayed events, attempts, calls."""
-        for trigger_id in list(self._triggers):
-            self._delete(trigger_id)
+        """Nothing but orchestrations waits any more: there are no triggers, delayed events, attempts, calls."""
+        self.flush()
         self._change.ended += [*self.waiting, *self._calls]
         self.waiting.clear()
         self._calls.clear()
