@@ -46,7 +46,9 @@ pass_: Final[Pass] = Pass()
 """Nothing: the firing is counted."""
 
 terminate_workspace: Final[TerminateWorkspace] = TerminateWorkspace()
-"""Delete all triggers of the workspace, and forget what waits for them: delayed events, attempts, activities."""
+"""Delete all triggers of the workspace, and forget what waits for them: delayed events, attempts, activities.
+
+What orchestrations wait for stays."""
 
 NOT_GIVEN: Final = object()
 _LIMITS: Final = Limits()

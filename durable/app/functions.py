@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar, get_args
 
+from ..model.names import check_name
 from ..model.retry import RetryPolicy
 from ..payload.signature import Signature
 from ..replay.callee import ActivityRef, OrchestratorRef
 from ..runtime.activities import Executor
 from ..runtime.activity_context import ActivityContext, local_context
+from ..triggers.pattern import EventPattern, patterns
 from .default import default_client
 from .trigger_function import require_function
 
@@ -71,6 +73,7 @@ class Orchestrator(OrchestratorRef[P, R]):
         group: str | None,
         retry: RetryPolicy | None,
         tags: Mapping[str, str] | None,
+        on: EventPattern | Iterable[EventPattern] | None = None,
     ) -> None:
         shown = require_function(fn, "@durable.orchestrator")
         if inspect.isasyncgenfunction(fn):
@@ -79,6 +82,9 @@ class Orchestrator(OrchestratorRef[P, R]):
             )
         name = shown if name is None else name
         super().__init__(name, Signature.of(fn, leading=1), version=version, group=group, retry=retry, tags=tags)
+        self.on = () if on is None else patterns(on, "@durable.orchestrator(on=)")
+        if self.on:
+            check_name(f"on:{self.name}", "@durable.orchestrator(on=): the trigger's id")
         self.fn = fn
         self.__doc__ = fn.__doc__
         self.__name__ = shown

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, final, overload
 
@@ -14,6 +14,7 @@ from ..replay.context import OrchestrationContext
 from ..replay.live_code import Code
 from ..runtime.activities import ActivityCode, Executor
 from ..runtime.activity_context import ActivityContext
+from ..triggers.pattern import EventPattern
 from .functions import Activity, Orchestrator
 from .trigger_function import FunctionKind, TriggerCode, TriggerFunction
 
@@ -140,6 +141,7 @@ class Registry:
         group: str | None = None,
         retry: RetryPolicy | None = None,
         tags: Mapping[str, str] | None = None,
+        on: EventPattern | Iterable[EventPattern] | None = None,
     ) -> OrchestratorDecorator: ...
     def orchestrator(
         self,
@@ -150,6 +152,7 @@ class Registry:
         group: str | None = None,
         retry: RetryPolicy | None = None,
         tags: Mapping[str, str] | None = None,
+        on: EventPattern | Iterable[EventPattern] | None = None,
     ) -> Any:
         """Make a function `(ctx, *args)` an orchestrator: a generator that yields tasks, an `async def`, or plain.
 
@@ -158,11 +161,18 @@ class Registry:
         else the highest (PEP 440 where both parse, else as text). An instance runs on its very version, where that is
         missing on the unversioned function, and waits where neither is there. group: only workers that serve it
         (`Worker(groups=...)`) run it; default "default". retry: holds when it is called as a child by function. tags:
-        go to each instance. Raises as `activity` does.
+        go to each instance. on: `durable.EventPattern`, one or several: each event that fits starts one, whose input is
+        the event's data. Raises as `activity` does.
+
+        With `on=` a worker that has this function sees to it that the workspace has the trigger "on:<name>": as it
+        starts, or when the function is registered while it runs. Of several versions with `on=` the highest counts. An
+        event starts one orchestration, however often it is published: its id is derived from the trigger and the event.
+        When the patterns change, those of the worker that started last hold. A trigger whose function no longer has
+        `on=` stays, since a worker with other code may need it: `client.delete_trigger("on:<name>")` takes it away.
         """
 
         def register(function: Callable[..., Any]) -> Orchestrator[Any, Any]:
-            orchestrator: Orchestrator[Any, Any] = Orchestrator(function, name, version, group, retry, tags)
+            orchestrator: Orchestrator[Any, Any] = Orchestrator(function, name, version, group, retry, tags, on)
             self._add_orchestrator(orchestrator)
             return orchestrator
 
@@ -248,6 +258,15 @@ class Registry:
 
     def find_trigger_function(self, kind: FunctionKind, name: str) -> TriggerFunction | None:
         return self._trigger_functions.get((kind, name))
+
+    def started_by_events(self) -> list[Orchestrator[Any, Any]]:
+        """Those under `on=`, of each name the highest version."""
+        with self._lock:
+            found = [orchestrator for orchestrator in self._orchestrators.values() if orchestrator.on]
+        newest = {
+            name: highest(o.version for o in found if o.name == name) for name in dict.fromkeys(o.name for o in found)
+        }
+        return [orchestrator for orchestrator in found if orchestrator.version == newest[orchestrator.name]]
 
     def names(self, kind: str) -> list[str]:
         """The registered names of one kind, "activity" or "orchestrator", sorted; a version stands after its name."""

@@ -34,6 +34,7 @@ from ..triggers.asks import (
     AnyPart,
     Ask,
     Bury,
+    Declare,
     Delete,
     DeleteSource,
     Enable,
@@ -158,6 +159,16 @@ class Triggerer(Steerer):
         defaults = {"condition": always, "action": pass_, "transient": True}
         return Add(self._signed(trigger(**{**defaults, **given})), context)
 
+    def declare_triggers(self, definitions: Iterable[Definition]) -> None:
+        """See to it that these are there, as they are given; what they have become stays. Nothing is written for those
+        that are so already."""
+        wanted = list(definitions)
+        if not wanted:
+            return
+        hub = self.triggers()
+        if not all(hub.is_declared(one) for one in wanted):
+            self.ask(*map(Declare, wanted))
+
     def get_trigger(self, trigger_id: str) -> Trigger | None:
         """How a trigger stands; None where there is none."""
         refuse_inside("get_trigger", "context.triggers")
@@ -200,7 +211,8 @@ class Triggerer(Steerer):
         self._ask_one("delete_trigger", trigger_id, Delete(trigger_id))
 
     def flush_triggers(self) -> None:
-        """Delete all triggers of the workspace. Delayed events and dead letters stay."""
+        """Delete all triggers of the workspace. Delayed events, dead letters and waits of orchestrations
+        stay."""
         refuse_inside("flush_triggers", _INSTEAD)
         self.ask(Flush())
 

@@ -38,6 +38,7 @@ from .identity import Ids
 from .plugins import open_event_source
 from .registry import Registry, default_registry
 from .starting import Neighbour, Nobody
+from .starting_on import declare
 from .trigger_functions import TriggerFunctions
 
 log = logging.getLogger("durable.worker")
@@ -176,6 +177,7 @@ class Worker:
             self._undo.append(transport.watch(lambda trouble: _on_trouble(trouble, seat, engine)))
         self._undo.append(backend.signals.listen(FACTS, lambda ids: engine.tell(Hint(ids))))
         self._undo.append(self._registry.on_change(lambda: engine.tell(CodeChanged())))
+        self._undo.append(declare(client, self._registry))
         seat.take()
         self._engine, self._seat = engine, seat
         client.worker_started(neighbour)

@@ -165,12 +165,19 @@ class _Reading:
     def waits(self, event: HistoryEvent) -> None:
         task = self._task(event, Kind.EVENT, State.WAITING)
         task.due = event.fire_at
+        if event.input is not None:
+            return  # for a CloudEvent: of those none is kept for later
         kept = self.unclaimed.get(task.name.casefold())
         if kept:
             task.input = kept.pop(0).input
             self._end(task, State.DONE, event)
 
     def event_came(self, event: HistoryEvent) -> None:
+        answered = self._known(event)
+        if answered is not None:
+            answered.input = event.input
+            self._end(answered, State.DONE, event)
+            return
         key = (event.name or "").casefold()
         for task in self.tasks.values():
             if task.kind is Kind.EVENT and task.open and task.name.casefold() == key:

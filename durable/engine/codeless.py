@@ -49,6 +49,10 @@ def _end(instance: Instance, events: list[Event], arrivals: Sequence[Arrival], n
         timer_key(summary.execution_id, event.task_id, event.attempt)
         for event in (*ledger.timers.values(), *ledger.waits.values())
     )
+    last = instance.length + len(events) - 1
+    for wait in ledger.waits.values():
+        if wait.input:
+            run.withdraw(wait.task_id, last)
     run.drop.extend(rows_of(arrivals))  # also of older executions
     run.drop.extend(rows_of_start(instance))
     if request.status == RECURSIVE:

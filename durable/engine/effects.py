@@ -9,12 +9,12 @@ from typing import Final
 import msgspec
 
 from ..model import history as h
-from ..model.history import Event, Parent
+from ..model.history import NO_PAYLOAD, Event, Parent, Raw
 from ..model.moments import from_timestamp
-from ..model.names import partition_of
+from ..model.names import TRIGGERS, partition_of
 from ..model.status import DEFAULT_QUEUE, Summary
 from ..ports import Row, RowKind
-from .instance import Arrival, Env, Instance, Invocation, task_key, timer_key, wake_key
+from .instance import Arrival, Env, Instance, Invocation, await_key, task_key, timer_key, wake_key, withdraw_key
 from .messages import Message, child_start, encode_message
 
 
@@ -60,6 +60,29 @@ class Effects:
             body = timer_body(self.execution_id, event.task_id, event.attempt)
             self._put(key, "timer", event.fire_at.timestamp(), body=body)
 
+    def event_awaited(self, event: Event) -> None:
+        self.timer_set(event)
+        if event.input:
+            self.awaits(event, await_key(self.execution_id, event.task_id))
+
+    def awaits(self, awaited: Event, key: str) -> None:
+        """Tell the triggers of this wait for a CloudEvent."""
+        here = self._of_here(h.EVENT_AWAITED, awaited.task_id, awaited.input)
+        self.send(Message("fact", TRIGGERS, here), key)
+
+    def withdraw(self, task_id: int, number: int) -> None:
+        """Nobody waits for this CloudEvent any more, since the event of that number."""
+        self.drop.append(await_key(self.execution_id, task_id))  # which might come after this
+        here = self._of_here(h.TASK_CANCELED, task_id, NO_PAYLOAD)
+        self.send(Message("fact", TRIGGERS, here), withdraw_key(self.execution_id, task_id, number))
+
+    def _of_here(self, kind: str, task_id: int, given: Raw) -> Event:
+        at = from_timestamp(self.now)
+        instance_id = self.summary.instance_id
+        return Event(
+            kind, at, task_id, h.CLOUD_EVENT, input=given, instance_id=instance_id, execution_id=self.execution_id
+        )
+
     def timer_ended(self, event: Event) -> None:
         self.drop.append(timer_key(self.execution_id, event.task_id, event.attempt))
 
@@ -104,7 +127,7 @@ EFFECTS: Final[dict[str, Callable[[Effects, Event], None]]] = {
     h.TIMER_CREATED: Effects.timer_set,
     h.TIMER_FIRED: Effects.timer_ended,
     h.TIMER_CANCELED: Effects.timer_ended,
-    h.EVENT_AWAITED: Effects.timer_set,
+    h.EVENT_AWAITED: Effects.event_awaited,
     h.CHILD_CREATED: Effects.child_created,
     h.EVENT_SENT: Effects.event_sent,
 }

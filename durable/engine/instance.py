@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -133,6 +133,18 @@ def task_key(execution_id: str, task_id: int, attempt: int) -> str:
 def timer_key(execution_id: str, task_id: int, attempt: int) -> str:
     """The key of a timer's row. With the attempt, so that a late repeat of one retry timer can't end the next one."""
     return f"{execution_id}/{task_id}/{attempt}/timer"
+
+
+AWAITS: Final = "/await"  # how the key ends of a message that tells the triggers of a wait
+
+
+def await_key(execution_id: str, task_id: int) -> str:
+    return f"{execution_id}/{task_id}{AWAITS}"
+
+
+def withdraw_key(execution_id: str, task_id: int, number: int) -> str:
+    """The key of the message that takes a wait back. number: of the event that ended it, for a rewind may reopen it."""
+    return f"{execution_id}/{task_id}/withdraw/{number}"
 
 
 def wake_key(execution_id: str) -> str:

@@ -69,6 +69,8 @@ class Ledger:
             self.tasks.pop(task_id, None)
             self.timers.pop(task_id, None)
             self.waits.pop(task_id, None)
+        elif kind == h.EVENT_RAISED and event.task_id:
+            self.waits.pop(task_id, None)
         elif kind == h.EVENT_RAISED:
             self._event_taken(event)
         elif kind == h.EXECUTION_STARTED:
@@ -84,6 +86,6 @@ class Ledger:
         """Without the code, which wait took an event can only be guessed: the first of that name."""
         key = event.name.casefold()
         for task_id, wait in self.waits.items():
-            if wait.name.casefold() == key:
+            if wait.name.casefold() == key and not wait.input:
                 del self.waits[task_id]
                 return

@@ -24,7 +24,7 @@ from ..model.status import Summary
 from ..ports import Row
 from ..replay.guard import Watch
 from .effects import Effects, wake_row
-from .instance import Env, Instance, task_key, timer_key, wake_key
+from .instance import Env, Instance, await_key, task_key, timer_key, wake_key, withdraw_key
 from .ledger import Ledger
 from .messages import Message
 
@@ -109,6 +109,11 @@ def reopen(
     run.of(events[1:], number + 1)
     for timer in _open_timers([event for _, event in stands]):
         run.timer_set(timer)
+    for wait in ledger.waits.values():
+        if wait.input and wait.task_id not in answered:
+            # The end has taken it back, or was about to.
+            run.drop.append(withdraw_key(summary.execution_id, wait.task_id, number - 1))
+            run.awaits(wait, f"{await_key(summary.execution_id, wait.task_id)}/{number}")
     if not any(event.type == h.ORCHESTRATOR_STARTED for _, event in stands):
         run.put.append(wake_row(summary, run.partition, run.now, ""))
     # The code has nothing to do with it, but a worker shall look at the rows at once.
@@ -120,12 +125,13 @@ def _again(run: Effects, ledger: Ledger, void: Sequence[tuple[int, Event]]) -> s
     """Back into the inbox with what came after that moment, and answers something open there: the tasks answered."""
     answered: set[int] = set()
     for number, event in void:
-        if event.type in (h.EVENT_RAISED, h.EXECUTION_CANCELED):
+        if event.type == h.EXECUTION_CANCELED or (event.type == h.EVENT_RAISED and not event.task_id):
             run.put.append(_inbox_row(run, number, event))
             continue
         call = ledger.tasks.get(event.task_id) or ledger.children.get(event.task_id)
         outcome = event.type in _OUTCOMES and call is not None and call.attempt == event.attempt
-        fired = event.type == h.TIMER_FIRED and (event.task_id in ledger.timers or event.task_id in ledger.waits)
+        came = event.type in (h.TIMER_FIRED, h.EVENT_RAISED)
+        fired = came and (event.task_id in ledger.timers or event.task_id in ledger.waits)
         if (outcome or fired) and event.task_id not in answered:
             answered.add(event.task_id)
             here = msgspec.structs.replace(event, execution_id=run.execution_id)
@@ -165,11 +171,12 @@ def _rows_of(execution_id: str, void: Sequence[Event]) -> list[str]:
 
 
 def _open_timers(events: Sequence[Event]) -> list[Event]:
-    """Timers, and time limits of waits: of all waits, for a history does not say which one took an event."""
+    """Timers, and time limits of waits: of all waits by name, for a history does not say which one took an
+    event."""
     found: dict[int, Event] = {}
     for event in events:
         if event.type in (h.TIMER_CREATED, h.EVENT_AWAITED):
             found[event.task_id] = event
-        elif event.type in (h.TIMER_FIRED, h.TIMER_CANCELED, h.TASK_CANCELED):
+        elif event.type in (h.TIMER_FIRED, h.TIMER_CANCELED, h.TASK_CANCELED, h.EVENT_RAISED):
             found.pop(event.task_id, None)
     return list(found.values())

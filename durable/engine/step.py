@@ -29,6 +29,7 @@ from ..replay.execution import Execution
 from ..replay.guard import TurnTooLong
 from ..replay.live_code import Code
 from ..replay.mismatch import Mismatch, line_of_error, refuse_sealed
+from ..replay.tasks import CloudEventTask
 from .codeless import cancel_before_start, ended_summary, only_drop, park, rows_of_start, terminate
 from .effects import Effects, start_row, wake_row
 from .instance import Arrival, Env, Instance, Turn, outcome_key, row_behind, timer_key
@@ -195,6 +196,8 @@ def _commit(
     for task_id in execution.unused_timers:
         run.drop.append(timer_key(summary.execution_id, task_id, 0))
     last = events[-1]
+    for task_id in _withdrawn(execution, last):
+        run.withdraw(task_id, instance.length + len(events) - 1)
     left = _left_for_next(events, arrivals) if last.type == h.CONTINUE_AS_NEW else ()
     run.drop += [a.row_key for a in arrivals if a.row_key and a.row_key not in left]
     if ignored:
@@ -273,6 +276,14 @@ def _left_for_next(events: list[Event], arrivals: Sequence[Arrival]) -> set[str]
     taken = {id(event) for event in events}
     kept = (h.EVENT_RAISED, h.EXECUTION_CANCELED)
     return {a.row_key for a in arrivals if a.event.type in kept and id(a.event) not in taken}
+
+
+def _withdrawn(execution: Execution, last: Event) -> list[int]:
+    """The waits for CloudEvents that this turn has ended, all of them if it was the last one."""
+    if last.type not in (h.CONTINUE_AS_NEW, h.EXECUTION_COMPLETED):
+        return execution.withdrawn
+    left = [number for number, task in execution.tasks.items() if isinstance(task, CloudEventTask)]
+    return [*execution.withdrawn, *left]
 
 
 def _timers_left(execution: Execution) -> list[str]:

@@ -5,7 +5,9 @@ Laws.
    What people want changed are facts in its inbox, between the events, and hold for what comes behind them.
 2. No event is done with before that commit: neither a row in the inbox, nor a delivery of an event source.
 3. A history that has become long is forgotten for one that begins with everything there is (`_LONG`).
-4. An activity that a trigger calls is a small orchestration of its own, a child of this instance: it has all that
+4. A wait of an orchestration is a trigger too. It comes and goes by messages, as all that instances tell each other:
+   the EventAwaited of its history, and a TaskCanceled for what nobody waits for any more.
+5. An activity that a trigger calls is a small orchestration of its own, a child of this instance: it has all that
    activities have, and its outcome comes as any child's does.
 """
 
@@ -20,16 +22,17 @@ from msgspec.structs import replace
 
 from ..model import history as h
 from ..model.history import Event, Parent, Raw, UnreadableHistory, encode_events
-from ..model.names import TRIGGERS, partition_of
+from ..model.names import TRIGGERS, derived_id, partition_of
 from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
 from ..ports import Append, Commit, Row
 from ..replay.guard import TurnTooLong, running
-from ..triggers.actions import CallActivity, RaiseEvent, StartOrchestration
+from ..triggers.actions import CallActivity, Definition, RaiseEvent, Resume, StartOrchestration
 from ..triggers.asks import decode_ask
 from ..triggers.changes import Waiting, decode_change, encode_change
 from ..triggers.context import Draft
-from ..triggers.event import NotAnEvent
+from ..triggers.event import NotAnEvent, read_event
 from ..triggers.hub import FindFunction, Hub, Outgoing, UserFunction
+from ..triggers.pattern import EventPattern
 from .effects import timer_body
 from .instance import Arrival, Env, Instance, Turn
 from .messages import Message, encode_message
@@ -88,6 +91,10 @@ def step(instance: Instance, arrivals: Sequence[Arrival], find: FindFunction, no
             hub.wake(event.task_id, now, find)
         elif event.type in (h.CHILD_COMPLETED, h.CHILD_FAILED):
             hub.activity_ended(event.task_id, event.result, event.failure, now, find)
+        elif event.type == h.EVENT_AWAITED:
+            _await(hub, event)
+        elif event.type == h.TASK_CANCELED:
+            hub.delete(_resume(event).trigger_id)
         else:
             ignored += 1
         for body in arrival.bodies:
@@ -125,6 +132,21 @@ def _publish(hub: Hub, body: bytes, now: datetime, find: FindFunction, due_at: f
         hub.publish(body, now, find, due_at)
     except NotAnEvent as error:
         hub.refuse(body, error, now)
+
+
+def _await(hub: Hub, awaited: Event) -> None:
+    """An orchestration waits for the first event of a pattern."""
+    resume = _resume(awaited)
+    if hub.view(resume.trigger_id) is None:
+        pattern = _pattern(awaited.input)
+        hub.add(Definition(resume.trigger_id, (pattern,), action=resume, transient=True), {})
+
+
+def _resume(event: Event) -> Resume:
+    return Resume(event.instance_id, event.execution_id, event.task_id)
+
+
+_pattern = msgspec.json.Decoder(EventPattern).decode
 
 
 def _commit(
@@ -193,14 +215,23 @@ class _Effects:
             data = action.input if bytes(action.input) else _data_of(outgoing.event)
             raised = Event(h.EVENT_RAISED, self.now, name=action.name, input=data)
             self._send(outgoing, Message("event", action.instance_id, raised))
+        elif isinstance(action, Resume):
+            came = Event(
+                h.EVENT_RAISED,
+                self.now,
+                action.task_id,
+                h.CLOUD_EVENT,
+                input=outgoing.event,
+                execution_id=action.execution_id,
+            )
+            self._send(outgoing, Message("fact", action.instance_id, came))
         else:
             self._send(outgoing, Message("publish", action.to, Event(h.EVENT_RAISED, self.now, input=action.event)))
 
     def _start(self, outgoing: Outgoing, action: StartOrchestration) -> Message:
-        instance_id = action.instance_id or self._own_id(outgoing)
-        event = self._starting(
-            instance_id, action.name, action.input if bytes(action.input) else _data_of(outgoing.event)
-        )
+        instance_id = action.instance_id or (_id_for(outgoing) if action.once else self._own_id(outgoing))
+        given = action.input if bytes(action.input) else _data_of(outgoing.event)
+        event = self._starting(instance_id, action.name, given)
         event = replace(event, version=action.version, group=action.group or DEFAULT_GROUP, tags=action.tags)
         return Message("start", instance_id, event)
 
@@ -233,6 +264,12 @@ class _Effects:
         self.put.append(
             Row(key, "message", TRIGGERS, self.partition, due_at, self.env.holder, 0, body, self.summary.group)
         )
+
+
+def _id_for(outgoing: Outgoing) -> str:
+    """The same for the same trigger and event."""
+    event = read_event(bytes(outgoing.event))
+    return derived_id(outgoing.trigger_id, f"{event.source}\0{event.id}")
 
 
 class _Data(msgspec.Struct):

@@ -79,6 +79,9 @@ COMMANDS: Final = frozenset(
     }
 )
 
+# The `name` of an EventAwaited whose input is a pattern of CloudEvents, and of the EventRaised with its `task_id`.
+CLOUD_EVENT: Final = "CloudEvent"
+
 # The `status` of a SubOrchestrationInstanceCreated whose parent does not wait for it.
 DETACHED: Final = "DETACHED"
 

@@ -65,10 +65,21 @@ TRIGGERS: Final = "@triggers"  # the instance that all triggers of a workspace a
 
 def child_id(parent_id: str, execution_id: str, task_id: int, attempt: int) -> str:
     """The default id of a sub-orchestration: the parent's, cut to 150 characters and 400 bytes, and 12 hex digits."""
-    prefix = parent_id[:150].encode()[:400].decode(errors="ignore")
-    digest = hashlib.sha256(f"{execution_id}/{task_id}/{attempt}".encode()).hexdigest()[:12]
+    return f"{_cut(parent_id)}:{_digest(f'{execution_id}/{task_id}/{attempt}', 12)}"
+
+
+def derived_id(prefix: str, key: str) -> str:
+    """An id that is the same for the same prefix and key: the prefix, cut as above, and 32 hex digits."""
+    return f"{_cut(prefix)}:{_digest(key, 32)}"
+
+
+def _cut(text: str) -> str:
     # Cutting can end on a base character whose combining mark was cut off; NFC stays NFC for every prefix.
-    return f"{prefix}:{digest}"
+    return text[:150].encode()[:400].decode(errors="ignore")
+
+
+def _digest(text: str, digits: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 def sequence(number: int) -> str:

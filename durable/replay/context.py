@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from random import Random
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from uuid import UUID, uuid5
 
 from ..model.errors import LimitError
@@ -13,11 +13,15 @@ from ..model.history import Raw
 from ..model.moments import to_timedelta, to_utc
 from ..model.names import check_name
 from ..payload.values import decode, encode, refuse_ambiguous
+from ..triggers.pattern import EventPattern
 from .arity import calls_sub_orchestrator, starts_detached
 from .callee import ActivityRef, OrchestratorRef, as_activity, as_orchestrator, checked_tags
 from .live_code import LiveCode
 from .logs import InstanceLogger
 from .tasks import Task, is_task
+
+if TYPE_CHECKING:
+    from cloudevents.core.v1.event import CloudEvent
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -197,6 +201,29 @@ class OrchestrationContext:
             self._after(delta, "wait_for_external_event(timeout=)")
         refuse_ambiguous(Any if type is None else type, f"wait_for_external_event({name!r}, type=)")
         return self._execution.wait_for_event(name, delta, Any if type is None else type)
+
+    def wait_for_cloudevent(
+        self,
+        *,
+        type: str | None = None,
+        source: str | None = None,
+        subject: str | None = None,
+        timeout: timedelta | float | None = None,
+    ) -> Task[CloudEvent]:
+        """Wait for an event that is published in this workspace (`client.publish`); the result is a CloudEvent.
+
+        type, source, subject: as in `durable.EventPattern`, exact or with a `*` at the end; None for any. It takes the
+        first event that fits of those published after the workspace's triggers have heard of the wait: they have once
+        an activity or a sub-orchestration that is called in the same turn begins, so ask for the event before you call
+        what will publish it. Others who wait for the same event get it too. timeout: counted from this call; it raises
+        durable.TimeoutError. Raises TypeError, ValueError for a `*` before the end.
+        """
+        delta = None if timeout is None else to_timedelta(timeout, "wait_for_cloudevent(timeout=)")
+        if delta is not None:
+            self._after(delta, "wait_for_cloudevent(timeout=)")
+        given = {"type": type, "source": source, "subject": subject}
+        pattern = EventPattern(**{name: text for name, text in given.items() if text is not None})
+        return self._execution.wait_for_cloudevent(pattern, delta)
 
     def task_all(self, tasks: Several[Task[T]], *, return_exceptions: bool = False) -> Task[list[T]]:
         """All results, in order. Fails as soon as one fails; return_exceptions=True waits for all (asyncio.gather)."""

@@ -28,7 +28,7 @@ from .fan_out import MapTask
 from .guard import Watch
 from .live_code import Code, LiveCode
 from .mismatch import line_of, refuse_sealed
-from .tasks import CallTask, TimerTask, WaitTask
+from .tasks import CallTask, CloudEventTask, TimerTask, WaitTask
 
 
 class Execution(LiveCode):
@@ -58,7 +58,7 @@ class Execution(LiveCode):
         """
         journal = self.journal
         new = journal.turn()
-        self.taken, self.unused_timers = 0, list(self._stale_timers)
+        self.taken, self.unused_timers, self.withdrawn = 0, list(self._stale_timers), []
         first_turn = self._driver is None and not self.finished
         opening = Event(h.ORCHESTRATOR_STARTED, now, suggest_continue_as_new=is_long)
         if first_turn and self.version != self.started.version:
@@ -81,9 +81,11 @@ class Execution(LiveCode):
 
     def expects(self, fact: Event) -> bool:
         """Whether this fact would change anything: an event, or the outcome of what is open."""
-        if fact.type in (h.EVENT_RAISED, h.EXECUTION_CANCELED):
+        if fact.type == h.EXECUTION_CANCELED or (fact.type == h.EVENT_RAISED and not fact.task_id):
             return True
         task = self.tasks.get(fact.task_id)
+        if fact.type == h.EVENT_RAISED:
+            return isinstance(task, CloudEventTask)
         if isinstance(task, CallTask):
             if fact.type == h.TIMER_FIRED:
                 return task.retry_timer and fact.attempt == task.attempt
@@ -204,6 +206,11 @@ class Execution(LiveCode):
             self._wake(task)
         elif isinstance(task, WaitTask):
             self._wait_expired(task)
+        elif isinstance(task, CloudEventTask):
+            del self.tasks[task.id]
+            self.withdrawn.append(task.id)
+            task.time_out()
+            self._wake(task)
         elif isinstance(task, CallTask) and task.retry_timer and task.attempt == event.attempt:
             task.retry_timer = False
             self._schedule(task)
@@ -216,10 +223,22 @@ class Execution(LiveCode):
 
     def _event_raised(self, event: Event) -> None:
         refuse_sealed(event, f"instance {self.instance_id!r}: the data of event {event.name!r}")
+        if event.task_id:
+            self._cloudevent_came(event)
+            return
         wait = self.mailbox.taker(event)
         if wait is not None:
             self._give(wait, event)
             self._wake(wait)
+
+    def _cloudevent_came(self, event: Event) -> None:
+        task = self.tasks.get(event.task_id)
+        if isinstance(task, CloudEventTask):
+            del self.tasks[task.id]
+            if task.timed:
+                self.unused_timers.append(task.id)
+            task.take(event.input)
+            self._wake(task)
 
 
 _OUTCOMES: Final = frozenset({h.TASK_COMPLETED, h.TASK_FAILED, h.CHILD_COMPLETED, h.CHILD_FAILED})

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from ..model import history as h
 from ..model.errors import LimitError
-from ..model.history import Event
+from ..model.history import Event, Raw
 from ..model.rewinding import Span, last_task_id, passed_over, standing, void_outcomes
 from .callee import ActivityRef, OrchestratorRef, same_payload
 from .mismatch import Mismatch, current_line, differs
@@ -212,6 +212,10 @@ class Journal:
             )
 
 
+def _same_pattern(recorded: Raw, now: Raw) -> bool:
+    return bool(recorded and now) and same_payload(recorded, now)
+
+
 def _number(item: tuple[int, Event]) -> int:
     return item[0]
 
@@ -223,7 +227,11 @@ def _same(recorded: Event, done: Event, ref: Ref | None, named: bool) -> bool:
     if recorded.type != kind or recorded.task_id != done.task_id or recorded.attempt != done.attempt:
         return False
     if kind == h.EVENT_AWAITED:
-        return recorded.name.casefold() == done.name.casefold() and recorded.fire_at == done.fire_at
+        return (
+            recorded.name.casefold() == done.name.casefold()
+            and recorded.fire_at == done.fire_at
+            and (recorded.input == done.input or _same_pattern(recorded.input, done.input))
+        )
     if kind == h.EVENT_SENT:
         return (
             recorded.name.casefold() == done.name.casefold()

@@ -26,6 +26,7 @@ from ..model.limits import Limits
 from ..model.status import RuntimeStatus
 from ..payload.signature import Signature
 from ..payload.values import encode
+from ..triggers.pattern import EventPattern
 from ..triggers.waiting import Trigger, fire
 from .callee import ActivityRef, OrchestratorRef
 from .commands import called, child_created, ended_by
@@ -38,6 +39,7 @@ from .tasks import (
     AllTask,
     AnyTask,
     CallTask,
+    CloudEventTask,
     Leaf,
     Task,
     TimerTask,
@@ -92,6 +94,7 @@ class LiveCode:
         self.awake = False
         self._asked_asleep = 0
         self.unused_timers: list[int] = []
+        self.withdrawn: list[int] = []  # waits for CloudEvents that ended without one
         self._resumed_by = 0  # the number of the fact that resumed the code last
         self._unseen: set[int] = set()  # failed calls that the code has not been told of
         self._seen: dict[int, int] = {}  # failed calls, and the number of the event before which the code was told
@@ -182,6 +185,14 @@ class LiveCode:
         self.journal.issue(Event(h.EVENT_AWAITED, self.clock, task_id=task.id, name=name, fire_at=fire_at))
         return task
 
+    def wait_for_cloudevent(self, pattern: EventPattern, timeout: timedelta | None) -> CloudEventTask:
+        task = CloudEventTask(self, self._next_id(), pattern, timeout is not None)
+        self.tasks[task.id] = task
+        fire_at = None if timeout is None else self.clock + timeout
+        given = Raw(msgspec.json.encode(pattern))
+        self.journal.issue(Event(h.EVENT_AWAITED, self.clock, task.id, h.CLOUD_EVENT, input=given, fire_at=fire_at))
+        return task
+
     def continue_as_new(self, payload: Raw, save_events: bool, version: str) -> None:
         self._refuse_scheduling()
         self.continued, self.save_events, self.continued_version = payload, save_events, version
@@ -192,8 +203,10 @@ class LiveCode:
         attempt = leaf.attempt if isinstance(leaf, CallTask) else 0
         self.journal.issue(Event(kind, self.clock, task_id=leaf.id, attempt=attempt))
         self.tasks.pop(leaf.id, None)
-        if isinstance(leaf, WaitTask) and leaf.timed:
+        if isinstance(leaf, WaitTask | CloudEventTask) and leaf.timed:
             self.unused_timers.append(leaf.id)
+        if isinstance(leaf, CloudEventTask):
+            self.withdrawn.append(leaf.id)
 
     def all_of(self, tasks: Sequence[Task[Any]], gather: bool) -> AllTask[Any]:
         return AllTask(self, tasks, gather)

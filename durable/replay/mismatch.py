@@ -15,6 +15,8 @@ from ..payload.codec import SEALED_MESSAGE, is_sealed, is_sealed_failure, why_se
 
 _PREVIEW = 80
 
+_CLOUD_EVENT_AWAITED = "wait_for_cloudevent"
+
 # What each command is called when it is shown to the author of the code.
 _VERBS = {
     h.TASK_SCHEDULED: "call_activity",
@@ -73,6 +75,8 @@ def command(event: Event) -> str:
         return "raise durable.OrchestrationCancelledError"
     if event.type == h.CHILD_CREATED and event.status == h.DETACHED:
         return command(msgspec.structs.replace(event, status="")).replace(_VERBS[event.type], "start_orchestration", 1)
+    if event.type == h.EVENT_AWAITED and event.input:
+        return command(msgspec.structs.replace(event, name="", type=_CLOUD_EVENT_AWAITED))
     parts = [_VERBS.get(event.type, event.type)]
     if event.name:
         parts.append(repr(event.name))
@@ -83,7 +87,7 @@ def command(event: Event) -> str:
     if event.fire_at is not None:
         parts.append(f"due {event.fire_at.isoformat()}")
     if event.input:
-        parts.append(f"with input {preview(event.input)}")
+        parts.append(f"{'for' if event.type == _CLOUD_EVENT_AWAITED else 'with input'} {preview(event.input)}")
     if event.status:
         parts.append(event.status)
     return " ".join(parts)

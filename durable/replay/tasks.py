@@ -20,6 +20,8 @@ import msgspec
 from ..model.errors import PayloadError, TaskCancelledError, TaskFailedError, TimeoutError
 from ..model.failure import FailureDetails
 from ..payload.values import decode
+from ..triggers.event import to_sdk
+from ..triggers.pattern import EventPattern
 from .callee import ActivityRef, OrchestratorRef
 
 R = TypeVar("R", covariant=True)
@@ -245,6 +247,32 @@ class WaitTask(Leaf[R]):
 
     def __repr__(self) -> str:
         return f"<Task {self.id}: wait for event {self.name!r}>"
+
+
+class CloudEventTask(Leaf[Any]):
+    """A wait for the first CloudEvent of a pattern that is published from then on: it is found by its number."""
+
+    __slots__ = ("pattern", "timed")
+    made_by = "wait_for_cloudevent"
+
+    def __init__(self, owner: Canceller, task_id: int, pattern: EventPattern, timed: bool) -> None:
+        super().__init__(owner, task_id)
+        self.pattern = pattern
+        self.timed = timed
+
+    def take(self, raw: msgspec.Raw) -> None:
+        self._settle(raw, None)
+
+    def time_out(self) -> None:
+        self._settle(None, TimeoutError(f"no CloudEvent of {self.pattern!r} came in time (task {self.id})"))
+
+    def _read(self) -> Any:
+        if isinstance(self._value, msgspec.Raw):
+            self._value = to_sdk(bytes(self._value))
+        return self._value
+
+    def __repr__(self) -> str:
+        return f"<Task {self.id}: wait for a CloudEvent of {self.pattern!r}>"
 
 
 class Composite(Task[R]):

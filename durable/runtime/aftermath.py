@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from ..engine.codeless import outcome_fact
-from ..engine.instance import Arrival, Env, Invocation, Turn, row_behind
+from ..engine.instance import AWAITS, Arrival, Env, Invocation, Turn, row_behind
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus, Summary
 from ..ports import FACTS, STATUS, Delivered, Fact, Row, RowKey
@@ -51,6 +51,7 @@ class Aftermath:
         self.outbox = outbox
         self.courier = courier
         self.work = work
+        self.held: list[Invocation] = []  # begin once the triggers have heard of what was asked for together with them
 
     def of(self, turns: Sequence[Turn]) -> Asking:
         """These are committed."""
@@ -60,6 +61,7 @@ class Aftermath:
         ended: list[Summary] = []
         timers: list[Row] = []
         dropped: list[str] = []
+        waits = False
         for turn in turns:
             if turn.alarm is not None:
                 timers.append(turn.alarm)
@@ -81,11 +83,17 @@ class Aftermath:
                     timers.append(row)
                 elif row.kind == "message":
                     self.outbox.add(row)
+                    waits |= row.key.endswith(AWAITS)
         if timers:
             self.agenda.arm(timers)
         self.work.forget(dropped)
         self.agenda.disarm(dropped)
-        if run:
+        if self.held:
+            gone = set(dropped)
+            self.held = [invocation for invocation in self.held if invocation.row_key not in gone]
+        if waits:
+            self.held += run
+        elif run:
             yield from self.work.begin(run)
         if cancelled:
             yield from self.work.cancel(cancelled)
@@ -94,6 +102,11 @@ class Aftermath:
             yield Ended(ended)
         if news:
             yield Notify(STATUS, news)
+
+    def begin_held(self) -> Asking:
+        """The messages before them have been sent."""
+        held, self.held = self.held, []
+        yield from self.work.begin(held)
 
     def hand_over(self, foreign: dict[str, list[Arrival]]) -> Asking:
         """Outcomes for instances that are somebody else's (by now): into their inboxes, and tell."""

@@ -288,6 +288,8 @@ class Loop:
             sent = yield from self.outbox.send()
             self.turns.faulty |= sent.again
             yield from self._hint(sent.targets)
+        if self.turns.aftermath.held and not self.outbox.rows:
+            yield from self.turns.aftermath.begin_held()
 
     def _hint(self, instance_ids: Iterable[str]) -> Asking:
         others: list[str] = []

@@ -17,15 +17,17 @@ from ..engine.instance import Env
 from ..engine.ledger import Ledger
 from ..engine.messages import Message, decode_message, refused_start
 from ..engine.step import create
+from ..engine.triggering import begin
 from ..model.errors import StoreError
 from ..model.history import Event, encode_event
-from ..model.names import partition_of
+from ..model.names import TRIGGERS, partition_of
 from ..ports import Commit, Delivered, Fact, Lease, Outcome, Published, Record, Row, RowKey, Want
 from .requests import Begin, Claim, Deliver, Emit, Finish, Load, Read, Request
 from .rewinding import Part, Rewound, answer_requests
 
 log = logging.getLogger("durable.worker")
 
+_ABSENT: Final = Delivered.ABSENT
 _AGAIN: Final = 1.0  # seconds; the sweep that finds it comes every few
 
 
@@ -143,10 +145,15 @@ class Outbox:
         found: list[Row | None] = (yield Read(starts)) if starts else []
         unsent = {row.key for row in found if row is not None}
         answers: list[Delivered] = yield Deliver([fact for _, fact in facts])
+        absent = {fact.instance_id for (_, fact), answer in zip(facts, answers, strict=True) if answer is _ABSENT}
+        if TRIGGERS in absent:  # nobody has had to do with them so far
+            yield Begin([begin(self.clock(), self.env.mint, self.env.partitions)])
+            yield Finish()  # or somebody else's is there
+            answers = yield Deliver([fact for _, fact in facts])
         ended: list[Row] = []
         early: list[Row] = []
         for (row, _), answer in zip(facts, answers, strict=True):
-            waits = answer is Delivered.ABSENT and row.key.removesuffix("/terminate") + "/start" in unsent
+            waits = answer is _ABSENT and row.key.removesuffix("/terminate") + "/start" in unsent
             (early if waits else ended).append(row)
         yield from self._later(early)
         return ended

@@ -20,8 +20,10 @@ from typing import Any, Final
 from ..app.client import Client
 from ..app.default import swap_default_client
 from ..app.registry import Registry, default_registry
+from ..app.starting_on import declare
 from ..engine.ledger import Ledger
 from ..model.errors import OrchestrationBlockedError, TimeoutError, not_found
+from ..model.history import Event
 from ..model.limits import Limits
 from ..model.moments import to_timedelta, to_utc
 from ..model.status import RuntimeStatus, Summary
@@ -67,7 +69,11 @@ class Environment:
         self._casting = Casting(registry or default_registry, lambda: self._clock.now, lambda: self._client)
         self._driver = Driver(self._clock, self._backend, self._casting, self._limits, max_cached_orchestrations, ids)
         self._backend.own_signals.heard = self._driver.hinted
-        self._undo: list[Callable[[], object]] = [(registry or default_registry).on_change(self._driver.code_changed)]
+        known = registry or default_registry
+        self._undo: list[Callable[[], object]] = [
+            known.on_change(self._driver.code_changed),
+            declare(self._client, known),
+        ]
 
     def __enter__(self) -> Environment:
         before = swap_default_client(self._client)
@@ -156,10 +162,16 @@ class Environment:
             return f"{shown}: the registry has no such orchestrator (registry=, or import its module)"
         record = self._backend.store.load([Want(summary.instance_id)])[0]
         ledger = Ledger.of_rows(() if record is None else record.history or ())
-        waits = [f"event {event.name!r} (client.raise_event)" for event in ledger.waits.values()]
+        waits = [_awaited(event) for event in ledger.waits.values()]
         waits += [f"activity {event.name!r}, which nobody serves (env.replace)" for event in ledger.tasks.values()]
         waits += [f"sub-orchestration {event.instance_id!r} ({event.name})" for event in ledger.children.values()]
         return f"{shown}, and nothing will happen any more: it waits for {', '.join(waits) or 'nothing that is known'}"
+
+
+def _awaited(event: Event) -> str:
+    if event.input:
+        return f"a CloudEvent of {bytes(event.input).decode()} (client.publish)"
+    return f"event {event.name!r} (client.raise_event)"
 
 
 class _Client(Client):

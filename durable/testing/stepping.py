@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -20,7 +20,7 @@ from ..engine.step import step as engine_step
 from ..model import history as h
 from ..model.errors import OrchestrationBlockedError
 from ..model.failure import FailureDetails, describe
-from ..model.history import Event, HistoryEvent, decode_events
+from ..model.history import Event, HistoryEvent, Raw, decode_events
 from ..model.limits import Limits
 from ..model.moments import to_timedelta, to_utc
 from ..model.names import check_name
@@ -30,7 +30,12 @@ from ..ports import Append
 from ..replay.execution import Execution
 from ..replay.guard import Watch
 from ..replay.live_code import Code
-from ..replay.tasks import CallTask, Leaf, TimerTask, WaitTask
+from ..replay.tasks import CallTask, CloudEventTask, Leaf, TimerTask, WaitTask
+from ..triggers.event import from_sdk, read_event
+from ..triggers.pattern import EventPattern
+
+if TYPE_CHECKING:
+    from cloudevents.core.v1.event import CloudEvent
 
 _BEGINS: Final = datetime(2026, 1, 1, tzinfo=timezone.utc)
 _LIMITS: Final = Limits()
@@ -63,10 +68,11 @@ class Timer(msgspec.Struct, frozen=True):
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """A wait for an external event that none has satisfied yet."""
+    """A wait for an external event that none has satisfied yet; with a `pattern`, for a CloudEvent."""
 
     name: str
     task_id: int
+    pattern: EventPattern | None = None
 
 
 def step(
@@ -137,8 +143,8 @@ class Run:
 
     @property
     def waits(self) -> list[Wait]:
-        """External events that are waited for, in the order of the calls."""
-        return [Wait(task.name, task.id) for task in self._open() if isinstance(task, WaitTask)]
+        """External events and CloudEvents that are waited for, in the order of the calls."""
+        return [wait for wait in map(_wait, self._open()) if wait is not None]
 
     # ---- what happens to it
 
@@ -164,6 +170,13 @@ class Run:
         check_name(name, "the event's name")
         payload = encode(data, f"the data of event {name!r}", _LIMITS)
         self._take([Event(h.EVENT_RAISED, self._now, name=name, input=payload)])
+
+    def publish(self, event: CloudEvent) -> None:
+        """Somebody published an event: whatever waits for one like it gets it. Raises TypeError for another object."""
+        body = from_sdk(event)
+        occurrence = read_event(body)
+        fits = [w.task_id for w in self.waits if w.pattern is not None and w.pattern.matches(occurrence)]
+        self._take([Event(h.EVENT_RAISED, self._now, task_id, h.CLOUD_EVENT, input=Raw(body)) for task_id in fits])
 
     def fire_timer(self, timer: Timer | None = None) -> None:
         """Time goes by until a timer (default: the soonest) fires; `now` moves there."""
@@ -283,9 +296,17 @@ class Run:
             name, fire_at = task.name, self._recorded(task, h.EVENT_AWAITED).fire_at
             if task.expired_at is not None:
                 return None
+        elif isinstance(task, CloudEventTask):
+            name, fire_at = h.CLOUD_EVENT, self._recorded(task, h.EVENT_AWAITED).fire_at
         else:
             return None
         return None if fire_at is None else Timer(task.id, fire_at, name)
+
+
+def _wait(task: Leaf[Any]) -> Wait | None:
+    if isinstance(task, WaitTask):
+        return Wait(task.name, task.id)
+    return Wait(h.CLOUD_EVENT, task.id, task.pattern) if isinstance(task, CloudEventTask) else None
 
 
 def _fits(wanted: Scheduled | int | str) -> Callable[[CallTask[Any]], bool]:

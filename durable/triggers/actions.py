@@ -35,7 +35,11 @@ class Publish(Action, frozen=True, tag="publish"):
 
 
 class StartOrchestration(Action, frozen=True, tag="start_orchestration"):
-    """Start one; its input is the event's data, unless one is given. Without an id it gets one of its own."""
+    """Start one; its input is the event's data, unless one is given.
+
+    Without an id it gets one of its own; once: one that tells the trigger and the event, so that the same event again
+    is the same start.
+    """
 
     name: str
     version: str = ""
@@ -43,6 +47,7 @@ class StartOrchestration(Action, frozen=True, tag="start_orchestration"):
     input: Raw = NO_PAYLOAD
     instance_id: str = ""
     tags: dict[str, str] | None = None
+    once: bool = False
 
 
 class RaiseEvent(Action, frozen=True, tag="raise_event"):
@@ -54,6 +59,19 @@ class RaiseEvent(Action, frozen=True, tag="raise_event"):
     name: str
     instance_id: str = ""
     input: Raw = NO_PAYLOAD
+
+
+class Resume(Action, frozen=True, tag="resume"):
+    """Give the event to the task of an execution that waits for it (`ctx.wait_for_cloudevent`)."""
+
+    instance_id: str
+    execution_id: str
+    task_id: int
+
+    @property
+    def trigger_id(self) -> str:
+        """Of the trigger that has this action; no user can give such an id."""
+        return f"wait/{self.execution_id}/{self.task_id}"
 
 
 class Attempts(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -123,6 +141,7 @@ AnyAction = (
     | Publish
     | StartOrchestration
     | RaiseEvent
+    | Resume
     | CallActivity
     | AddTrigger
     | DeleteTrigger

@@ -43,6 +43,16 @@ class Add(Part, frozen=True, tag="add"):
         return DONE
 
 
+class Declare(Part, frozen=True, tag="declare"):
+    """Add it, or change one that is there."""
+
+    definition: Definition
+
+    def of(self, hub: Hub) -> str:
+        hub.declare(self.definition)
+        return DONE
+
+
 class Delete(Part, frozen=True, tag="delete"):
     trigger_id: str
 
@@ -52,8 +62,7 @@ class Delete(Part, frozen=True, tag="delete"):
 
 class Flush(Part, frozen=True, tag="flush"):
     def of(self, hub: Hub) -> str:
-        for trigger_id in hub.ids:
-            hub.delete(trigger_id)
+        hub.flush()
         return DONE
 
 
@@ -168,6 +177,7 @@ class Clear(Part, frozen=True, tag="clear"):
 
 AnyPart = (
     Add
+    | Declare
     | Delete
     | Flush
     | Enable

@@ -34,6 +34,7 @@ from .actions import (
     Interception,
     Publish,
     RaiseEvent,
+    Resume,
     StartOrchestration,
     TerminateWorkspace,
 )
@@ -62,7 +63,7 @@ class Outgoing(NamedTuple):
     """What leaves: `number` is unique in the workspace; `event` is the one that the trigger fired for."""
 
     number: int
-    action: Publish | StartOrchestration | RaiseEvent | CallActivity
+    action: Publish | StartOrchestration | RaiseEvent | Resume | CallActivity
     trigger_id: str
     event: Raw
 
@@ -275,7 +276,7 @@ class Hub:
                 self._wait(Waiting(now.timestamp() + action.delay, action.event))
             else:
                 self._queue.append(bytes(action.event))
-        elif isinstance(action, (Publish, StartOrchestration, RaiseEvent, CallActivity)):
+        elif isinstance(action, (Publish, StartOrchestration, RaiseEvent, Resume, CallActivity)):
             number = self._next()
             if isinstance(action, RaiseEvent) and not action.instance_id:
                 action = msgspec.structs.replace(action, instance_id=event.subject)
@@ -372,9 +373,30 @@ class Hub:
         change.added[trigger.id] = trigger
         change.states[trigger.id] = live.state
 
+    def declare(self, trigger: Definition) -> None:
+        """This is what the trigger of that id is from now on. One that is there keeps what it has become."""
+        live = self._triggers.get(trigger.id)
+        if live is None:
+            self.add(trigger, {})
+            return
+        live.trigger = msgspec.structs.replace(trigger, interceptions=live.trigger.interceptions)
+        self._matches.clear()
+        self._change.added[trigger.id] = live.trigger
+        self._change.states[trigger.id] = live.state
+
     def delete(self, trigger_id: str) -> bool:
         """Whether it was there."""
         return self._delete(trigger_id)
+
+    def is_declared(self, trigger: Definition) -> bool:
+        """Whether `declare` would change nothing."""
+        live = self._triggers.get(trigger.id)
+        return live is not None and msgspec.structs.replace(live.trigger, interceptions=()) == trigger
+
+    def flush(self) -> None:
+        """Delete all triggers. Those with which orchestrations wait stay: they end with the wait."""
+        for trigger_id in [i for i, live in self._triggers.items() if not isinstance(live.trigger.action, Resume)]:
+            self._delete(trigger_id)
 
     def _delete(self, trigger_id: str) -> bool:
         live = self._triggers.pop(trigger_id, None)
@@ -445,9 +467,8 @@ class Hub:
         return True
 
     def terminate(self) -> None:
-        """Nothing is left of what waits for events: triggers, delayed events, attempts, calls."""
-        for trigger_id in list(self._triggers):
-            self._delete(trigger_id)
+        """Nothing but orchestrations waits any more: there are no triggers, delayed events, attempts, calls."""
+        self.flush()
         self._change.ended += [*self.waiting, *self._calls]
         self.waiting.clear()
         self._calls.clear()
