@@ -1,4 +1,9 @@
-"""Two triggers and two events: prints "Hello World!"."""
+"""Two triggers and two events say "Hello World!".
+
+    python samples/hello_triggers.py
+
+An event that nobody has taken yet waits for the worker, and `wait_for_trigger` for the last one: nothing sleeps.
+"""
 
 import durable
 from durable import CloudEvent, EventPattern
@@ -11,6 +16,6 @@ def say(context: durable.TriggerContext, event: CloudEvent) -> None:
 
 with durable.connect() as client, durable.Worker(client):
     for kind, text in (("hello", "Hello "), ("world", "World!")):
-        client.add_trigger(kind, on=EventPattern(type=kind), action=say, transient=True)
+        client.add_trigger(kind, on=EventPattern(type=kind), action=say)
         client.publish(CloudEvent({"type": kind, "source": "hello_triggers.py"}, text))
     client.wait_for_trigger("world", timeout=10)

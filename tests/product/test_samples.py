@@ -263,3 +263,28 @@ def test_sub_orchestrations_run_three_at_a_time_and_one_failure_stops_none(tmp_p
         running += (event.type == "SubOrchestrationInstanceCreated") - ends
         highest = max(highest, running)
     assert highest == 3
+
+
+def test_two_triggers_say_hello_world(tmp_path: Path) -> None:
+    assert python(SAMPLES / "hello_triggers.py", cwd=tmp_path) == "Hello World!\n"
+    assert python(SAMPLES / "hello_triggers.py", cwd=tmp_path) == "Hello World!\n"  # both were gone
+
+
+LEARNED = "after each round: 0.0 0.75 1.125 1.3125"
+
+
+def test_federated_learning_tries_a_round_again_in_which_too_few_have_answered(tmp_path: Path) -> None:
+    *timeouts, learned = python(SAMPLES / "federated_learning.py", cwd=tmp_path).splitlines()
+    assert "round 2, attempt 1: too few have answered" in timeouts  # and on a slow machine others
+    assert learned == LEARNED
+    with store(tmp_path) as client:
+        assert [trigger.id for trigger in client.list_triggers()] == ["rounds"]
+
+
+def test_federated_learning_goes_on_after_a_kill(tmp_path: Path) -> None:
+    with running(SAMPLES / "federated_learning.py", cwd=tmp_path) as process:
+        assert "too few have answered" in line(process)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(10) == -signal.SIGKILL
+    assert python(SAMPLES / "federated_learning.py", cwd=tmp_path).splitlines()[-1] == LEARNED
+    assert python(SAMPLES / "federated_learning.py", cwd=tmp_path).splitlines() == [LEARNED]  # nothing is done again
