@@ -23,7 +23,7 @@ from ..model.moments import to_timedelta
 from ..model.names import TRIGGERS, check_name
 from ..model.status import Page
 from ..payload.signed_callables import KeyRing, sign_callable
-from ..ports import STATUS, Delivered, Want
+from ..ports import STATUS, Delivered, Record, Want
 from ..replay.guard import refuse_inside
 from ..triggers.actions import AddTrigger, AnyAction, CallSigned, Definition, Interception
 from ..triggers.asks import (
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
 
 
+_READINGS: Final = 100  # until two in a row agree
 _LOOK_AGAIN: Final = 1.0  # seconds; signals are lossy
 _PATIENCE: Final = 30.0  # seconds in which a change tries again, when workers commit at the same time
 _INSTEAD: Final = "context.do(durable.actions....)"
@@ -339,12 +340,25 @@ class Triggerer(Steerer):
 
     def triggers(self) -> Hub:
         """All triggers of the workspace as they stand, with what is asked for and waits in line; a copy."""
-        record = self._store.load([Want(TRIGGERS)])[0]
+        record = self._settled_record()
         if record is None:
             return Hub()
         hub = hub_of(Instance.of_record(record))
         asked(record.inbox, hub)
         return hub
+
+    def _settled_record(self) -> Record | None:
+        """As it was at one moment: not every store reads history and inbox at once, and what a step took between the
+        two would be in neither."""
+        record = self._store.load([Want(TRIGGERS)])[0]
+        for _ in range(_READINGS):
+            if record is None:
+                return None
+            again = self._store.load([Want(TRIGGERS, record.version)])[0]
+            if again is not None and again.history is None:
+                return record
+            record = again
+        raise StoreError("the triggers change faster than they can be read; try again")
 
     def _begin_triggers(self) -> None:
         self._store.commit([begin(self._now(), self._ids, self._store.partitions)])  # or somebody else's is there
