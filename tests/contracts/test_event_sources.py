@@ -382,8 +382,21 @@ def test_a_fifo_queue_keeps_its_order(dynamodb_server: DynamoServer, after: Exit
     source = after.enter_context(closing(open_event_source(dynamodb_server.queue(queue), "w")))
     receiver = Receiver(source.ack)
     source.receive(50, receiver)
-    assert source.publish(events(45)) == [Published.CONFIRMED] * 45
-    assert receiver.wait(45) == numbers(45)
+    assert source.publish(events(200)) == [Published.CONFIRMED] * 200
+    assert receiver.wait(200) == numbers(200)
+
+
+def test_what_is_acknowledged_is_deleted(dynamodb_server: DynamoServer) -> None:
+    queue, client = uuid4().hex, sqs(dynamodb_server)
+    url = client.create_queue(QueueName=queue)["QueueUrl"]
+    with closing(open_event_source(dynamodb_server.queue(queue), "w")) as source:
+        source.publish(events(25))
+        receiver = Receiver()
+        source.receive(50, receiver)
+        receiver.wait(25)
+        source.ack(receiver.tags())
+    left = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    assert (left["ApproximateNumberOfMessages"], left["ApproximateNumberOfMessagesNotVisible"]) == ("0", "0")
 
 
 def test_what_is_held_for_long_stays_hidden(
