@@ -150,12 +150,14 @@ class RedisSource:
 
     def _end(self, thread: threading.Thread, client_id: int) -> None:
         """Redis may hear of it before it hears what to unblock, for they come by two connections."""
-        for _ in range(round(CLOSE_SECONDS / _PATIENCE)):
-            with suppress(StoreError):  # then the reading has ended, or does by itself within a second
+        try:
+            for _ in range(round(CLOSE_SECONDS / _PATIENCE)):
                 self._connections.ask([pack("CLIENT", "UNBLOCK", client_id)])
-            thread.join(_PATIENCE)
-            if not thread.is_alive():
-                return
+                thread.join(_PATIENCE)
+                if not thread.is_alive():
+                    return
+        except StoreError:  # then the reading has ended, or does so by itself
+            thread.join(CLOSE_SECONDS)
 
     # On the thread.
 
