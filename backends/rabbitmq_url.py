@@ -71,7 +71,7 @@ def parse_url(url: str) -> Target:
 
 def parse_source_url(url: str) -> tuple[Target, Place]:
     """The same of a source of events. Raises TransportError."""
-    found = dict.fromkeys(("queue", "exchange", "routing_key"), "")
+    found = {"queue": "", "exchange": "", "routing_key": ""}
     target = _parse(url, found)
     queue, exchange = found["queue"], found["exchange"]
     if not queue:

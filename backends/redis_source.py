@@ -24,7 +24,7 @@ from typing import Any, Final, TypeVar, cast
 from uuid import uuid4
 
 import msgspec
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from durable.model.errors import StoreError, TransportError
 from durable.ports import Published
@@ -41,7 +41,7 @@ from .redis_connection import (
     pack,
     read_script,
 )
-from .redis_queues import EVENT, OURS, SILENT_SECONDS, STRANGERS_SECONDS, add_all, fields_of, is_gone
+from .redis_queues import EVENT, OURS, SILENT_SECONDS, STRANGERS_SECONDS, add_all, fields_of
 
 BATCH: Final = 2_000
 LOOK_SECONDS: Final = 1.0
@@ -150,12 +150,14 @@ class RedisSource:
 
     def _end(self, thread: threading.Thread, client_id: int) -> None:
         """Redis may hear of it before it hears what to unblock, for they come by two connections."""
-        for _ in range(round(CLOSE_SECONDS / _PATIENCE)):
-            with suppress(StoreError):  # then the reading has ended, or does by itself within a second
+        try:
+            for _ in range(round(CLOSE_SECONDS / _PATIENCE)):
                 self._connections.ask([pack("CLIENT", "UNBLOCK", client_id)])
-            thread.join(_PATIENCE)
-            if not thread.is_alive():
-                return
+                thread.join(_PATIENCE)
+                if not thread.is_alive():
+                    return
+        except StoreError:  # then the reading has ended, or does so by itself
+            thread.join(CLOSE_SECONDS)
 
     # On the thread.
 
@@ -181,7 +183,7 @@ class RedisSource:
             self._failed = None
         if name and not self._closed:
             why = explain(self._connections.target, error)
-            log.warning("nothing is received from stream %a until Redis answers again: %s", self._stream, why)
+            log.warning("receiving from stream %a begins again: %s", self._stream, why)
         return bool(name)
 
     def _leave(self) -> None:
@@ -208,20 +210,14 @@ class RedisSource:
     def _receive(self, wire: Wire) -> None:
         look_at = 0.0
         while not self._closed:
-            try:
-                now = time.monotonic()
-                if now >= look_at:
-                    trouble = self._failed or self._acknowledged.hear()
-                    if trouble is not None:
-                        raise trouble
-                    look_at = now if self._look(wire) else now + LOOK_SECONDS
-                    continue
+            now = time.monotonic()
+            if now < look_at:
                 self._read(wire, look_at - now)
-            except ResponseError as error:
-                if not is_gone(error):
-                    raise
-                log.warning("the group of stream %a is gone, and made again", self._stream)
-                self.make_group()
+                continue
+            trouble = self._failed or self._acknowledged.hear()
+            if trouble is not None:
+                raise trouble
+            look_at = now if self._look(wire) else now + LOOK_SECONDS
 
     @property
     def _room(self) -> int:

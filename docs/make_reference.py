@@ -28,7 +28,9 @@ and in [the README](../README.md).
 
 # What a user constructs; objects of other classes come from a call, whose signature is shown there.
 CONSTRUCTED: Final = frozenset("Limits Registry RetryPolicy Worker Environment".split())
-FOR_BACKENDS: Final = frozenset("BlobsContract SignalsContract StoreContract TransportContract".split())
+FOR_BACKENDS: Final = frozenset(
+    "BlobsContract EventSourceContract SignalsContract StoreContract TransportContract".split()
+)
 # Methods with a docstring that the floors below and beside call; users have no use for them.
 INTERNAL: Final = {
     "Client": frozenset(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from time import monotonic
 from typing import Any
 from uuid import uuid4
 
@@ -229,6 +231,21 @@ def test_a_stream_that_was_deleted_is_made_again(opening: Callable[..., EventSou
     assert receiver.wait(2) == ["before", "after"]
 
 
+def test_a_server_that_is_frozen_holds_nobody_up_for_long(own_server: RedisServer, stream: str) -> None:
+    source = open_event_source(f"{own_server.url}/0?stream={stream}&socket_timeout=1", "w")
+    receiver = Receiver()
+    source.receive(10, receiver)
+    source.publish([event(1)])
+    receiver.wait(1)
+    own_server.pause()
+    begun = monotonic()
+    assert source.publish([event(2)]) == [Published.UNKNOWN]
+    source.ack(receiver.tags())
+    source.close()
+    assert monotonic() - begun < 20
+    own_server.resume()
+
+
 def test_a_closed_source_says_so(opening: Callable[..., EventSource]) -> None:
     source = opening()
     source.receive(1, Receiver())
@@ -268,6 +285,21 @@ def test_a_stream_that_can_not_be_had(redis_server: RedisServer, stream: str, cl
     assert "is no stream" in refused(f"{redis_server.url}/0?stream={stream}")
     assert "password" in refused(f"redis://me:hunter2@{HOST}:{redis_server.port}/0?stream={stream}")
     assert "can't be reached" in refused(f"redis://:hunter2@{HOST}:{free_port()}/0?stream={stream}")
+
+
+@pytest.mark.parametrize(
+    ("url", "package", "extra"),
+    [
+        (f"redis://me:hunter2@{HOST}/0?stream=a", "redis.exceptions", "redis"),
+        (f"amqp://me:hunter2@{HOST}/?queue=a", "pika", "rabbitmq"),
+        ("sqs://eu-central-1/a", "boto3.session", "sqs"),
+    ],
+)
+def test_a_client_that_is_not_installed(url: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    for module in [name for name in sys.modules if name.startswith(("durable.backends.r", "durable.backends.sqs_so"))]:
+        monkeypatch.delitem(sys.modules, module)
+    assert f"pip install 'durable-orchestrations[{extra}]'" in refused(url)
 
 
 def test_a_scheme_that_nobody_serves() -> None:
@@ -382,8 +414,21 @@ def test_a_fifo_queue_keeps_its_order(dynamodb_server: DynamoServer, after: Exit
     source = after.enter_context(closing(open_event_source(dynamodb_server.queue(queue), "w")))
     receiver = Receiver(source.ack)
     source.receive(50, receiver)
-    assert source.publish(events(45)) == [Published.CONFIRMED] * 45
-    assert receiver.wait(45) == numbers(45)
+    assert source.publish(events(200)) == [Published.CONFIRMED] * 200
+    assert receiver.wait(200) == numbers(200)
+
+
+def test_what_is_acknowledged_is_deleted(dynamodb_server: DynamoServer) -> None:
+    queue, client = uuid4().hex, sqs(dynamodb_server)
+    url = client.create_queue(QueueName=queue)["QueueUrl"]
+    with closing(open_event_source(dynamodb_server.queue(queue), "w")) as source:
+        source.publish(events(25))
+        receiver = Receiver()
+        source.receive(50, receiver)
+        receiver.wait(25)
+        source.ack(receiver.tags())
+    left = client.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+    assert (left["ApproximateNumberOfMessages"], left["ApproximateNumberOfMessagesNotVisible"]) == ("0", "0")
 
 
 def test_what_is_held_for_long_stays_hidden(
