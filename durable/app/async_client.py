@@ -129,6 +129,25 @@ class AsyncClient:
     purge = threaded(Client.purge)
     purge_where = threaded(Client.purge_where)
 
+    publish = threaded(Client.publish)
+    add_trigger = threaded(Client.add_trigger)
+    add_triggers = threaded(Client.add_triggers)
+    get_trigger = threaded(Client.get_trigger)
+    list_triggers = threaded(Client.list_triggers)
+    delete_trigger = threaded(Client.delete_trigger)
+    flush_triggers = threaded(Client.flush_triggers)
+    enable_trigger = threaded(Client.enable_trigger)
+    disable_trigger = threaded(Client.disable_trigger)
+    intercept_trigger = threaded(Client.intercept_trigger)
+    get_workspace_context = threaded(Client.get_workspace_context)
+    set_workspace_context = threaded(Client.set_workspace_context)
+    event_counts = threaded(Client.event_counts)
+    keep_unmatched_events = threaded(Client.keep_unmatched_events)
+    unmatched_events = threaded(Client.unmatched_events)
+    dead_letters = threaded(Client.dead_letters)
+    replay_dead_letter = threaded(Client.replay_dead_letter)
+    delete_dead_letter = threaded(Client.delete_dead_letter)
+
     async def restart(self, instance_id: str, *, new_instance_id: str | None = None) -> AsyncOrchestrationHandle[Any]:
         """See `Client.restart`."""
         return self._handle(await self._in_a_thread(Client.restart, instance_id, new_instance_id=new_instance_id))

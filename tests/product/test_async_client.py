@@ -74,6 +74,11 @@ async def is_now(handle: durable.AsyncOrchestrationHandle[Any], status: str) -> 
     return (await handle.status()).runtime_status == status
 
 
+async def has_fired(client: durable.AsyncClient, trigger_id: str) -> bool:
+    view = await client.get_trigger(trigger_id)
+    return view is not None and view.fired > 0
+
+
 # ---- the same methods
 
 # What a worker in the same process asks of a client, and what has another form here.
@@ -171,6 +176,58 @@ def test_starting_steering_and_reading(bench: Bench) -> None:
             await ending.terminate("enough")
             with pytest.raises(durable.OrchestrationTerminatedError, match="enough"):
                 await ending.result(SOON)
+
+    run(main())
+
+
+@pytest.mark.everywhere
+def test_triggers_and_what_becomes_of_events(bench: Bench) -> None:
+    registry = durable.Registry()
+
+    @registry.action
+    def answers(context: durable.TriggerContext, event: durable.CloudEvent) -> None:
+        context.do(durable.actions.raise_event("answer", event.get_data(), instance_id="asking"))
+
+    registry.orchestrator(name="asks")(asks.fn)
+    bench.serve(registry)
+
+    def event(number: int) -> durable.CloudEvent:
+        return durable.CloudEvent({"id": str(number), "source": "/shop", "type": "paid", "subject": "order-42"}, number)
+
+    async def main() -> None:
+        async with connected(bench.place) as client:
+            paid = durable.EventPattern(type="paid")
+            await client.start_orchestration("asks", instance_id="asking")
+            await client.keep_unmatched_events()
+            await client.publish(event(0))
+            await until(client.unmatched_events)
+            await client.add_trigger(
+                "second", on=paid, condition=durable.conditions.join(2), action=answers, context={"a": 1}
+            )
+            answer = await client.add_triggers(
+                [{"trigger_id": id, "on": paid, "action": durable.actions.pass_} for id in ("second", "third")]
+            )
+            assert (answer.accepted, list(answer.refused)) == (["third"], ["second"])
+            await client.disable_trigger("third")
+            await asyncio.gather(*(client.publish(event(number)) for number in (1, 2)))
+            assert await client.handle("asking").result(SOON) in (1, 2)
+            second, third = await client.list_triggers()
+            assert (second.fired, second.context, third.enabled, third.fired) == (1, {"a": 1}, False, 0)
+            await client.enable_trigger("third")
+            await client.intercept_trigger("third", durable.actions.delete_trigger("second"), when="instead")
+            await client.publish(event(3), delay=0.01)
+            await until(lambda: has_fired(client, "third"))
+            assert await client.get_trigger("second") is None
+            await client.delete_trigger("third")
+            await client.set_workspace_context({"b": 2})
+            assert await client.get_workspace_context() == {"b": 2}
+            assert (await client.event_counts()).unmatched == 1
+            assert await client.dead_letters() == []
+            for method in (client.replay_dead_letter, client.delete_dead_letter):
+                with pytest.raises(durable.TriggerNotFoundError):
+                    await method("1")
+            await client.add_trigger("last", on=paid)
+            assert await client.flush_triggers() == 1
 
     run(main())
 
