@@ -32,7 +32,10 @@ FOR_BACKENDS: Final = frozenset("BlobsContract SignalsContract StoreContract Tra
 # Methods with a docstring that the floors below and beside call; users have no use for them.
 INTERNAL: Final = {
     "Client": frozenset(
-        "backend reply_to events_at open_transport waits worker_started ended worker_stopped wait_summary".split()
+        (
+            "backend reply_to events_at open_transport waits worker_started ended worker_stopped wait_summary "
+            "ask triggers keys listen_to_triggers"
+        ).split()
     ),
     "AsyncClient": frozenset(["wait_summary"]),
     "Registry": frozenset(["find_orchestrator", "find_activity", "on_change", "names"]),

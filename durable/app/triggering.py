@@ -6,9 +6,10 @@ for that; events wait for one.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -83,6 +84,27 @@ class AddedTriggers(NamedTuple):
 
     accepted: list[str]
     refused: dict[str, str]
+
+
+class TriggerWait:
+    """A wait for a trigger to fire. `seconds`: until it looks again by itself. Raises TypeError, ValueError."""
+
+    def __init__(self, trigger_id: str, timeout: timedelta | float | None, firings: int) -> None:
+        self._trigger_id = check_name(trigger_id, "trigger_id")
+        self._firings = firings
+        seconds = math.inf if timeout is None else to_timedelta(timeout, "timeout=").total_seconds()
+        self._until = time.monotonic() + seconds
+        self.seconds = 0.0
+
+    def over(self, view: Trigger | None) -> bool:
+        """Whether it has fired so often, or is gone. Raises durable.TimeoutError."""
+        if view is None or view.firings >= self._firings:
+            return True
+        self.seconds = min(_LOOK_AGAIN, self._until - time.monotonic())
+        if self.seconds <= 0:
+            times = f"{view.firings} times so far, not {self._firings}"
+            raise TimeoutError(f"trigger {self._trigger_id!r} has fired {times}")
+        return False
 
 
 class Triggerer(Steerer):
@@ -189,22 +211,22 @@ class Triggerer(Steerer):
         timeout: timedelta or seconds, None waits for ever. Raises durable.TimeoutError.
         """
         refuse_inside("wait_for_trigger", "ctx.wait_for_cloudevent")
-        check_name(trigger_id, "trigger_id")
-        until = None if timeout is None else time.monotonic() + to_timedelta(timeout, "timeout=").total_seconds()
+        wait = TriggerWait(trigger_id, timeout, firings)
         changed = threading.Event()
-        stop = self._signals.listen(STATUS, lambda _: changed.set(), TRIGGERS)
+        stop = self.listen_to_triggers(changed.set)
         try:
             while True:
                 changed.clear()
-                view = self.triggers().view(trigger_id)
-                if view is None or view.firings >= firings:
+                view = self.get_trigger(trigger_id)
+                if wait.over(view):
                     return view
-                left = _LOOK_AGAIN if until is None else min(_LOOK_AGAIN, until - time.monotonic())
-                if left <= 0:
-                    raise TimeoutError(f"trigger {trigger_id!r} has fired {view.firings} times so far, not {firings}")
-                changed.wait(left)
+                changed.wait(wait.seconds)
         finally:
             stop()
+
+    def listen_to_triggers(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call `wake`, on any thread, when triggers may have fired; returns how to stop listening."""
+        return self._signals.listen(STATUS, lambda _: wake(), TRIGGERS)
 
     def delete_trigger(self, trigger_id: str) -> None:
         """It fires no more, from the next event on. Raises TriggerNotFoundError."""

@@ -74,21 +74,20 @@ async def is_now(handle: durable.AsyncOrchestrationHandle[Any], status: str) -> 
     return (await handle.status()).runtime_status == status
 
 
-async def has_fired(client: durable.AsyncClient, trigger_id: str) -> bool:
-    view = await client.get_trigger(trigger_id)
-    return view is not None and view.fired > 0
-
-
 # ---- the same methods
 
 # What a worker in the same process asks of a client, and what has another form here.
 INNER = {
+    "ask",
     "backend",
     "ended",
     "has_broker",
+    "keys",
+    "listen_to_triggers",
     "open_transport",
     "events_at",
     "reply_to",
+    "triggers",
     "waits",
     "worker_died",
     "worker_started",
@@ -192,7 +191,7 @@ def test_triggers_and_what_becomes_of_events(bench: Bench) -> None:
     bench.serve(registry)
 
     def event(number: int) -> durable.CloudEvent:
-        return durable.CloudEvent({"id": str(number), "source": "/shop", "type": "paid", "subject": "order-42"}, number)
+        return durable.CloudEvent({"id": str(number), "source": "/shop", "type": "paid", "subject": "order-42"}, str(number))
 
     async def main() -> None:
         async with connected(bench.place) as client:
@@ -201,33 +200,47 @@ def test_triggers_and_what_becomes_of_events(bench: Bench) -> None:
             await client.keep_unmatched_events()
             await client.publish(event(0))
             await until(client.unmatched_events)
+            join = durable.conditions.join(2)
             await client.add_trigger(
-                "second", on=paid, condition=durable.conditions.join(2), action=answers, context={"a": 1}
+                "second", on=paid, condition=join, action=answers, context={"a": 1}, transient=False
             )
-            answer = await client.add_triggers(
-                [{"trigger_id": id, "on": paid, "action": durable.actions.pass_} for id in ("second", "third")]
-            )
+            answer = await client.add_triggers([{"trigger_id": id, "on": paid} for id in ("second", "third")])
             assert (answer.accepted, list(answer.refused)) == (["third"], ["second"])
             await client.disable_trigger("third")
+            fired = asyncio.create_task(client.wait_for_trigger("second", SOON))
             await asyncio.gather(*(client.publish(event(number)) for number in (1, 2)))
-            assert await client.handle("asking").result(SOON) in (1, 2)
+            assert await client.handle("asking").result(SOON) in ("1", "2")
+            assert await fired is not None
+            many = [asyncio.create_task(client.wait_for_trigger("second", firings=9)) for _ in range(20)]
             second, third = await client.list_triggers()
-            assert (second.fired, second.context, third.enabled, third.fired) == (1, {"a": 1}, False, 0)
+            assert (second.firings, second.context, third.enabled, third.firings) == (1, {"a": 1}, False, 0)
+            with pytest.raises(durable.TimeoutError, match="1 times so far, not 2"):
+                await client.wait_for_trigger("second", 0.01, firings=2)
+            for task in many:  # none of them has taken a thread
+                task.cancel()
             await client.enable_trigger("third")
             await client.intercept_trigger("third", durable.actions.delete_trigger("second"), when="instead")
             await client.publish(event(3), delay=0.01)
-            await until(lambda: has_fired(client, "third"))
+            assert await client.wait_for_trigger("third", SOON) is None  # it was transient
             assert await client.get_trigger("second") is None
-            await client.delete_trigger("third")
+            with pytest.raises(durable.TriggerNotFoundError):
+                await client.delete_trigger("third")
+            await client.add_event_source("later", "env:QUEUE", receive=False)
+            assert (await client.get_event_source("later")) == (await client.list_event_sources())["later"]
+            await client.delete_event_source("later")
             await client.set_workspace_context({"b": 2})
             assert await client.get_workspace_context() == {"b": 2}
             assert (await client.event_counts()).unmatched == 1
-            assert await client.dead_letters() == []
+            assert (await client.dead_letters()).items == []
             for method in (client.replay_dead_letter, client.delete_dead_letter):
                 with pytest.raises(durable.TriggerNotFoundError):
                     await method("1")
             await client.add_trigger("last", on=paid)
-            assert await client.flush_triggers() == 1
+            await client.flush_triggers()
+            assert await client.list_triggers() == []
+            await client.create_workspace("another", context={"c": 3})
+            assert await client.list_workspaces() == ["another"]
+            await client.delete_workspace("another")
 
     run(main())
 
