@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from ..engine.instance import Instance
-from ..engine.triggering import ASKED, asked, begin, hub_of
+from ..engine.triggering import ASKED, begin
 from ..model import history as h
 from ..model.errors import DuplicateNameError, StoreError, TimeoutError, TriggerExistsError, TriggerNotFoundError
 from ..model.history import Event, Raw
@@ -24,7 +23,7 @@ from ..model.moments import to_timedelta
 from ..model.names import TRIGGERS, check_name
 from ..model.status import Page
 from ..payload.signed_callables import KeyRing, sign_callable
-from ..ports import STATUS, Delivered, Want
+from ..ports import STATUS, Delivered
 from ..replay.guard import refuse_inside
 from ..triggers.actions import AddTrigger, AnyAction, CallSigned, Definition, Interception
 from ..triggers.asks import (
@@ -49,7 +48,6 @@ from ..triggers.asks import (
 from ..triggers.changes import Counts, Dead, Source, Trigger
 from ..triggers.conditions import AnyCondition, AnyOf, SignedFunction
 from ..triggers.event import digest_of, from_sdk, read_event, to_sdk
-from ..triggers.hub import Hub
 from . import actions, conditions
 from .actions import as_action, json_context, pass_, trigger
 from .conditions import always
@@ -358,15 +356,6 @@ class Triggerer(Steerer):
         if answer is None:
             raise StoreError("the store does not show what was asked of the triggers a moment ago; look, and try again")
         return answer
-
-    def triggers(self) -> Hub:
-        """All triggers of the workspace as they stand, with what is asked for and waits in line; a copy."""
-        record = self._store.load([Want(TRIGGERS)])[0]
-        if record is None:
-            return Hub()
-        hub = hub_of(Instance.of_record(record))
-        asked(record.inbox, hub)
-        return hub
 
     def _begin_triggers(self) -> None:
         self._store.commit([begin(self._now(), self._ids, self._store.partitions)])  # or somebody else's is there

@@ -145,8 +145,8 @@ class Here(Command):
             status = run_command_line(arguments)
         return subprocess.CompletedProcess(arguments, status, *(stream.getvalue().decode() for stream in raw))
 
-    def apart(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return super().__call__(*arguments)
+    def apart(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return super().__call__(*arguments, **environment)
 
 
 def until(stream: IO[str] | None, part: str) -> list[str]:

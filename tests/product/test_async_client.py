@@ -191,7 +191,9 @@ def test_triggers_and_what_becomes_of_events(bench: Bench) -> None:
     bench.serve(registry)
 
     def event(number: int) -> durable.CloudEvent:
-        return durable.CloudEvent({"id": str(number), "source": "/shop", "type": "paid", "subject": "order-42"}, str(number))
+        return durable.CloudEvent(
+            {"id": str(number), "source": "/shop", "type": "paid", "subject": "order-42"}, str(number)
+        )
 
     async def main() -> None:
         async with connected(bench.place) as client:
