@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -158,6 +158,14 @@ def until(stream: IO[str] | None, part: str) -> list[str]:
         if part in line:
             return lines
     raise AssertionError((part, lines))
+
+
+def comes_true(condition: Callable[[], object]) -> None:
+    """Wait for what no call waits for."""
+    deadline = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        threading.Event().wait(0.01)
 
 
 def recorded(client: durable.Client, instance_id: str, kind: str, *, pending: bool = False) -> None:

@@ -10,7 +10,7 @@ import linecache
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 
 import durable
 from durable import CloudEvent, EventPattern, actions, conditions
-from tests.product.command_line import SOON, Command
+from tests.product.command_line import SOON, Command, comes_true
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -175,7 +175,7 @@ def event(kind: str, subject: str) -> CloudEvent:
 
 def triggers(client: durable.Client) -> None:
     """One that counts, one that called an activity, one that is off, one in the shelf; each has had what it needs."""
-    comes_true(client.dead_letters)
+    comes_true(lambda: client.dead_letters().items)
     client.keep_unmatched_events()
     shipped = [EventPattern("com.shop.parcel.*", subject="order-42"), EventPattern("com.shop.sold-out", subject="")]
     client.add_trigger(
@@ -197,13 +197,6 @@ def triggers(client: durable.Client) -> None:
     for kind in ("com.shop.parcel.sent", "com.shop.parcel.lost", "com.shop.book"):
         client.publish(event(kind, "order-42"))
     comes_true(client.unmatched_events)  # how that activity ended
-
-
-def comes_true(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SOON
-    while not (found := condition()) or getattr(found, "items", found) == []:
-        assert time.monotonic() < deadline, condition
-        time.sleep(0.005)
 
 
 def stands(client: durable.Client, instance_id: str, status: str) -> None:

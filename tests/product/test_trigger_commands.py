@@ -8,8 +8,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-import time
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,7 @@ import pytest
 
 import durable
 from durable import EventPattern, actions, conditions
-from tests.product.command_line import SOON, Here
+from tests.product.command_line import SOON, Here, comes_true
 
 if TYPE_CHECKING:
     from tests.product.conftest import World
@@ -39,13 +37,6 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     with here.client():
         pass  # a store, with nothing in it
     return here
-
-
-def comes_true(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def written(command: Here, value: object) -> str:
