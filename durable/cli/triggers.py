@@ -12,7 +12,7 @@ from ..model.errors import TriggerNotFoundError
 from .exits import Exit
 from .renewing import agreed
 from .run import json_argument
-from .session import PlainGroup, Session, command
+from .session import Session, command, group
 from .terminal import safe
 from .trigger_words import (
     field,
@@ -35,24 +35,21 @@ LetterId = Annotated[str, typer.Argument(metavar="ID", help="That of the dead le
 
 def add_group(app: typer.Typer, panel: str) -> None:
     """Add `durable trigger` to the command line."""
-    group = typer.Typer(cls=PlainGroup)
-    letters = typer.Typer(cls=PlainGroup)
-    command(group, "list", _PANEL, needs_store=True)(_list)
-    command(group, "show", _PANEL, needs_store=True)(_show)
-    command(group, "add", _PANEL)(_add)
-    command(group, "delete", _PANEL, needs_store=True)(_delete)
-    command(group, "enable", _PANEL, needs_store=True)(_enable)
-    command(group, "disable", _PANEL, needs_store=True)(_disable)
-    command(group, "flush", _PANEL, needs_store=True)(_flush)
-    command(group, "counts", _PANEL, needs_store=True)(_counts)
-    command(group, "unmatched", _PANEL, needs_store=True)(_unmatched)
+    triggers = group(app, "trigger", panel, "What is to happen when events come.")
+    command(triggers, "list", _PANEL, needs_store=True)(_list)
+    command(triggers, "show", _PANEL, needs_store=True)(_show)
+    command(triggers, "add", _PANEL)(_add)
+    command(triggers, "delete", _PANEL, needs_store=True)(_delete)
+    command(triggers, "enable", _PANEL, needs_store=True)(_enable)
+    command(triggers, "disable", _PANEL, needs_store=True)(_disable)
+    command(triggers, "flush", _PANEL, needs_store=True)(_flush)
+    command(triggers, "counts", _PANEL, needs_store=True)(_counts)
+    command(triggers, "unmatched", _PANEL, needs_store=True)(_unmatched)
+    letters = group(triggers, "dead-letter", _PANEL, "Events for which a trigger raised each time, or that were none.")
     command(letters, "list", _PANEL, needs_store=True)(_list_letters)
     command(letters, "show", _PANEL, needs_store=True)(_show_letter)
     command(letters, "replay", _PANEL, needs_store=True)(_replay_letter)
     command(letters, "delete", _PANEL, needs_store=True)(_delete_letter)
-    said = "Events for which a trigger raised each time, or that were none."
-    group.add_typer(letters, name="dead-letter", help=said, rich_help_panel=_PANEL)
-    app.add_typer(group, name="trigger", help="What is to happen when events come.", rich_help_panel=panel)
 
 
 # ---- triggers

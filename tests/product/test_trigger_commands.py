@@ -118,6 +118,8 @@ def test_triggers_are_added_shown_switched_and_deleted(command: Here) -> None:
     state = {"enabled": True, "firings": 0, "progress": {}, "interceptions": []}
     assert shown == THIRD | state
     assert json.loads(command.says("--json", "trigger", "list")) == shown
+    assert json.loads(command.says("trigger", "--json", "list", "--url", "sqlite:///new.db")) == shown
+    assert command("trigger", "--url", "sqlite:///nosuch.db", "list").returncode == 4
     with command.client() as client:
         client.intercept_trigger("third", actions.delete_trigger("other"), when="instead")
         assert client.list_triggers()[0].condition == conditions.join(3)
