@@ -34,10 +34,15 @@ FOR_BACKENDS: Final = frozenset(
 # Methods with a docstring that the floors below and beside call; users have no use for them.
 INTERNAL: Final = {
     "Client": frozenset(
-        "backend reply_to events_at open_transport waits worker_started ended worker_stopped wait_summary".split()
+        (
+            "backend reply_to events_at open_transport waits worker_started ended worker_stopped wait_summary "
+            "ask triggers keys listen_to_triggers"
+        ).split()
     ),
     "AsyncClient": frozenset(["wait_summary"]),
-    "Registry": frozenset(["find_orchestrator", "find_activity", "on_change", "names"]),
+    "Registry": frozenset(["find_orchestrator", "find_activity", "find_trigger_function", "on_change", "names"]),
+    "durable.actions": frozenset(["always", "as_action", "trigger", "json_context"]),
+    "durable.conditions": frozenset(["as_condition"]),
     "Limits": frozenset(["stored_bytes"]),
     "FailureDetails": frozenset(["hierarchy"]),
     "Task": frozenset(["owner"]),
@@ -69,6 +74,10 @@ def _entries(module: ModuleType, name: str) -> Iterator[str]:
     value = getattr(module, name)
     shown = f"{module.__name__}.{name}"
     yield f"### {shown}\n"
+    if isinstance(value, ModuleType):
+        yield described(value.__doc__)
+        yield from _contents(value, shown)
+        return
     if not inspect.isclass(value):
         if callable(value):
             yield code(shown + signature(value))
@@ -92,6 +101,21 @@ def _entries(module: ModuleType, name: str) -> Iterator[str]:
     if name not in FOR_BACKENDS:
         for method, member in _members(value):
             yield from _member(name, method, member)
+
+
+def _contents(module: ModuleType, shown: str) -> Iterator[str]:
+    """Its functions, and its objects, of which the class says what they are."""
+    hidden = INTERNAL[shown]
+    for name, value in vars(module).items():
+        if name.startswith("_") or name in hidden:
+            continue
+        if isinstance(value, FunctionType) and value.__module__ == module.__name__:
+            yield f"#### {shown}.{name}\n"
+            yield code(f"{shown}.{name}{signature(value)}")
+            yield described(value.__doc__)
+        elif hasattr(value, "__struct_fields__") and not inspect.isclass(value):
+            yield f"#### {shown}.{name}\n"
+            yield described(type(value).__doc__)
 
 
 def _member(owner: str, name: str, member: Any) -> Iterator[str]:
@@ -174,6 +198,8 @@ def _default(value: Any) -> str:
     if isinstance(value, tuple):
         inner = ", ".join(map(_default, value))
         return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if type(value) is object:  # that it was not given
+        return "..."
     if inspect.isclass(value):
         return value.__name__
     if isinstance(value, str):

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from contextvars import copy_context
 from datetime import timedelta
 from types import TracebackType
@@ -19,16 +20,25 @@ from ..model.limits import Limits
 from ..model.names import check_name
 from ..model.status import OrchestrationStatus, Summary
 from ..payload.codec import Codec
+from ..payload.signed_callables import KeyRing
 from ..replay.callee import OrchestratorRef
 from ..replay.guard import running
+from ..triggers.changes import Trigger
 from .async_handle import AsyncOrchestrationHandle
 from .async_starting import starts_orchestration_async
 from .async_threads import threaded
 from .async_waiting import AsyncWaits
 from .client import Client, connect
 from .handle import OrchestrationHandle
-from .plugins import blobs_url_or_default, events_url_or_default, url_or_default, workspace_or_default
+from .plugins import (
+    blobs_url_or_default,
+    events_url_or_default,
+    key_ring_or_default,
+    url_or_default,
+    workspace_or_default,
+)
 from .starting import ManyOptions
+from .triggering import TriggerWait
 from .waiting import check_until
 
 if TYPE_CHECKING:
@@ -50,6 +60,7 @@ def connect_async(
     codec: Codec | None = None,
     limits: Limits | None = None,
     blobs: str | None = None,
+    signing_keys: KeyRing | Sequence[str] | None = None,
 ) -> AsyncClient:
     """An asyncio client of the store behind `url`; the arguments are those of `durable.connect`.
 
@@ -58,8 +69,16 @@ def connect_async(
     before a fork.
     """
     url, events, name = url_or_default(url), events_url_or_default(events), workspace_or_default(workspace)
-    blobs = blobs_url_or_default(blobs)
-    opens = functools.partial(connect, url, events=events, workspace=name, codec=codec, limits=limits, blobs=blobs)
+    opens = functools.partial(
+        connect,
+        url,
+        events=events,
+        workspace=name,
+        codec=codec,
+        limits=limits,
+        blobs=blobs_url_or_default(blobs),
+        signing_keys=key_ring_or_default(signing_keys),
+    )
     return AsyncClient(opens, name, limits or Limits())
 
 
@@ -128,6 +147,32 @@ class AsyncClient:
     rewind = threaded(Client.rewind)
     purge = threaded(Client.purge)
     purge_where = threaded(Client.purge_where)
+
+    publish = threaded(Client.publish)
+    add_trigger = threaded(Client.add_trigger)
+    add_triggers = threaded(Client.add_triggers)
+    get_trigger = threaded(Client.get_trigger)
+    list_triggers = threaded(Client.list_triggers)
+    delete_trigger = threaded(Client.delete_trigger)
+    flush_triggers = threaded(Client.flush_triggers)
+    enable_trigger = threaded(Client.enable_trigger)
+    disable_trigger = threaded(Client.disable_trigger)
+    intercept_trigger = threaded(Client.intercept_trigger)
+    add_event_source = threaded(Client.add_event_source)
+    get_event_source = threaded(Client.get_event_source)
+    list_event_sources = threaded(Client.list_event_sources)
+    delete_event_source = threaded(Client.delete_event_source)
+    get_workspace_context = threaded(Client.get_workspace_context)
+    set_workspace_context = threaded(Client.set_workspace_context)
+    create_workspace = threaded(Client.create_workspace)
+    list_workspaces = threaded(Client.list_workspaces)
+    delete_workspace = threaded(Client.delete_workspace)
+    event_counts = threaded(Client.event_counts)
+    keep_unmatched_events = threaded(Client.keep_unmatched_events)
+    unmatched_events = threaded(Client.unmatched_events)
+    dead_letters = threaded(Client.dead_letters)
+    replay_dead_letter = threaded(Client.replay_dead_letter)
+    delete_dead_letter = threaded(Client.delete_dead_letter)
 
     async def restart(self, instance_id: str, *, new_instance_id: str | None = None) -> AsyncOrchestrationHandle[Any]:
         """See `Client.restart`."""
@@ -223,6 +268,31 @@ class AsyncClient:
             await self._in_a_thread(lambda client: None)
         assert self._waits is not None
         return await self._waits.wait(instance_id, timeout, until, blocked_ends)
+
+    async def wait_for_trigger(
+        self, trigger_id: str, timeout: timedelta | float | None = None, *, firings: int = 1
+    ) -> Trigger | None:
+        """See `Client.wait_for_trigger`. However many wait, no thread waits for each."""
+        if running.get() is not None:
+            return self._opened().wait_for_trigger(trigger_id, timeout, firings=firings)  # refuses
+        wait = TriggerWait(trigger_id, timeout, firings)
+        loop, changed = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(changed.set)
+
+        stop = await self._in_a_thread(Client.listen_to_triggers, wake)
+        try:
+            while True:
+                changed.clear()
+                view = await self.get_trigger(trigger_id)
+                if wait.over(view):
+                    return view
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(changed.wait(), wait.seconds)
+        finally:
+            stop()
 
     # ---- how
 

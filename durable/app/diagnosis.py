@@ -6,13 +6,14 @@ import math
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Sized
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
 from ..engine.ledger import Ledger
+from ..engine.triggering import CALL
 from ..model.errors import TransportError
 from ..model.history import decode_event
 from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE, RuntimeStatus, Summary
@@ -20,6 +21,8 @@ from ..payload.claims import concerns_blobs
 from ..payload.codec import shown
 from ..ports import PARKED, Beat, ExecutionKey, Query, Row, Store, Transport
 from ..runtime import wire
+from ..triggers.hub import Hub
+from .listing import listed
 
 LOOKS_DEAD_AFTER: Final = 10.0  # seconds between two clocks: good enough for people, never for ownership
 OVERDUE: Final = 60.0
@@ -60,11 +63,15 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Diagnosis(msgspec.Struct, frozen=True):
-    """workers: those seen lately. waiting: messages by queue, where there are any. unfinished: instances, by status."""
+    """workers: those seen lately. waiting: messages by queue, where there are any. unfinished: instances, by status.
+
+    triggers: how many there are, delayed_events and dead_letters likewise.
+    """
 
     workers: list[WorkerSeen]
     unfinished: dict[str, int]
     waiting: dict[str, int]
+    triggers: dict[str, int]
     findings: list[Finding]
 
 
@@ -95,6 +102,8 @@ class Service:
 
     def lacks_orchestrator(self, summary: Summary) -> str:
         """Why nobody begins with this instance, in words; '' where somebody does, may, or serves its group at all."""
+        if summary.name == CALL:  # every worker has it
+            return ""
         workers = [beat for beat in self._alive if summary.group in beat.groups]
         if not workers:
             return ""
@@ -149,16 +158,17 @@ def unserved(store: Store, summary: Summary, service: Service) -> str:
 
 
 def diagnose(
-    store: Store, members: Sequence[Beat], transport: Transport | None, workspace: str, events: str
+    store: Store, members: Sequence[Beat], transport: Transport | None, workspace: str, events: str, hub: Hub
 ) -> Diagnosis:
-    """Look at everything once. events: over what those of this client travel. Raises StoreError."""
+    """Look at everything once. events: over what those of this client travel. hub: the triggers. Raises StoreError."""
     alive = living(members)
     findings: list[Finding] = []
-    page = store.find(Query(status=_UNFINISHED, limit=_LOOKED_AT))
+    page = listed(store, Query(status=_UNFINISHED, limit=_LOOKED_AT))
     groups = {DEFAULT_GROUP, *(s.group for s in page.items), *(g for beat in members for g in beat.groups)}
     findings += _about_events(alive, events)
     findings += _about_groups(page.items, alive)
     findings += _about_instances(store, page.items, Service(alive, transport, workspace) if alive else None)
+    findings += _about_triggers(hub, alive)
     findings += _about_rows(store, groups)
     findings += _about_parked_events(store)
     waiting: dict[str, int] = {}
@@ -172,7 +182,10 @@ def diagnose(
         )
         for b in members
     ]
-    return Diagnosis(workers, dict(Counter(s.status.value for s in page.items)), waiting, findings)
+    unfinished = dict(Counter(s.status.value for s in page.items))
+    delayed = sum(not waits.stage for waits in hub.waiting.values())
+    triggers = {"triggers": len(hub.ids), "delayed_events": delayed, "dead_letters": len(hub.dead)}
+    return Diagnosis(workers, unfinished, waiting, triggers, findings)
 
 
 def _about_events(alive: Sequence[Beat], mine: str) -> list[Finding]:
@@ -225,6 +238,21 @@ def _about_instances(store: Store, unfinished: Sequence[Summary], service: Servi
             code = f"start a worker with a module that has it: {worker_command(summary.group)}"
             findings.append(Finding(what, code if _NOBODY_HAS in why else "start a worker with --queue for it"))
     return findings
+
+
+def _about_triggers(hub: Hub, alive: Sequence[Beat]) -> list[Finding]:
+    findings: list[Finding] = []
+    if hub.ids and not any(DEFAULT_GROUP in beat.groups for beat in alive):
+        what = f"{_number(hub.ids, 'trigger')}, and no living worker serves group {DEFAULT_GROUP!r}, which they need"
+        findings.append(Finding(what, f"start one: {worker_command(DEFAULT_GROUP)}"))
+    if hub.dead:
+        what = f"{_number(hub.dead, 'dead letter')}: events for which a trigger raised each time, or that are none"
+        findings.append(Finding(what, "look at them: durable trigger dead-letter list; then replay or delete each"))
+    return findings
+
+
+def _number(things: Sized, noun: str) -> str:
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
 
 
 def _about_rows(store: Store, groups: Iterable[str]) -> list[Finding]:

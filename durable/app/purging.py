@@ -26,6 +26,7 @@ from ..model.status import RuntimeStatus, Summary
 from ..payload.claims import refuse_claims
 from ..ports import STATUS, ExecutionKey, Purged, Query, RowKey
 from ..replay.guard import refuse_inside
+from .listing import listed
 from .reader import check_text, statuses, timestamp
 from .sealing import has_blobs
 from .steering import Steerer
@@ -93,7 +94,7 @@ class Purger(Steerer):
         )
         count = 0
         while True:
-            page = self._outline.find(query)
+            page = listed(self._outline, query)
             count += len(self._purge(self._family(page.items, recursive)))
             if page.next is None:
                 return count

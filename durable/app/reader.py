@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING, Final, Literal, overload
 
 import msgspec
 
+from ..engine.instance import Instance
+from ..engine.triggering import asked, hub_of
 from ..model import history as h
-from ..model.errors import InstanceNotFoundError, not_found
+from ..model.errors import InstanceNotFoundError, StoreError, not_found
 from ..model.history import Event, HistoryEvent, decode_event, decode_events
 from ..model.moments import to_utc
-from ..model.names import check_name
+from ..model.names import TRIGGERS, check_name
 from ..model.status import OrchestrationStatus, Page, RuntimeStatus, Summary
 from ..ports import Backend, ExecutionKey, Query, Record, Store, Transport, Want
 from ..replay.callee import checked_tags
 from ..replay.guard import refuse_inside
+from ..triggers.hub import Hub
 from .diagnosis import WAITING, Diagnosis, Service, diagnose, living, unserved
+from .listing import listed
 from .plugins import NO_BROKER
 from .sealing import outline_of
 from .views import cloud_events, event_view, input_of, status_view
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
 
 _LARGEST_PAGE: Final = 1_000
+_READINGS: Final = 100  # until two in a row agree
 
 
 class Reader:
@@ -89,7 +94,7 @@ class Reader:
             limit=limit,
             cursor=cursor,
         )
-        found = self._outline.find(query)
+        found = listed(self._outline, query)
         rows = self._outline.input_of([_execution(summary) for summary in found.items])
         items = [status_view(s, input_of(row), None, True) for s, row in zip(found.items, rows, strict=True)]
         return Page(items, found.next)
@@ -185,12 +190,33 @@ class Reader:
         refuse_inside("wait", "yield")
         return self._waits.wait(instance_id, timeout, until, blocked_ends, own)
 
+    def triggers(self) -> Hub:
+        """All triggers of the workspace as they stand, with what is asked for and waits in line; a copy."""
+        record = self._settled_record()
+        if record is None:
+            return Hub()
+        hub = hub_of(Instance.of_record(record))
+        asked(record.inbox, hub)
+        return hub
+
+    def _settled_record(self) -> Record | None:
+        """As it was at one moment: not every store reads history and inbox at once, and what a step took between the
+        two would be in neither."""
+        record = self._record(TRIGGERS)
+        for _ in range(_READINGS):
+            if record is None:
+                return None
+            again = self._store.load([Want(TRIGGERS, record.version)])[0]
+            if again is not None and again.history is None:
+                return record
+            record = again
+        raise StoreError("the triggers change faster than they can be read; try again")
+
     def diagnose(self) -> Diagnosis:
         """Look at store, broker and workers once: what `durable doctor` prints. Raises StoreError, TransportError."""
         refuse_inside("diagnose", "an activity that calls the client")
-        return diagnose(
-            self._outline, self._backend.membership.members(), self._transport, self._workspace, self._events_at
-        )
+        members = self._backend.membership.members()
+        return diagnose(self._outline, members, self._transport, self._workspace, self._events_at, self.triggers())
 
 
 def _execution(summary: Summary) -> ExecutionKey:

@@ -6,16 +6,16 @@ for that; events wait for one.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from ..engine.instance import Instance
-from ..engine.triggering import ASKED, asked, begin, hub_of
+from ..engine.triggering import ASKED, begin
 from ..model import history as h
 from ..model.errors import DuplicateNameError, StoreError, TimeoutError, TriggerExistsError, TriggerNotFoundError
 from ..model.history import Event, Raw
@@ -23,7 +23,7 @@ from ..model.moments import to_timedelta
 from ..model.names import TRIGGERS, check_name
 from ..model.status import Page
 from ..payload.signed_callables import KeyRing, sign_callable
-from ..ports import STATUS, Delivered, Record, Want
+from ..ports import STATUS, Delivered
 from ..replay.guard import refuse_inside
 from ..triggers.actions import AddTrigger, AnyAction, CallSigned, Definition, Interception
 from ..triggers.asks import (
@@ -48,7 +48,6 @@ from ..triggers.asks import (
 from ..triggers.changes import Counts, Dead, Source, Trigger
 from ..triggers.conditions import AnyCondition, AnyOf, SignedFunction
 from ..triggers.event import digest_of, from_sdk, read_event, to_sdk
-from ..triggers.hub import Hub
 from . import actions, conditions
 from .actions import as_action, json_context, pass_, trigger
 from .conditions import always
@@ -59,7 +58,6 @@ if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
 
 
-_READINGS: Final = 100  # until two in a row agree
 _LOOK_AGAIN: Final = 1.0  # seconds; signals are lossy
 _PATIENCE: Final = 30.0  # seconds in which a change tries again, when workers commit at the same time
 _INSTEAD: Final = "context.do(durable.actions....)"
@@ -84,6 +82,27 @@ class AddedTriggers(NamedTuple):
 
     accepted: list[str]
     refused: dict[str, str]
+
+
+class TriggerWait:
+    """A wait for a trigger to fire. `seconds`: until it looks again by itself. Raises TypeError, ValueError."""
+
+    def __init__(self, trigger_id: str, timeout: timedelta | float | None, firings: int) -> None:
+        self._trigger_id = check_name(trigger_id, "trigger_id")
+        self._firings = firings
+        seconds = math.inf if timeout is None else to_timedelta(timeout, "timeout=").total_seconds()
+        self._until = time.monotonic() + seconds
+        self.seconds = 0.0
+
+    def over(self, view: Trigger | None) -> bool:
+        """Whether it has fired so often, or is gone. Raises durable.TimeoutError."""
+        if view is None or view.firings >= self._firings:
+            return True
+        self.seconds = min(_LOOK_AGAIN, self._until - time.monotonic())
+        if self.seconds <= 0:
+            times = f"{view.firings} times so far, not {self._firings}"
+            raise TimeoutError(f"trigger {self._trigger_id!r} has fired {times}")
+        return False
 
 
 class Triggerer(Steerer):
@@ -190,22 +209,22 @@ class Triggerer(Steerer):
         timeout: timedelta or seconds, None waits for ever. Raises durable.TimeoutError.
         """
         refuse_inside("wait_for_trigger", "ctx.wait_for_cloudevent")
-        check_name(trigger_id, "trigger_id")
-        until = None if timeout is None else time.monotonic() + to_timedelta(timeout, "timeout=").total_seconds()
+        wait = TriggerWait(trigger_id, timeout, firings)
         changed = threading.Event()
-        stop = self._signals.listen(STATUS, lambda _: changed.set(), TRIGGERS)
+        stop = self.listen_to_triggers(changed.set)
         try:
             while True:
                 changed.clear()
-                view = self.triggers().view(trigger_id)
-                if view is None or view.firings >= firings:
+                view = self.get_trigger(trigger_id)
+                if wait.over(view):
                     return view
-                left = _LOOK_AGAIN if until is None else min(_LOOK_AGAIN, until - time.monotonic())
-                if left <= 0:
-                    raise TimeoutError(f"trigger {trigger_id!r} has fired {view.firings} times so far, not {firings}")
-                changed.wait(left)
+                changed.wait(wait.seconds)
         finally:
             stop()
+
+    def listen_to_triggers(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call `wake`, on any thread, when triggers may have fired; returns how to stop listening."""
+        return self._signals.listen(STATUS, lambda _: wake(), TRIGGERS)
 
     def delete_trigger(self, trigger_id: str) -> None:
         """It fires no more, from the next event on. Raises TriggerNotFoundError."""
@@ -337,28 +356,6 @@ class Triggerer(Steerer):
         if answer is None:
             raise StoreError("the store does not show what was asked of the triggers a moment ago; look, and try again")
         return answer
-
-    def triggers(self) -> Hub:
-        """All triggers of the workspace as they stand, with what is asked for and waits in line; a copy."""
-        record = self._settled_record()
-        if record is None:
-            return Hub()
-        hub = hub_of(Instance.of_record(record))
-        asked(record.inbox, hub)
-        return hub
-
-    def _settled_record(self) -> Record | None:
-        """As it was at one moment: not every store reads history and inbox at once, and what a step took between the
-        two would be in neither."""
-        record = self._store.load([Want(TRIGGERS)])[0]
-        for _ in range(_READINGS):
-            if record is None:
-                return None
-            again = self._store.load([Want(TRIGGERS, record.version)])[0]
-            if again is not None and again.history is None:
-                return record
-            record = again
-        raise StoreError("the triggers change faster than they can be read; try again")
 
     def _begin_triggers(self) -> None:
         self._store.commit([begin(self._now(), self._ids, self._store.partitions)])  # or somebody else's is there

@@ -9,6 +9,7 @@ typer and rich are loaded when the command runs, never by `import durable`.
     around     what `show` tells beside the status         following  `--follow`: events as they come
     doctor     `doctor`                                      start      `start`
     steer      `raise`, `terminate`, `suspend`, ...          renewing   `rewind`, `restart`, `fork`, `purge`
+    publish    `publish`                                     triggers   `trigger ...`; trigger_words: how it looks
     archives   `export`, `import`, `replay`                  logs       what the library logs, on the terminal
     tasks      what a history says about each task (pure)    timeline   those tasks, drawn
     terminal   text that is safe to print                    exits      what each exit status means

@@ -21,6 +21,7 @@ from .exits import CommandError, Exit
 from .following import Following
 from .listing import print_list, time_argument
 from .processes import serve_many
+from .publish import SOURCE, publish, publish_file
 from .renewing import add_commands as add_renewing
 from .run import run
 from .serve import Part, serve
@@ -29,6 +30,7 @@ from .show import show
 from .start import Asked, start
 from .steer import not_found, raise_event, steer
 from .terminal import Screen, safe
+from .triggers import add_group as add_triggers
 
 RUN: Final = "Run"
 LOOK: Final = "Look"
@@ -433,6 +435,41 @@ def _import(
 
 
 add_renewing(app, STEER)
+
+
+@command(app, "publish", STEER, needs_store=True)
+def _publish(
+    session: Session,
+    type: Annotated[
+        str | None, typer.Option("--type", metavar="TEXT", help="What happened, e.g. com.shop.paid.")
+    ] = None,
+    subject: Annotated[str | None, typer.Option("--subject", metavar="TEXT", help="What it is about.")] = None,
+    source: Annotated[str | None, typer.Option("--source", metavar="URI", help=f"Default: {SOURCE}.")] = None,
+    id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Twice the same, with its source, is one event.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="JSON", help="Default: none. @FILE or - reads it.")
+    ] = None,
+    delay: Annotated[float | None, typer.Option("--delay", metavar="SECONDS", help="It comes so much later.")] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", metavar="FILE", help="A whole CloudEvent as JSON; - is stdin.")
+    ] = None,
+) -> None:
+    """Publish an event for triggers, and print its id.
+
+    A worker takes it, and does what triggers say is to happen.
+    """
+    attributes = {"type": type, "subject": subject, "source": source, "id": id}
+    if file is None:
+        publish(session, attributes, data, delay)
+    elif any(value is not None for value in (*attributes.values(), data)):
+        raise CommandError(Exit.USAGE, "--file has the whole event: leave out the options that describe one")
+    else:
+        publish_file(session, file, delay)
+
+
+add_triggers(app, STEER)
 
 
 def _tags(given: list[str]) -> dict[str, str] | None:

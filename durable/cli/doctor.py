@@ -8,7 +8,7 @@ from typing import Final
 from ..app.diagnosis import Diagnosis, Finding
 from .exits import Exit
 from .session import Session
-from .terminal import Screen, cut, safe, wrapped
+from .terminal import Screen, cut, safe
 
 _OURS: Final = "durable-orchestrations"
 _LABEL_CELLS: Final = 11
@@ -30,6 +30,9 @@ def examine(session: Session, create: bool) -> int:
         _field(screen, "broker", f"{session.broker or 'none but the store'}; waiting: {waiting or 'nothing'}")
     counted = ", ".join(f"{number} {status}" for status, number in sorted(found.unfinished.items()))
     _field(screen, "unfinished", counted or "none")
+    if any(found.triggers.values()):
+        counted = ", ".join(f"{what.replace('_', ' ')} {number}" for what, number in found.triggers.items())
+        _field(screen, "events", counted)
     if not found.workers:
         _field(screen, "workers", "none has shown itself")
     for worker in found.workers:
@@ -48,14 +51,16 @@ def examine(session: Session, create: bool) -> int:
 
 
 def _field(screen: Screen, label: str, text: str, style: str = "bold") -> None:
-    first, *rest = wrapped(text, screen.table_width - _LABEL_CELLS)
-    screen.say((label.ljust(_LABEL_CELLS), style), first)
-    for line in rest:
-        screen.say(" " * _LABEL_CELLS, line)
+    screen.field(label, text, _LABEL_CELLS, screen.table_width, style)
 
 
 def _plain(found: Diagnosis) -> dict[str, object]:
-    return {"workers": found.workers, "unfinished": found.unfinished, "waiting": found.waiting}
+    return {
+        "workers": found.workers,
+        "unfinished": found.unfinished,
+        "waiting": found.waiting,
+        "triggers": found.triggers,
+    }
 
 
 def _about_installation() -> list[Finding]:

@@ -45,6 +45,7 @@ class CommandError(Exception):
 # The first fit counts. ValueError and TypeError are what the client raises for ids, names, filters and inputs.
 _EXITS: tuple[tuple[type[Exception], Exit], ...] = (
     (errors.InstanceNotFoundError, Exit.NOT_FOUND),
+    (errors.TriggerNotFoundError, Exit.NOT_FOUND),
     (errors.InstanceExistsError, Exit.USAGE),
     (errors.InstanceFinishedError, Exit.FAILED),
     (errors.InstanceNotFinishedError, Exit.FAILED),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -102,7 +101,9 @@ def _purge(
     after = time_argument(created_after, "--created-after")
     before = time_argument(created_before, "--created-before")
     if id is None:
-        if not yes and not _agreed(session, given):
+        shown = ", ".join(f"{key} {json_text(value)}" for key, value in given.items())
+        question = f"Purge all finished orchestrations with {safe(shown)} from {session.store}?"
+        if not yes and not agreed(session, question, "to purge all that fit"):
             session.screen.note("nothing was purged")
             return
         count = session.client.purge_where(
@@ -120,12 +121,11 @@ def _purge(
     session.screen.answer({"purged": count}, f"{count} {'orchestration' if count == 1 else 'orchestrations'} purged")
 
 
-def _agreed(session: Session, given: Mapping[str, object]) -> bool:
+def agreed(session: Session, question: str, purpose: str) -> bool:
     """Ask whoever sits there. Nobody to ask is no consent."""
     if session.as_json or not sys.stdin.isatty():
-        raise CommandError(Exit.USAGE, "nobody can be asked here: give --yes to purge all that fit")
-    shown = ", ".join(f"{key} {json_text(value)}" for key, value in given.items())
+        raise CommandError(Exit.USAGE, f"nobody can be asked here: give --yes {purpose}")
     # Not typer.confirm: it leaves a space on stdout.
-    sys.stderr.write(f"Purge all finished orchestrations with {safe(shown)} from {session.store}? [y/N] ")
+    sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     return sys.stdin.readline().strip().casefold() in ("y", "yes")

@@ -190,14 +190,7 @@ def command(app: typer.Typer, name: str, panel: str, *, needs_store: bool = Fals
             no_color: bool,
             **given: Any,
         ) -> int:
-            before = ctx.obj if isinstance(ctx.obj, Everywhere) else Everywhere()
-            options = Everywhere(
-                url or before.url,
-                before.events_url if events_url is None else events_url,  # empty: no broker
-                workspace or before.workspace,
-                json or before.as_json,
-                no_color or before.no_color,
-            )
+            options = _over(ctx.obj, Everywhere(url, events_url, workspace, json, no_color))
             return _ended(options, needs_store, lambda session: body(session, **given))
 
         hints = inspect.get_annotations(body, eval_str=True)  # get_type_hints makes Optional of defaults in 3.10
@@ -210,6 +203,38 @@ def command(app: typer.Typer, name: str, panel: str, *, needs_store: bool = Fals
         return body
 
     return register
+
+
+def group(app: typer.Typer, name: str, panel: str, says: str) -> typer.Typer:
+    """A group of commands, before whose names the options of every command may stand too."""
+    made = typer.Typer(cls=PlainGroup)
+
+    @made.callback()
+    def everywhere(
+        ctx: typer.Context,
+        url: Url = None,
+        events_url: EventsUrl = None,
+        workspace: Workspace = None,
+        json: Json = False,
+        no_color: NoColor = False,
+    ) -> None:
+        ctx.obj = _over(ctx.obj, Everywhere(url, events_url, workspace, json, no_color))
+
+    app.add_typer(made, name=name, help=says, rich_help_panel=panel)
+    return made
+
+
+def _over(before: object, given: Everywhere) -> Everywhere:
+    """What was given, over what was given before."""
+    if not isinstance(before, Everywhere):
+        return given
+    return Everywhere(
+        given.url or before.url,
+        before.events_url if given.events_url is None else given.events_url,  # empty: no broker
+        given.workspace or before.workspace,
+        given.as_json or before.as_json,
+        given.no_color or before.no_color,
+    )
 
 
 def _ended(options: Everywhere, needs_store: bool, body: Callable[[Session], int | None]) -> int:

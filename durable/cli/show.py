@@ -10,6 +10,7 @@ from rich.cells import cell_len
 from ..model import history as h
 from ..model.failure import FailureDetails, users_line
 from ..model.history import HistoryEvent
+from ..model.names import TRIGGERS
 from ..model.status import OrchestrationStatus, RuntimeStatus
 from .advice import Advice, advice, is_served, quoted
 from .around import Around, group_of
@@ -88,7 +89,9 @@ class _Page:
         self._field("created", self._times())
         for label, text in self._steered():
             self._field(label, text)
-        if s.parent_instance_id:
+        if s.parent_instance_id == TRIGGERS:
+            self._field("trigger", safe(s.instance_id.rpartition(":")[0]))
+        elif s.parent_instance_id:
             self._field("parent", safe(s.parent_instance_id))
         if s.tags:
             self._field("tags", ", ".join(f"{safe(key)}={safe(value)}" for key, value in sorted(s.tags.items())))
@@ -140,10 +143,7 @@ class _Page:
         return f"{moment(s.created_at)}, {duration(self.now - s.created_at)} ago"
 
     def _field(self, label: str, text: str) -> None:
-        first, *rest = wrapped(cut(text, _MOST_PAYLOAD), self.width - _LABEL_CELLS - 2)
-        self.screen.say((f"  {label.ljust(_LABEL_CELLS)}", "dim"), first)
-        for line in rest:
-            self.screen.say(" " * (_LABEL_CELLS + 2), line)
+        self.screen.field(f"  {label}", cut(text, _MOST_PAYLOAD), _LABEL_CELLS + 2, self.width, "dim")
 
     def _title(self, text: str) -> None:
         self.screen.say()

@@ -221,9 +221,19 @@ class Screen:
         for row in rows:
             self.row(row, widths, styles if len(styles) == len(row) else [""] * len(row))
 
+    def field(self, label: str, text: str, cells: int, width: int, style: str) -> None:
+        """A label of so many cells, and text that is broken at its spaces, below itself."""
+        first, *rest = wrapped(text, width - cells)
+        self.say((label.ljust(cells), style), first)
+        for line in rest:
+            self.say(" " * cells, line)
+
     def row(self, cells: Sequence[str], widths: Sequence[int], styles: Sequence[str]) -> None:
-        """One row of a table; cells that are too wide go on below."""
-        columns = [folded(cell, width) for cell, width in zip(cells, widths, strict=True)]
+        """One row of a table; cells that are too wide go on below, from a space on if there is one."""
+        columns = [
+            wrapped(cell, width) if cell_len(cell) > width else [cell]
+            for cell, width in zip(cells, widths, strict=True)
+        ]
         for number in range(max(map(len, columns))):
             parts: list[str | tuple[str, str]] = []
             for lines, width, style in zip(columns, widths, styles, strict=True):

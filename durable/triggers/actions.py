@@ -6,9 +6,10 @@ orchestration, an activity, an event for a sink) is committed with the firing, a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from ..model.history import NO_PAYLOAD, Raw
 from .conditions import Always, AnyCondition
@@ -30,7 +31,7 @@ class Publish(Action, frozen=True, tag="publish"):
     """This event (its JSON), now or after `delay` seconds; `to`: a sink, '' for the triggers of this workspace."""
 
     event: Raw
-    delay: float = 0.0
+    delay: Annotated[float, Meta(ge=0)] = 0.0
     to: str = ""
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
+from msgspec import Meta
 
 from .event import Occurrence
 
@@ -47,7 +48,7 @@ class Always(Condition, frozen=True, tag="always"):
 class Join(Condition, frozen=True, tag="join"):
     """After so many events; then counting begins anew."""
 
-    n: int
+    n: Annotated[int, Meta(ge=1)]
 
     def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
         count = progress["count"] = progress.get("count", 0) + 1
@@ -60,7 +61,7 @@ class Join(Condition, frozen=True, tag="join"):
 class JoinSubjects(Condition, frozen=True, tag="join_subjects"):
     """Once each of these subjects has had an event; then it begins anew."""
 
-    names: tuple[str, ...]
+    names: Annotated[tuple[str, ...], Meta(min_length=1)]
 
     def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
         if occasion.event.subject not in self.names:
@@ -77,7 +78,7 @@ class JoinSubjects(Condition, frozen=True, tag="join_subjects"):
 class Counter(Condition, frozen=True, tag="counter"):
     """After the n-th event, and after each later one."""
 
-    n: int
+    n: Annotated[int, Meta(ge=1)]
 
     def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
         count = progress["count"] = progress.get("count", 0) + 1
@@ -108,7 +109,7 @@ class AnyOf(Condition, frozen=True, tag="any"):
 class NotBefore(Condition, frozen=True, tag="not_before"):
     """After each event that comes at this time or later."""
 
-    at: datetime
+    at: Annotated[datetime, Meta(tz=True)]
 
     def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
         return occasion.now >= self.at
@@ -117,7 +118,7 @@ class NotBefore(Condition, frozen=True, tag="not_before"):
 class NotAfter(Condition, frozen=True, tag="not_after"):
     """After each event that comes at this time or earlier."""
 
-    at: datetime
+    at: Annotated[datetime, Meta(tz=True)]
 
     def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
         return occasion.now <= self.at

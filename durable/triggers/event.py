@@ -56,11 +56,15 @@ def digests_in(packed: bytes) -> list[bytes]:
 
 
 def to_sdk(body: bytes) -> CloudEvent:
-    """The SDK's class, for users' functions."""
+    """The SDK's class, for users' functions. Raises NotAnEvent for attributes that it refuses."""
+    from cloudevents.core.exceptions import BaseCloudEventException
     from cloudevents.core.formats.json import JSONFormat
     from cloudevents.core.v1.event import CloudEvent
 
-    return cast(CloudEvent, JSONFormat().read(CloudEvent, body))
+    try:
+        return cast(CloudEvent, JSONFormat().read(CloudEvent, body))
+    except (BaseCloudEventException, ValueError) as error:
+        raise NotAnEvent(f"not a CloudEvent: {' '.join(str(error).split())}") from error
 
 
 def from_sdk(event: CloudEvent) -> bytes:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -145,8 +145,8 @@ class Here(Command):
             status = run_command_line(arguments)
         return subprocess.CompletedProcess(arguments, status, *(stream.getvalue().decode() for stream in raw))
 
-    def apart(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return super().__call__(*arguments)
+    def apart(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return super().__call__(*arguments, **environment)
 
 
 def until(stream: IO[str] | None, part: str) -> list[str]:
@@ -158,6 +158,14 @@ def until(stream: IO[str] | None, part: str) -> list[str]:
         if part in line:
             return lines
     raise AssertionError((part, lines))
+
+
+def comes_true(condition: Callable[[], object]) -> None:
+    """Wait for what no call waits for."""
+    deadline = time.monotonic() + SOON
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        threading.Event().wait(0.01)
 
 
 def recorded(client: durable.Client, instance_id: str, kind: str, *, pending: bool = False) -> None:

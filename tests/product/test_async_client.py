@@ -78,12 +78,16 @@ async def is_now(handle: durable.AsyncOrchestrationHandle[Any], status: str) -> 
 
 # What a worker in the same process asks of a client, and what has another form here.
 INNER = {
+    "ask",
     "backend",
     "ended",
     "has_broker",
+    "keys",
+    "listen_to_triggers",
     "open_transport",
     "events_at",
     "reply_to",
+    "triggers",
     "waits",
     "worker_died",
     "worker_started",
@@ -171,6 +175,74 @@ def test_starting_steering_and_reading(bench: Bench) -> None:
             await ending.terminate("enough")
             with pytest.raises(durable.OrchestrationTerminatedError, match="enough"):
                 await ending.result(SOON)
+
+    run(main())
+
+
+@pytest.mark.everywhere
+def test_triggers_and_what_becomes_of_events(bench: Bench) -> None:
+    registry = durable.Registry()
+
+    @registry.action
+    def answers(context: durable.TriggerContext, event: durable.CloudEvent) -> None:
+        context.do(durable.actions.raise_event("answer", event.get_data(), instance_id="asking"))
+
+    registry.orchestrator(name="asks")(asks.fn)
+    bench.serve(registry)
+
+    def event(number: int) -> durable.CloudEvent:
+        return durable.CloudEvent(
+            {"id": str(number), "source": "/shop", "type": "paid", "subject": "order-42"}, str(number)
+        )
+
+    async def main() -> None:
+        async with connected(bench.place) as client:
+            paid = durable.EventPattern(type="paid")
+            await client.start_orchestration("asks", instance_id="asking")
+            await client.keep_unmatched_events()
+            await client.publish(event(0))
+            await until(client.unmatched_events)
+            join = durable.conditions.join(2)
+            await client.add_trigger(
+                "second", on=paid, condition=join, action=answers, context={"a": 1}, transient=False
+            )
+            answer = await client.add_triggers([{"trigger_id": id, "on": paid} for id in ("second", "third")])
+            assert (answer.accepted, list(answer.refused)) == (["third"], ["second"])
+            await client.disable_trigger("third")
+            fired = asyncio.create_task(client.wait_for_trigger("second", SOON))
+            await asyncio.gather(*(client.publish(event(number)) for number in (1, 2)))
+            assert await client.handle("asking").result(SOON) in ("1", "2")
+            assert await fired is not None
+            many = [asyncio.create_task(client.wait_for_trigger("second", firings=9)) for _ in range(20)]
+            second, third = await client.list_triggers()
+            assert (second.firings, second.context, third.enabled, third.firings) == (1, {"a": 1}, False, 0)
+            with pytest.raises(durable.TimeoutError, match="1 times so far, not 2"):
+                await client.wait_for_trigger("second", 0.01, firings=2)
+            for task in many:  # none of them has taken a thread
+                task.cancel()
+            await client.enable_trigger("third")
+            await client.intercept_trigger("third", durable.actions.delete_trigger("second"), when="instead")
+            await client.publish(event(3), delay=0.01)
+            assert await client.wait_for_trigger("third", SOON) is None  # it was transient
+            assert await client.get_trigger("second") is None
+            with pytest.raises(durable.TriggerNotFoundError):
+                await client.delete_trigger("third")
+            await client.add_event_source("later", "env:QUEUE", receive=False)
+            assert (await client.get_event_source("later")) == (await client.list_event_sources())["later"]
+            await client.delete_event_source("later")
+            await client.set_workspace_context({"b": 2})
+            assert await client.get_workspace_context() == {"b": 2}
+            assert (await client.event_counts()).unmatched == 1
+            assert (await client.dead_letters()).items == []
+            for method in (client.replay_dead_letter, client.delete_dead_letter):
+                with pytest.raises(durable.TriggerNotFoundError):
+                    await method("1")
+            await client.add_trigger("last", on=paid)
+            await client.flush_triggers()
+            assert await client.list_triggers() == []
+            await client.create_workspace("another", context={"c": 3})
+            assert await client.list_workspaces() == ["another"]
+            await client.delete_workspace("another")
 
     run(main())
 

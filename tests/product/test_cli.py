@@ -25,7 +25,7 @@ import pytest
 
 import durable
 from durable.ports import Beat
-from tests.product.command_line import FLOWS, SOON, Command, ended, recorded, until
+from tests.product.command_line import FLOWS, SOON, Command, comes_true, ended, recorded, until
 
 # Colours, a cleared line, a title, the eight-bit CSI, DEL, right-to-left, a zero-width space, markup, and lines.
 HOSTILE = "a\x1b[31mb\rc\x1b]0;t\x07d\x9b2Je\x7ff\u202eg\u200bh\nFAKE [red]i[/red] \U000e0041"
@@ -65,7 +65,7 @@ def test_each_command_has_one_row_in_the_help(command: Command) -> None:
     "name",
     (
         "run worker list show history doctor start raise terminate suspend resume cancel rewind restart fork purge "
-        "replay export import"
+        "replay export import publish"
     ).split(),
 )
 def test_each_command_explains_itself_on_one_screen(command: Command, name: str) -> None:
@@ -74,6 +74,16 @@ def test_each_command_explains_itself_on_one_screen(command: Command, name: str)
     assert max(map(len, lines)) <= 80
     assert all(option in "\n".join(lines) for option in ("--url", "--json", "--no-color"))
     assert not re.search("<[a-z]", "\n".join(lines))  # no types of Python's
+
+
+@pytest.mark.parametrize(
+    "name", [*"list show add delete enable disable flush counts unmatched".split(), "dead-letter show"]
+)
+def test_each_command_of_triggers_explains_itself_likewise(command: Command, name: str) -> None:
+    lines = command.says("trigger", *name.split(), "--help").splitlines()
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 80
+    assert all(option in "\n".join(lines) for option in ("--url", "--json", "--no-color"))
 
 
 def test_a_shell_completes_commands_and_options(command: Command) -> None:
@@ -413,14 +423,6 @@ def registry() -> durable.Registry:
         yield ctx.create_timer(0)
 
     return functions
-
-
-def comes_true(condition: Callable[[], object]) -> None:
-    """Wait for what no call waits for."""
-    deadline = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        threading.Event().wait(0.01)
 
 
 def test_list_shows_a_table_and_filters_it(command: Command) -> None:

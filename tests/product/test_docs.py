@@ -33,7 +33,7 @@ SOON = 30  # seconds
 OTHER_NAMES = (
     *("backends", "ports", "testing"),
     *("activity", "client", "codec", "orchestration", "worker"),
-    *("stores", "transports"),
+    *("stores", "transports", "event_sources"),
 )
 
 

@@ -11,12 +11,14 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 import durable
-from tests.product.command_line import SOON, Command
+from durable import CloudEvent, EventPattern, actions, conditions
+from tests.product.command_line import SOON, Command, comes_true
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -52,6 +54,11 @@ def pack(ctx: durable.ActivityContext, item: str) -> None:
 
 @app.activity(queue="gpu")
 def render(item: str) -> None: ...
+
+
+@app.action
+def find(context: durable.TriggerContext, event: durable.CloudEvent) -> None:
+    raise LookupError(f"nobody knows where {event.get_subject()} is: ask the carrier")
 
 
 @app.orchestrator
@@ -132,6 +139,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     command = Command(tmp_path_factory.mktemp("screens"))
     with command.client() as client:
         with durable.Worker(client, registry=code(SHOP), shutdown_grace=0):
+            client.add_trigger("lost", on=EventPattern("com.shop.lost", source="/carrier"), action="find")
+            client.publish(event("com.shop.lost", "order-41"))
             for name in RUN:
                 client.start_orchestration(name, "book", instance_id=name, tags={"of": "today"})
                 client.wait(name, SOON)
@@ -150,10 +159,44 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
             stands(client, "cancelled", "CANCELED")
             client.handle("busy-approval").suspend()
             stands(client, "busy-approval", "SUSPENDED")
+            triggers(client)
         with durable.Worker(client, registry=code(SHOP.replace('"go"', '"went"')), shutdown_grace=0):
             client.raise_event("blocked", "go", True)
             stands(client, "blocked", "BLOCKED")
             yield command
+
+
+def event(kind: str, subject: str) -> CloudEvent:
+    """With an id of its own that is the same every time."""
+    at = datetime(2026, 11, 24, 8, 30, tzinfo=timezone.utc)
+    attributes = {"type": kind, "source": "/carrier", "subject": subject, "id": f"{kind}-{subject}", "time": at}
+    return CloudEvent(attributes, {"item": "book"})
+
+
+def triggers(client: durable.Client) -> None:
+    """One that counts, one that called an activity, one that is off, one in the shelf; each has had what it needs."""
+    comes_true(lambda: client.dead_letters().items)
+    client.keep_unmatched_events()
+    shipped = [EventPattern("com.shop.parcel.*", subject="order-42"), EventPattern("com.shop.sold-out", subject="")]
+    client.add_trigger(
+        "third",
+        on=shipped,
+        condition=conditions.join(3),
+        action=actions.start_orchestration("approval", "book", instance_id="after-third"),
+        context={"order": 42},
+    )
+    client.intercept_trigger("third", actions.delete_trigger("lost"))
+    client.add_trigger("books", on=EventPattern("com.shop.book"), action=actions.call_activity("reserve", "book"))
+    client.add_trigger(
+        "night",
+        on=EventPattern(source="/warehouse/*"),
+        condition=conditions.expression("data.amount > `100`"),
+        transient=False,
+    )
+    client.disable_trigger("night")
+    for kind in ("com.shop.parcel.sent", "com.shop.parcel.lost", "com.shop.book"):
+        client.publish(event(kind, "order-42"))
+    comes_true(client.unmatched_events)  # how that activity ended
 
 
 def stands(client: durable.Client, instance_id: str, status: str) -> None:
@@ -195,6 +238,14 @@ SCREENS = {
     "list": "list",
     "doctor": "doctor",
     "history": "history shop-order-pay",
+    "triggers": "trigger list",
+    "trigger": "trigger show third",
+    "trigger-counts": "trigger counts",
+    "trigger-unmatched": "trigger unmatched",
+    "trigger-help": "trigger --help",
+    "dead-letters": "trigger dead-letter list",
+    "dead-letter": "trigger dead-letter show 3",
+    "show-called": "show books:4",
     **{
         f"show-{instance}": f"show {instance}"
         for instance in (
