@@ -195,6 +195,8 @@ def _parameter(parameter: inspect.Parameter) -> str:
 
 
 def _default(value: Any) -> str:
+    if type(value) is object:  # of an argument that need not be given, for which None would be a value
+        return "..."
     if isinstance(value, tuple):
         inner = ", ".join(map(_default, value))
         return f"({inner},)" if len(value) == 1 else f"({inner})"

@@ -42,6 +42,19 @@ from .trigger_function import TriggerFunction
 if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
 
+__all__ = [
+    "add_trigger",
+    "call_activity",
+    "change_trigger",
+    "delete_trigger",
+    "pass_",
+    "publish",
+    "python",
+    "raise_event",
+    "start_orchestration",
+    "terminate_workspace",
+]
+
 pass_: Final[Pass] = Pass()
 """Nothing: the firing is counted."""
 

@@ -29,6 +29,18 @@ from ..triggers.conditions import (
 )
 from .trigger_function import TriggerFunction
 
+__all__ = [
+    "always",
+    "any",
+    "counter",
+    "expression",
+    "join",
+    "join_subjects",
+    "not_after",
+    "not_before",
+    "python",
+]
+
 always: Final[Always] = Always()
 """After each event."""
 

@@ -15,6 +15,7 @@ from ..replay.live_code import Code
 from ..runtime.activities import ActivityCode, Executor
 from ..runtime.activity_context import ActivityContext
 from ..triggers.pattern import EventPattern
+from .calling import CALLING
 from .functions import Activity, Orchestrator
 from .trigger_function import FunctionKind, TriggerCode, TriggerFunction
 
@@ -69,7 +70,7 @@ class Registry:
         self._lock = threading.Lock()
         self._activities: dict[str, Activity[Any, Any]] = {}
         self._orchestrators: dict[tuple[str, str], Orchestrator[Any, Any]] = {}
-        self._codes: dict[tuple[str, str], Code] = {}
+        self._codes: dict[tuple[str, str], Code] = {(CALLING.name, ""): CALLING}
         self._highest: dict[str, Code] = {}
         self._activity_codes: dict[str, ActivityCode] = {}
         self._trigger_functions: dict[tuple[FunctionKind, str], TriggerFunction] = {}

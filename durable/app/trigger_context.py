@@ -70,6 +70,12 @@ class TriggerContext(MutableMapping[str, Any]):
     def __setitem__(self, key: str, value: Any) -> None:
         self._draft[key] = msgspec.json.decode(encode(value, self._where(key), self._limits))
 
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """The value under a key, which is put there if need be: what is kept, so that it can be changed in place."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
     def __delitem__(self, key: str) -> None:
         del self._draft[key]
 

@@ -17,7 +17,7 @@ import msgspec
 
 from ..engine.triggering import ASKED, begin
 from ..model import history as h
-from ..model.errors import DuplicateNameError, StoreError, TimeoutError, TriggerExistsError, TriggerNotFoundError
+from ..model.errors import DuplicateNameError, TimeoutError, TriggerExistsError, TriggerNotFoundError
 from ..model.history import Event, Raw
 from ..model.moments import to_timedelta
 from ..model.names import TRIGGERS, check_name
@@ -53,6 +53,7 @@ from .actions import as_action, json_context, pass_, trigger
 from .conditions import always
 from .plugins import checked_source_url
 from .steering import Steerer
+from .tries import tries
 
 if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
@@ -324,8 +325,11 @@ class Triggerer(Steerer):
         return Page([_letter(dead) for dead in self.triggers().dead.values()])
 
     def replay_dead_letter(self, letter_id: str) -> None:
-        """Try it again, as if it came for the first time. Raises TriggerNotFoundError."""
-        self._ask_letter("replay_dead_letter", letter_id, Replay(letter_id))
+        """Try it again, as if it came for the first time.
+
+        Raises TriggerNotFoundError, also while there is no trigger of that id: then the letter stays.
+        """
+        self._ask_letter("replay_dead_letter", letter_id, Replay(letter_id), ", or its trigger is gone")
 
     def delete_dead_letter(self, letter_id: str) -> None:
         """Forget it. Raises TriggerNotFoundError."""
@@ -339,10 +343,10 @@ class Triggerer(Steerer):
         if self.ask(part) == [MISSING]:
             raise TriggerNotFoundError(f"{verb}: no trigger has the id {trigger_id!r} in this workspace")
 
-    def _ask_letter(self, verb: str, letter_id: str, part: AnyPart) -> None:
+    def _ask_letter(self, verb: str, letter_id: str, part: AnyPart, or_else: str = "") -> None:
         refuse_inside(verb, "an activity that calls the client")
         if self.ask(part) == [MISSING]:
-            raise TriggerNotFoundError(f"{verb}: there is no dead letter {letter_id!r} (any more)")
+            raise TriggerNotFoundError(f"{verb}: there is no dead letter {letter_id!r} (any more){or_else}")
 
     def ask(self, *parts: AnyPart) -> list[str]:
         """Ask for these together; an answer each, DONE or why not (asks.py)."""
@@ -352,10 +356,26 @@ class Triggerer(Steerer):
         fact = Event(ASKED, self._now(), input=encode_ask(Ask(token, parts)))
         while self._deliver(TRIGGERS, f"ask/{token}", fact) is Delivered.ABSENT:
             self._begin_triggers()
-        answer = self.triggers().answers.get(token)
-        if answer is None:
-            raise StoreError("the store does not show what was asked of the triggers a moment ago; look, and try again")
-        return answer
+        again = tries("what was asked of the triggers")
+        while True:
+            next(again)
+            answer = self._answer(token)
+            if answer is not None:
+                return answer
+
+    def _answer(self, token: str) -> list[str] | None:
+        """None, if it can't be told yet."""
+        record = self._store.load([Want(TRIGGERS)])[0]
+        if record is None:
+            return None
+        hub = hub_of(Instance.of_record(record))
+        if token not in hub.answers:
+            asked(record.inbox, hub)
+            # A store may read the inbox after the rest; what a worker has taken out of it meanwhile is in neither.
+            later = self._store.load([Want(TRIGGERS, record.version)])[0]
+            if later is None or later.version != record.version:
+                return None
+        return hub.answers.get(token)
 
     def _begin_triggers(self) -> None:
         self._store.commit([begin(self._now(), self._ids, self._store.partitions)])  # or somebody else's is there

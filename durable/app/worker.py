@@ -30,7 +30,6 @@ from ..runtime.membership import Seat
 from ..runtime.requests import CodeChanged, Hint, Lost, Stop
 from ..runtime.serving import Serving
 from ..runtime.watchdog import Watchdog
-from .calling import CALLING
 from .client import Client, connect
 from .clock import utc_now
 from .default import default_client
@@ -260,7 +259,7 @@ class _Codebase:
         self._registry = registry
 
     def orchestrator(self, name: str, version: str, first_turn: bool) -> Code | None:
-        return CALLING if name == CALLING.name else self._registry.find_orchestrator(name, version, first_turn)
+        return self._registry.find_orchestrator(name, version, first_turn)
 
     def serves_activity(self, name: str) -> bool:
         return self._registry.find_activity(name) is not None

@@ -4,7 +4,8 @@ Laws.
 1. As every instance: one commit a step, by its owner, under the version, with all that the step asks for elsewhere.
    What people want changed are facts in its inbox, between the events, and hold for what comes behind them.
 2. No event is done with before that commit: neither a row in the inbox, nor a delivery of an event source.
-3. A history that has become long is forgotten for one that begins with everything there is (`_LONG`).
+3. A history that has become long (`_LONG`, not counting what it began with, which may be as long) is forgotten for one
+   that begins with everything there is.
 4. A wait of an orchestration is a trigger too. It comes and goes by messages, as all that instances tell each other:
    the EventAwaited of its history, and a TaskCanceled for what nobody waits for any more.
 5. An activity that a trigger calls is a small orchestration of its own, a child of this instance: it has all that
@@ -21,6 +22,7 @@ import msgspec
 from msgspec.structs import replace
 
 from ..model import history as h
+from ..model.failure import FailureDetails
 from ..model.history import Event, Parent, Raw, UnreadableHistory, encode_events
 from ..model.names import TRIGGERS, derived_id, partition_of
 from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
@@ -90,7 +92,7 @@ def step(instance: Instance, arrivals: Sequence[Arrival], find: FindFunction, no
         elif event.type == h.TIMER_FIRED:
             hub.wake(event.task_id, now, find)
         elif event.type in (h.CHILD_COMPLETED, h.CHILD_FAILED):
-            hub.activity_ended(event.task_id, event.result, event.failure, now, find)
+            hub.activity_ended(event.task_id, event.result, _own(event.failure), now, find)
         elif event.type == h.EVENT_AWAITED:
             _await(hub, event)
         elif event.type == h.TASK_CANCELED:
@@ -134,6 +136,11 @@ def _publish(hub: Hub, body: bytes, now: datetime, find: FindFunction, due_at: f
         hub.refuse(body, error, now)
 
 
+def _own(failure: FailureDetails | None) -> FailureDetails | None:
+    """That of the activity: the orchestration that called it only says that it failed."""
+    return failure if failure is None or failure.cause is None else failure.cause
+
+
 def _await(hub: Hub, awaited: Event) -> None:
     """An orchestration waits for the first event of a pattern."""
     resume = _resume(awaited)
@@ -163,7 +170,7 @@ def _commit(
     drop += [_timer_key(number) for number in change.ended]
     dropped = set(drop)
     put = [row for row in put if row.key not in dropped]
-    if instance.size < _LONG:
+    if instance.size - len(bytes(instance.started.input)) < _LONG:
         events = [Event(CHANGED, now, input=encode_change(change))]
         row, first = encode_events(events), instance.length
         started, size, length = instance.started, instance.size + len(row), instance.length + 1
@@ -287,7 +294,7 @@ def _data_of(event: Raw) -> Raw:
 
 
 def _timer_key(number: int) -> str:
-    return f"{TRIGGERS}/{number}/timer"
+    return f"{TRIGGERS}/{number:016}/timer"  # what is due at the same time comes in order of its key
 
 
 def _timer(number: int, waiting: Waiting, summary: Summary, partition: int) -> Row:

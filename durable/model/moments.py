@@ -9,7 +9,9 @@ UTC = timezone.utc
 
 
 def to_utc(moment: datetime, where: str) -> datetime:
-    """`moment` in UTC. Raises ValueError for a naive datetime; `where` names the argument in the message."""
+    """`moment` in UTC. Raises TypeError, or ValueError for a naive one; `where` names the argument in the message."""
+    if not isinstance(moment, datetime):
+        raise TypeError(f"{where}: give an aware datetime, not {moment!r}")
     if moment.tzinfo is None or moment.utcoffset() is None:
         raise ValueError(f"{where}: {moment!r} has no time zone; give an aware one, e.g. datetime.now(timezone.utc)")
     return moment.astimezone(UTC)

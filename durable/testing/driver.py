@@ -98,7 +98,7 @@ class Driver:
         env = Env("environment", _FOR_EVER, lambda: f"{next(ids):032x}", store.partitions, limits, Watch())
         settings = Settings(window=_FOR_EVER, sweep=_FOR_EVER, cached=cached)
         serving = Serving(queues=_EveryQueue(("default",)), slots=2**31)
-        self._requests = Loop(env, casting, lambda: clock.now, settings, serving).run()
+        self._requests = Loop(env, casting, lambda: clock.now, settings, serving, casting.functions).run()
         self._pending: Any = next(self._requests)
         self._news: list[ask.News] = []
         self._groups: frozenset[str] = frozenset()

@@ -66,7 +66,9 @@ class Environment:
         self._backend = OwnBackend()
         ids = count(1)
         self._client = _Client(self, self._backend, self._limits, lambda: f"{next(ids):032x}")
-        self._casting = Casting(registry or default_registry, lambda: self._clock.now, lambda: self._client)
+        self._casting = Casting(
+            registry or default_registry, lambda: self._clock.now, lambda: self._client, self._limits
+        )
         self._driver = Driver(self._clock, self._backend, self._casting, self._limits, max_cached_orchestrations, ids)
         self._backend.own_signals.heard = self._driver.hinted
         known = registry or default_registry

@@ -13,9 +13,11 @@ import msgspec
 
 from ..app.functions import Activity
 from ..app.registry import Registry
+from ..app.trigger_functions import TriggerFunctions
 from ..engine.instance import Invocation
 from ..model.errors import NonRetryableError
 from ..model.history import Raw
+from ..model.limits import Limits
 from ..payload.signature import Signature
 from ..payload.values import decode
 from ..replay.callee import ActivityRef, OrchestratorRef
@@ -67,10 +69,13 @@ class StandIn(NamedTuple):
 class Casting:
     """The registry's functions, less those that something stands in for; and the record of what was called."""
 
-    def __init__(self, registry: Registry, now: Callable[[], datetime], client: Callable[[], Any]) -> None:
+    def __init__(
+        self, registry: Registry, now: Callable[[], datetime], client: Callable[[], Any], limits: Limits
+    ) -> None:
         self._registry = registry
         self._now = now
         self._client = client
+        self.functions = TriggerFunctions(registry, None, "", limits)
         self._activities: dict[str, StandIn] = {}
         self._orchestrators: dict[str, StandIn] = {}
         self._event_loop: asyncio.AbstractEventLoop | None = None

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 from functools import lru_cache
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
 from .event import Occurrence
+
+EXTRA: Final = "pip install 'durable-orchestrations[expressions]'"
 
 
 class Occasion(NamedTuple):
@@ -90,10 +92,8 @@ class AnyOf(Condition, frozen=True, tag="any"):
 
     conditions: tuple[AnyCondition, ...] = ()
 
-    def __call__(self, *conditions: AnyCondition) -> AnyOf:
-        """Raises TypeError for what is no condition."""
-        for condition in conditions:
-            check_condition(condition)
+    def __call__(self, *conditions: Any) -> AnyOf:
+        """Each a condition, a function under `@durable.condition`, or its name: checked when a trigger is made."""
         return AnyOf(conditions)
 
     def holds(self, progress: dict[str, Any], occasion: Occasion) -> bool:
@@ -157,29 +157,24 @@ AnyCondition = (
 )
 
 
-def check_condition(condition: object) -> None:
-    """Raises TypeError for what is no condition."""
-    if not isinstance(condition, Condition):
-        raise TypeError(
-            f"a condition is one of durable.conditions, or a @durable.condition function, not {condition!r}"
-        )
-
-
 @lru_cache(maxsize=1_024)
 def _compiled(text: str) -> Any:
-    import jmespath  # type: ignore[import-untyped]  # it has no types
-
-    return jmespath.compile(text)
+    """Raises ValueError for what is no JMESPath, and ImportError without the package."""
+    try:
+        # Only here: who has no expressions need not have the package.
+        from jmespath import compile as compiled  # type: ignore[import-untyped]  # it has no types
+        from jmespath.exceptions import JMESPathError  # type: ignore[import-untyped]  # as above
+    except ImportError as error:
+        raise ImportError(f"conditions.expression needs a package that is not installed: {EXTRA}") from error
+    try:
+        return compiled(text)
+    except JMESPathError as error:
+        raise ValueError(f"{text!r} is no JMESPath expression: {' '.join(str(error).split())}") from None
 
 
 def check_expression(text: object) -> str:
     """Raises TypeError, ValueError for what is no JMESPath, and ImportError without the package."""
     if not isinstance(text, str):
         raise TypeError(f"an expression is text, not {type(text).__name__}")
-    from jmespath.exceptions import JMESPathError  # type: ignore[import-untyped]  # as above
-
-    try:
-        _compiled(text)
-    except JMESPathError as error:
-        raise ValueError(f"{text!r} is no JMESPath expression: {' '.join(str(error).split())}") from None
+    _compiled(text)
     return text

@@ -20,7 +20,9 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from ..model.failure import describe
 from ..model.history import Raw
+from ..model.names import check_name
 from .actions import (
     Action,
     AddTrigger,
@@ -71,12 +73,13 @@ class Outgoing(NamedTuple):
 class _Live:
     """A trigger and its state."""
 
-    __slots__ = ("gone", "state", "trigger")
+    __slots__ = ("attempts", "gone", "state", "trigger")
 
     def __init__(self, trigger: Definition, state: State) -> None:
         self.trigger = trigger
         self.state = state
         self.gone = False
+        self.attempts: set[int] = set()  # that wait for it
 
 
 class Hub:
@@ -124,11 +127,8 @@ class Hub:
     def publish(self, body: bytes, now: datetime, find: FindFunction, due_at: float | None = None) -> None:
         """An event has come; with `due_at`, it is to come then. Raises NotAnEvent."""
         event = read_event(body)
-        digest = digest_of(event)
-        if digest in self._seen:
-            self._counted().repeated += 1
+        if not self._is_new(event):
             return
-        self._remember(digest)
         if due_at is not None and due_at > now.timestamp():
             self._wait(Waiting(due_at, Raw(body)))
             return
@@ -141,6 +141,7 @@ class Hub:
         if waiting is None:
             return
         self._change.ended.append(number)
+        self._forget_attempt(number, waiting)
         body = bytes(waiting.event)
         event = read_event(body)
         if not waiting.stage:
@@ -170,19 +171,17 @@ class Hub:
         self.publish(msgspec.json.encode(event), now, find)
 
     def _take_published(self, now: datetime, find: FindFunction) -> None:
-        for _ in range(CHAINED):
-            if not self._queue:
-                return
+        taken = 0
+        while self._queue:
             body = self._queue.popleft()
             event = read_event(body)
-            digest = digest_of(event)
-            if digest in self._seen:
-                self._counted().repeated += 1
+            if not self._is_new(event):
                 continue
-            self._remember(digest)
-            self._take(event, body, now, find)
-        while self._queue:
-            self._wait(Waiting(now.timestamp(), Raw(self._queue.popleft())))
+            if taken < CHAINED:
+                taken += 1
+                self._take(event, body, now, find)
+            else:
+                self._wait(Waiting(now.timestamp(), Raw(body)))
 
     def _take(self, event: Occurrence, body: bytes, now: datetime, find: FindFunction) -> None:
         counts = self._counted()
@@ -212,6 +211,14 @@ class Hub:
             )
         return found
 
+    def _is_new(self, event: Occurrence) -> bool:
+        digest = digest_of(event)
+        if digest in self._seen:
+            self._counted().repeated += 1
+            return False
+        self._remember(digest)
+        return True
+
     def _remember(self, digest: bytes) -> None:
         self._seen.add(digest)
         self._recent.append(digest)
@@ -233,30 +240,29 @@ class Hub:
             progress = _copy(state.progress)
             try:
                 fires = condition.holds(progress, Occasion(event, body, now, draft.context, draft.call))
-            except Exception as error:
+                self._check(draft.asked, event)
+            except BaseException as error:  # of a user's function: SystemExit must not end the worker
                 self._failed(live, body, "condition", attempt, error, now)
                 return
             state.progress = progress
             draft.keep()
-        if fires:
+            for action in draft.asked:
+                self._do(action, live.trigger.id, event, body, now)
+        if fires and not live.gone:
             self._fire(live, event, body, now, find, 1)
 
     def _fire(
         self, live: _Live, event: Occurrence, body: bytes, now: datetime, find: FindFunction, attempt: int
     ) -> None:
         draft = _Draft(self, live, body, now, find)
-        asked: list[Action] = []
         try:
             for wanted in _actions(live.trigger):
                 if isinstance(wanted, (CallFunction, CallSigned)):
                     draft.call(wanted)
                 else:
                     draft.asked.append(_again(wanted, live.state.firings, now))
-            for action in draft.asked:
-                if isinstance(action, Publish) and action.to and action.to not in self.sources:
-                    raise LookupError(f"this workspace has no event source {action.to!r}: client.add_event_source")
-            asked = draft.asked
-        except Exception as error:
+            self._check(draft.asked, event)
+        except BaseException as error:  # as above
             self._failed(live, body, "action", attempt, error, now)
             return
         draft.keep()
@@ -265,15 +271,22 @@ class Hub:
         self._change.states[live.trigger.id] = live.state
         if live.trigger.transient:
             self._delete(live.trigger.id)
-        for action in asked:
+        for action in draft.asked:
             self._do(action, live.trigger.id, event, body, now)
+
+    def _check(self, asked: Iterable[Action], event: Occurrence) -> None:
+        """Raises LookupError, ValueError for what has no target."""
+        for action in asked:
+            if isinstance(action, Publish) and action.to and action.to not in self.sources:
+                raise LookupError(f"this workspace has no event source {action.to!r}: client.add_event_source")
+            if isinstance(action, RaiseEvent) and not action.instance_id:
+                check_name(event.subject, "actions.raise_event without instance_id=: the event's subject")
 
     def _do(self, action: Action, trigger_id: str, event: Occurrence, body: bytes, now: datetime) -> None:
         if isinstance(action, Publish) and not action.to:
             if action.delay > 0:
-                published = bytes(action.event)
-                self._remember(digest_of(read_event(published)))
-                self._wait(Waiting(now.timestamp() + action.delay, action.event))
+                if self._is_new(read_event(bytes(action.event))):
+                    self._wait(Waiting(now.timestamp() + action.delay, action.event))
             else:
                 self._queue.append(bytes(action.event))
         elif isinstance(action, (Publish, StartOrchestration, RaiseEvent, Resume, CallActivity)):
@@ -300,11 +313,12 @@ class Hub:
         body: bytes,
         stage: Literal["condition", "action"],
         attempt: int,
-        error: Exception,
+        error: BaseException,
         now: datetime,
     ) -> None:
         trigger_id = live.trigger.id
-        said = f"{type(error).__name__}: {error}"
+        failure = describe(error)
+        said = f"{failure.type}: {failure.message}"
         if stage == "action" and live.trigger.transient and not live.state.firing:
             live.state.firing = True
             self._change.states[trigger_id] = live.state
@@ -340,9 +354,7 @@ class Hub:
         self.dead[letter.id] = self._change.dead[letter.id] = letter
 
     def _try_again(self, waiting: Waiting, event: Occurrence, body: bytes, now: datetime, find: FindFunction) -> None:
-        live = self._triggers.get(waiting.trigger_id)
-        if live is None:
-            return  # it was deleted meanwhile: nobody wants its action any more
+        live = self._triggers[waiting.trigger_id]
         if waiting.stage == "action":
             self._fire(live, event, body, now, find, waiting.attempt + 1)
         else:
@@ -403,6 +415,9 @@ class Hub:
         if live is None:
             return False
         live.gone = True
+        for number in live.attempts:
+            self.waiting.pop(number, None)
+        self._change.ended += sorted(live.attempts)
         self._matches.clear()
         self._change.added.pop(trigger_id, None)
         self._change.states.pop(trigger_id, None)
@@ -450,21 +465,31 @@ class Hub:
             self.sources[name] = source
 
     def replay(self, letter_id: str) -> bool:
-        """Try a dead letter again, from its first attempt on; whether it is there."""
+        """Try a dead letter again, from its first attempt on; whether it is there, and its trigger is."""
         letter = self.dead.get(letter_id)
-        if letter is None or letter.stage == "reading":
+        if letter is None or letter.stage == "reading" or letter.trigger_id not in self._triggers:
             return False
+        self._forget_letter(letter_id)
         self._wait(Waiting(letter.at.timestamp(), letter.event, letter.trigger_id, letter.stage))
-        return self.bury(letter_id)
+        return True
 
     def bury(self, letter_id: str) -> bool:
         """Forget a dead letter, and what its trigger was about to do; whether it was there."""
-        letter = self.dead.pop(letter_id, None)
+        letter = self._forget_letter(letter_id)
         if letter is None:
             return False
-        self._change.dead.pop(letter_id, None)
-        self._change.buried.append(letter_id)
+        live = self._triggers.get(letter.trigger_id)
+        if live is not None and letter.stage == "action" and live.state.firing:
+            live.state.firing = False  # a transient one: it has not fired, and takes events again
+            self._change.states[letter.trigger_id] = live.state
         return True
+
+    def _forget_letter(self, letter_id: str) -> Dead | None:
+        letter = self.dead.pop(letter_id, None)
+        if letter is not None:
+            self._change.dead.pop(letter_id, None)
+            self._change.buried.append(letter_id)
+        return letter
 
     def terminate(self) -> None:
         """Nothing but orchestrations waits any more: there are no triggers, delayed events, attempts, calls."""
@@ -525,11 +550,16 @@ class Hub:
             self._remember(digest)
         self._new.clear()
         self.counts = change.counts or self.counts
-        for number in change.ended:
-            self.waiting.pop(number, None)
+        ended = set(change.ended)
+        for number in ended:
+            waited = self.waiting.pop(number, None)
+            if waited is not None:
+                self._forget_attempt(number, waited)
             self._calls.pop(number, None)
-        self.waiting.update((n, w) for n, w in change.waiting.items() if n not in change.ended)
-        self._calls.update((n, c) for n, c in change.calls.items() if n not in change.ended)
+        for number, waiting in change.waiting.items():
+            if number not in ended:
+                self._put_waiting(number, waiting)
+        self._calls.update((n, c) for n, c in change.calls.items() if n not in ended)
         for letter_id in change.buried:
             self.dead.pop(letter_id, None)
         self.dead.update(change.dead)
@@ -573,7 +603,18 @@ class Hub:
 
     def _wait(self, waiting: Waiting) -> None:
         number = self._next()
-        self.waiting[number] = self._change.waiting[number] = waiting
+        self._change.waiting[number] = waiting
+        self._put_waiting(number, waiting)
+
+    def _put_waiting(self, number: int, waiting: Waiting) -> None:
+        self.waiting[number] = waiting
+        if waiting.stage:
+            self._triggers[waiting.trigger_id].attempts.add(number)
+
+    def _forget_attempt(self, number: int, waiting: Waiting) -> None:
+        live = self._triggers.get(waiting.trigger_id)
+        if live is not None:
+            live.attempts.discard(number)
 
     def draft_of_workspace(self) -> dict[str, Any]:
         return _copy(self._workspace)

@@ -24,12 +24,14 @@ NAMES = """
     connect_async AsyncClient AsyncOrchestrationHandle
     OrchestrationStatus RuntimeStatus HistoryEvent FailureDetails Page CloudEvent
     Codec register_type
+    action condition actions conditions EventPattern Trigger TriggerContext AddedTriggers DeadLetter
 """.split()
 ERRORS = """
     DurableError InstanceNotFoundError InstanceExistsError InstanceFinishedError InstanceNotFinishedError
     InvalidStateError OrchestrationFailedError OrchestrationTerminatedError OrchestrationCancelledError
     OrchestrationBlockedError TaskFailedError TaskCancelledError NonRetryableError
     TimeoutError PayloadError LimitError DuplicateNameError StoreError TransportError
+    TriggerExistsError TriggerNotFoundError
 """.split()
 
 
@@ -52,7 +54,8 @@ def test_each_name_is_there_and_says_what_it_is(name: str) -> None:
     assert found is getattr(durable, name)
     if name == "CloudEvent":
         return  # the SDK's, documented there
-    described = found if inspect.isclass(found) or inspect.isfunction(found) else type(found)
+    tells = inspect.isclass(found) or inspect.isfunction(found) or inspect.ismodule(found)
+    described = found if tells else type(found)
     doc = described.__doc__
     assert doc, name
     assert doc.strip(), name

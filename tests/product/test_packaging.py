@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ["boto3", "cloudevents", "cloudpickle", "pika", "redis", "rich", "tenacity", "typer"]
+HEAVY = ["boto3", "cloudevents", "cloudpickle", "jmespath", "pika", "redis", "rich", "tenacity", "typer"]
 SCRIPT = """
 import durable, durable.backends
 
