@@ -11,7 +11,7 @@ import msgspec
 from ..engine.instance import Instance
 from ..engine.triggering import asked, hub_of
 from ..model import history as h
-from ..model.errors import InstanceNotFoundError, StoreError, not_found
+from ..model.errors import InstanceNotFoundError, not_found
 from ..model.history import Event, HistoryEvent, decode_event, decode_events
 from ..model.moments import to_utc
 from ..model.names import TRIGGERS, check_name
@@ -24,6 +24,7 @@ from .diagnosis import WAITING, Diagnosis, Service, diagnose, living, unserved
 from .listing import listed
 from .plugins import NO_BROKER
 from .sealing import outline_of
+from .tries import tries
 from .views import cloud_events, event_view, input_of, status_view
 from .waiting import Waits, check_until
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
 
 _LARGEST_PAGE: Final = 1_000
-_READINGS: Final = 100  # until two in a row agree
 
 
 class Reader:
@@ -203,14 +203,14 @@ class Reader:
         """As it was at one moment: not every store reads history and inbox at once, and what a step took between the
         two would be in neither."""
         record = self._record(TRIGGERS)
-        for _ in range(_READINGS):
-            if record is None:
-                return None
-            again = self._store.load([Want(TRIGGERS, record.version)])[0]
-            if again is not None and again.history is None:
-                return record
-            record = again
-        raise StoreError("the triggers change faster than they can be read; try again")
+        again = tries("the triggers")
+        while record is not None:
+            later = self._store.load([Want(TRIGGERS, record.version)])[0]
+            if later is not None and later.history is None:
+                break
+            next(again)
+            record = later
+        return record
 
     def diagnose(self) -> Diagnosis:
         """Look at store, broker and workers once: what `durable doctor` prints. Raises StoreError, TransportError."""

@@ -53,7 +53,6 @@ from .actions import as_action, json_context, pass_, trigger
 from .conditions import always
 from .plugins import checked_source_url
 from .steering import Steerer
-from .tries import tries
 
 if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
@@ -356,26 +355,7 @@ class Triggerer(Steerer):
         fact = Event(ASKED, self._now(), input=encode_ask(Ask(token, parts)))
         while self._deliver(TRIGGERS, f"ask/{token}", fact) is Delivered.ABSENT:
             self._begin_triggers()
-        again = tries("what was asked of the triggers")
-        while True:
-            next(again)
-            answer = self._answer(token)
-            if answer is not None:
-                return answer
-
-    def _answer(self, token: str) -> list[str] | None:
-        """None, if it can't be told yet."""
-        record = self._store.load([Want(TRIGGERS)])[0]
-        if record is None:
-            return None
-        hub = hub_of(Instance.of_record(record))
-        if token not in hub.answers:
-            asked(record.inbox, hub)
-            # A store may read the inbox after the rest; what a worker has taken out of it meanwhile is in neither.
-            later = self._store.load([Want(TRIGGERS, record.version)])[0]
-            if later is None or later.version != record.version:
-                return None
-        return hub.answers.get(token)
+        return self.triggers().answers[token]
 
     def _begin_triggers(self) -> None:
         self._store.commit([begin(self._now(), self._ids, self._store.partitions)])  # or somebody else's is there
