@@ -5,7 +5,6 @@ Here is only the door: what is behind it needs the extra `[rabbitmq]`, and is im
 
     rabbitmq_url          what a URL says, and what it must not
     rabbitmq_connection   the pika thread and its two connections
-    rabbitmq_deliveries   what the broker sends, read faster than pika does
     rabbitmq_publishing   confirms, returns, announcements
     rabbitmq_consuming    deliveries and acknowledgements
     rabbitmq_topology     queues and exchanges

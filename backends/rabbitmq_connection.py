@@ -26,7 +26,6 @@ from pika.adapters.select_connection import IOLoop  # type: ignore[import-untype
 
 from durable.model.errors import TransportError
 
-from .rabbitmq_deliveries import Deliveries, Reader
 from .rabbitmq_url import Target
 
 HEARTBEAT_SECONDS: Final = 5
@@ -76,7 +75,6 @@ class Session:
         self._ended = False
         self._answers: set[Answer] = set()
         self._opening: list[Any] = []
-        self._deliveries: Deliveries | None = None
         self._thread = threading.Thread(target=self._run, name="durable-rabbitmq", daemon=True)
 
     # From any thread.
@@ -158,14 +156,6 @@ class Session:
         """Run it when what has just been read is dealt with."""
         self._loop.call_later(0, call)
 
-    def read(self, channel: int, reader: Reader | None) -> None:
-        """Give it the deliveries of this channel of `consuming`; None: nobody reads them any more."""
-        assert self._deliveries is not None
-        if reader is None:
-            self._deliveries.readers.pop(channel, None)
-        else:
-            self._deliveries.readers[channel] = reader
-
     def _run(self) -> None:
         for _ in range(_CHANCES):
             try:
@@ -210,15 +200,12 @@ class Session:
                 custom_ioloop=self._loop,
             )
             self._opening.append(connection)
-        self._deliveries = Deliveries(self._opening[-1])
 
     def _on_open(self, opened: Answer) -> None:
         if self.lost:
             self._close_open()
         elif all(connection.is_open for connection in self._opening) and len(self._opening) == 2:
             self.publishing, self.consuming = self._opening
-            if self._deliveries is not None:
-                self._deliveries.hasten()
             settle(opened, None)
 
     def _on_open_error(self, error: BaseException) -> None:

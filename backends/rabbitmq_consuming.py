@@ -81,7 +81,6 @@ class Consumer:
     def _on_open(self, channel: Any) -> None:
         channel.add_on_close_callback(self._on_closed)
         channel.add_on_cancel_callback(self._on_cancelled)
-        self.session.read(channel.channel_number, self._on_delivery)
         channel.basic_qos(prefetch_count=self._prefetch, callback=self._on_qos)
 
     def _on_qos(self, _frame: Any) -> None:
@@ -92,19 +91,12 @@ class Consumer:
         )
 
     def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        """One that pika has read."""
-        event = structured(body, properties.content_type, properties.headers)
-        self._on_delivery(method.delivery_tag, event, method.redelivered)
-
-    def _on_delivery(self, number: int, event: bytes, redelivered: bool) -> None:
-        if self._ending:  # it was on its way when the subscription ended
-            if self._settles and self._channel.is_open:
-                self._channel.basic_reject(number)
-            return
+        number = method.delivery_tag
         if self._settles:
             self._last = number
             self._open[number] = None
-        self._batch.append(Delivery(self._queue, event, (self, number), redelivered))
+        event = structured(body, properties.content_type, properties.headers)
+        self._batch.append(Delivery(self._queue, event, (self, number), method.redelivered))
         if len(self._batch) == 1:
             self.session.later(self._hand_over)
 
@@ -166,8 +158,7 @@ class Consumer:
             self._on_gone()
             self._close_when_settled()
 
-    def _on_closed(self, channel: Any, reason: Any) -> None:
-        self.session.read(channel.channel_number, None)
+    def _on_closed(self, _channel: Any, reason: Any) -> None:
         if self.session.lost or self._ending:
             return
         self._ending = True
