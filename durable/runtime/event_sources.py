@@ -2,8 +2,9 @@
 
 Laws.
 1. Connecting takes its time and may fail: it happens on a thread of its own, again and again, and the engine goes on.
+   So does closing, which a server that does not answer holds up.
 2. What came over a connection is acknowledged over that one, or not at all: then it comes again.
-3. A source that is wanted no more is closed before this returns; what it brought later is not told.
+3. What a source brings that is wanted no more is not told.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Final
 
 import tenacity
@@ -25,6 +27,7 @@ log = logging.getLogger("durable.worker")
 PREFETCH: Final = 10_000  # events that are received and not taken yet: some steps' worth
 _FIRST_PAUSE: Final = 0.5  # seconds between two tries to connect
 _LONGEST_PAUSE: Final = 15.0
+_CLOSING: Final = 5.0  # seconds that the end of a worker waits for each
 
 Opener = Callable[[str], EventSource]
 
@@ -61,8 +64,12 @@ class EventSources:
         return [Published.UNKNOWN] * len(bodies) if served is None else served.publish(bodies)
 
     def close(self) -> None:
-        """Receive no more. Idempotent."""
-        self.serve({})
+        """Receive no more; soon others can. Idempotent."""
+        closing = [served.close() for served in self._served.values()]
+        self._served = {}
+        for thread in closing:
+            if thread is not None:
+                thread.join(_CLOSING)
 
 
 class _Served:
@@ -92,12 +99,16 @@ class _Served:
             log.warning("event source %r does not take events now, trying again: %s", self._name, error)
             return [Published.UNKNOWN] * len(bodies)
 
-    def close(self) -> None:
+    def close(self) -> threading.Thread | None:
+        """The thread on which it is closed; None where there is nothing to close."""
         with self._lock:
             self._closed.set()
             source, self._source = self._source, None
-        if source is not None:
-            source.close()
+        if source is None:
+            return None
+        thread = threading.Thread(target=source.close, name=f"durable-closes-{self._name}", daemon=True)
+        thread.start()
+        return thread
 
     def _connect(self) -> None:
         for attempt in tenacity.Retrying(
@@ -116,14 +127,16 @@ class _Served:
         log.warning("event source %r can't be used now, trying again: %s", self._name, error)
 
     def _open(self) -> None:
-        source = self._open_source(self.wanted.url)
-        with self._lock:
-            if not self._closed.is_set():
-                self._source = source
+        with ExitStack() as unless_used:
+            source = self._open_source(self.wanted.url)
+            unless_used.callback(source.close)
+            with self._lock:
+                if self._closed.is_set():
+                    return
                 if self.wanted.receives:
                     source.receive(PREFETCH, self._bring)
-                return
-        source.close()
+                self._source = source
+            unless_used.pop_all()
 
     def _bring(self, bodies: Sequence[bytes], tag: object) -> None:
         if not self._closed.is_set():
