@@ -143,10 +143,13 @@ def _own(failure: FailureDetails | None) -> FailureDetails | None:
 
 
 def _await(hub: Hub, awaited: Event) -> None:
-    """An orchestration waits for the first event of a pattern."""
+    """An orchestration waits for the first event of a pattern. Raises UnreadableHistory."""
     resume = _resume(awaited)
-    if hub.view(resume.trigger_id) is None:
+    try:
         pattern = _pattern(awaited.input)
+    except msgspec.MsgspecError as error:
+        raise UnreadableHistory(f"what {awaited.instance_id!r} waits for can't be decoded ({error})") from error
+    if hub.view(resume.trigger_id) is None:
         hub.add(Definition(resume.trigger_id, (pattern,), action=resume, transient=True), {})
 
 
