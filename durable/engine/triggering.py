@@ -23,7 +23,7 @@ from msgspec.structs import replace
 
 from ..model import history as h
 from ..model.failure import FailureDetails
-from ..model.history import Event, Parent, Raw, UnreadableHistory, encode_events
+from ..model.history import NO_PAYLOAD, Event, Parent, Raw, UnreadableHistory, encode_events
 from ..model.names import TRIGGERS, derived_id, partition_of
 from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
 from ..ports import Append, Commit, Row
@@ -34,7 +34,7 @@ from ..triggers.changes import Waiting, decode_change, encode_change
 from ..triggers.context import Draft
 from ..triggers.event import NotAnEvent, read_event
 from ..triggers.hub import FindFunction, Hub, Outgoing, UserFunction
-from ..triggers.pattern import EventPattern
+from ..triggers.pattern import LIFECYCLE, EventPattern
 from .effects import timer_body
 from .instance import Arrival, Env, Instance, Turn
 from .messages import Message, encode_message
@@ -44,6 +44,7 @@ CHANGED: Final = "TriggersChanged"  # the one kind of event in this history, aft
 ASKED: Final = "TriggersAsked"  # a fact: what somebody wants changed (asks.py)
 CALL: Final = "@call"  # the orchestrator that calls an activity for a trigger
 _LONG: Final = 1_000_000  # bytes of history
+_SHOWN: Final = 20  # patterns in the status; for more there is one that fits all
 
 
 def begin(now: datetime, mint: Callable[[], str], partitions: int) -> Commit:
@@ -142,10 +143,13 @@ def _own(failure: FailureDetails | None) -> FailureDetails | None:
 
 
 def _await(hub: Hub, awaited: Event) -> None:
-    """An orchestration waits for the first event of a pattern."""
+    """An orchestration waits for the first event of a pattern. Raises UnreadableHistory."""
     resume = _resume(awaited)
-    if hub.view(resume.trigger_id) is None:
+    try:
         pattern = _pattern(awaited.input)
+    except msgspec.MsgspecError as error:
+        raise UnreadableHistory(f"what {awaited.instance_id!r} waits for can't be decoded ({error})") from error
+    if hub.view(resume.trigger_id) is None:
         hub.add(Definition(resume.trigger_id, (pattern,), action=resume, transient=True), {})
 
 
@@ -165,7 +169,7 @@ def _commit(
     mint: Callable[[], str],
     partition: int,
 ) -> tuple[Commit, Instance]:
-    summary = replace(instance.summary, updated_at=now)
+    summary = replace(instance.summary, updated_at=now, custom_status=_hearing(hub))
     change = hub.take_change()
     drop += [_timer_key(number) for number in change.ended]
     dropped = set(drop)
@@ -193,6 +197,22 @@ def _commit(
         forgets=bool(replaces),
     )
     return commit, Instance(summary, instance.version + 1, started, length, size=size, hub=hub)
+
+
+def _hearing(hub: Hub) -> Raw:
+    """For the status, where workers see it who have nothing else to do with the triggers (`heard_by`)."""
+    patterns = hub.hearing
+    if len(patterns) > _SHOWN:
+        patterns = [EventPattern(type=f"{LIFECYCLE}*")]
+    return Raw(msgspec.json.encode(patterns)) if patterns else NO_PAYLOAD
+
+
+def heard_by(summary: Summary) -> list[EventPattern]:
+    """Patterns of all that the triggers want to hear from orchestrations, from the status of theirs."""
+    return _patterns(summary.custom_status) if summary.custom_status else []
+
+
+_patterns = msgspec.json.Decoder(list[EventPattern]).decode
 
 
 def _started(now: datetime, mint: Callable[[], str], everything: Raw) -> Event:

@@ -24,6 +24,7 @@ from ..triggers.hub import FindFunction, no_function
 from .agenda import Agenda
 from .courier import Courier, Posted
 from .intake import Intake
+from .lifecycle import Lifecycle
 from .outbox import Outbox
 from .requests import (
     Arrived,
@@ -96,8 +97,18 @@ class Loop:
         self.courier = Courier(env, serving, clock)
         self.work = Workload(env, serving, codebase, self.courier, clock)
         self.intake = Intake(env, serving, self.work, self.courier, self.roster, clock)
+        self.lifecycle = Lifecycle(env, serving, settings.sweep)
         self.turns = Turns(
-            env, serving, codebase, clock, self.agenda, self.outbox, self.courier, self.work, find_function
+            env,
+            serving,
+            codebase,
+            clock,
+            self.agenda,
+            self.outbox,
+            self.courier,
+            self.work,
+            self.lifecycle,
+            find_function,
         )
         self.assigned: Assigned | None = None
         self.lost: Lost | None = None
@@ -174,6 +185,8 @@ class Loop:
         moment = self.clock()
         now = moment.timestamp()
         set_back = self.agenda.set_back(now)
+        if now >= self.lifecycle.next_look or set_back:
+            yield from self.lifecycle.look(now)
         rows: list[Row] = yield from self.agenda.read(now, self.turns.parking)
         for row in rows:
             self._act_upon(row)

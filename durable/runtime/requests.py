@@ -53,6 +53,12 @@ class Read(NamedTuple):
     keys: Sequence[RowKey]
 
 
+class Stands(NamedTuple):
+    """How these instances stand. -> list[Summary | None]"""
+
+    instance_ids: Sequence[str]
+
+
 class Due(NamedTuple):
     """-> Slice[Row]"""
 
@@ -168,7 +174,7 @@ class Wait(NamedTuple):
 
 
 Request = (
-    Load | Begin | Finish | Deliver | Read | Claim | Due | Clear | Run | Cancel | Halt | Notify | Ended
+    Load | Begin | Finish | Deliver | Read | Stands | Claim | Due | Clear | Run | Cancel | Halt | Notify | Ended
     | Created | Publish | Announce | Settle | Declare | Receive | Sources | Taken | Emit | Wait
 )  # fmt: skip
 

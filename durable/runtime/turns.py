@@ -30,6 +30,7 @@ from ..triggers.hub import FindFunction
 from .aftermath import Aftermath
 from .agenda import Agenda
 from .courier import Courier
+from .lifecycle import Lifecycle
 from .outbox import Outbox
 from .parking import RESTING, Parking
 from .requests import Begin, Claim, Clear, Created, Deliver, Finish, Load, Notify, Request
@@ -83,12 +84,14 @@ class Turns:
         outbox: Outbox,
         courier: Courier,
         work: Workload,
+        lifecycle: Lifecycle,
         find_function: FindFunction,
     ) -> None:
         self.env = env
         self.serving = serving
         self.codebase = codebase
         self.triggers = TriggerRoom(env, find_function, clock)
+        self._lifecycle = lifecycle
         self.clock = clock
         self.agenda = agenda
         self.courier = courier
@@ -390,7 +393,7 @@ class Turns:
             arrivals[:0] = [a for a in facts if a.row_key not in known]
         live = instance.execution
         code, missing = (live.code, "") if live is not None else self._code(instance)
-        turn = step(instance, arrivals, code, missing, now, self.env)
+        turn = self._lifecycle.told(step(instance, arrivals, code, missing, now, self.env))
         if turn.instance.execution is not live:
             _let_go(instance)
         if not instance.version and (turn.commit is None or turn.again or turn.parked):
@@ -416,6 +419,7 @@ class Turns:
             found.leases.extend(self.parking.park(TRIGGERS, str(error), inbox, now.timestamp()))
             found.foreign[TRIGGERS] = arrivals
             return None
+        self._lifecycle.learn(turn.instance.summary)
         self.ignored += turn.ignored
         return turn
 

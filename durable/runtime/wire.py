@@ -300,6 +300,27 @@ def lifecycle_messages(summary: Summary, length: int, serving: Serving) -> list[
     """
     ended = summary.status.finished
     kind = ENDED if ended else STARTED
+    event_id = f"{_quoted(summary.instance_id)}/{summary.execution_id}/{'ended' if ended else 'started'}"
+    body = _lifecycle(kind, event_id, summary, length, serving)
+    key = f"{'ended' if ended else 'started'}.{summary.status.value}.{_part(summary.name)}"
+    messages = [Message(key, event_id, kind, body)]
+    if ended and summary.reply_to not in ("", serving.reply_to):
+        messages.append(Message(summary.reply_to, event_id, kind, body))
+    return messages
+
+
+def lifecycle_event(summary: Summary, length: int, serving: Serving) -> bytes:
+    """The same for the triggers, where each end counts: what was rewound has several. A large output is left out."""
+    kind = ENDED if summary.status.finished else STARTED
+    number = length - 1 if summary.status.finished else 0
+    event_id = f"{_quoted(summary.instance_id)}/{summary.execution_id}/{number}"
+    if len(bytes(summary.output)) > serving.carried:
+        summary = msgspec.structs.replace(summary, output=NO_PAYLOAD)
+    return _lifecycle(kind, event_id, summary, length, serving)
+
+
+def _lifecycle(kind: str, event_id: str, summary: Summary, length: int, serving: Serving) -> bytes:
+    ended = kind == ENDED
     data = {
         "instance_id": summary.instance_id,
         "execution_id": summary.execution_id,
@@ -308,9 +329,8 @@ def lifecycle_messages(summary: Summary, length: int, serving: Serving) -> list[
         **({"output": summary.output} if ended and summary.output else {}),
         **({"failure": summary.failure} if summary.failure is not None else {}),
     }
-    event_id = f"{_quoted(summary.instance_id)}/{summary.execution_id}/{'ended' if ended else 'started'}"
     at = summary.updated_at if summary.updated_at.tzinfo else from_timestamp(summary.updated_at.timestamp())
-    body = _encoded(
+    return _encoded(
         kind,
         event_id,
         source(serving.workspace, summary.name),
@@ -320,8 +340,3 @@ def lifecycle_messages(summary: Summary, length: int, serving: Serving) -> list[
         traceparent=traceparent(summary.execution_id),
         sequence=sequence(length - 1 if ended else 0),
     )
-    key = f"{'ended' if ended else 'started'}.{summary.status.value}.{_part(summary.name)}"
-    messages = [Message(key, event_id, kind, body)]
-    if ended and summary.reply_to not in ("", serving.reply_to):
-        messages.append(Message(summary.reply_to, event_id, kind, body))
-    return messages

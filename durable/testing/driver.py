@@ -119,6 +119,7 @@ class Driver:
             ask.Deliver: lambda r: store.deliver(r.facts),
             ask.Claim: lambda r: store.lease(r.leases),
             ask.Read: lambda r: store.rows(r.keys),
+            ask.Stands: lambda r: store.summaries(r.instance_ids),
             ask.Due: lambda r: store.due(r.partition, r.group, r.until, r.limit, r.after),
             ask.Clear: lambda r: store.clear(r.partition, r.limit),
             ask.Run: lambda r: self._queue.extend(r.invocations),

@@ -51,6 +51,7 @@ class Worker:
             ask.Deliver: lambda r: world.front.deliver(r.facts),
             ask.Claim: lambda r: world.front.lease(r.leases),
             ask.Read: lambda r: world.front.rows(r.keys),
+            ask.Stands: lambda r: world.front.summaries(r.instance_ids),
             ask.Due: lambda r: world.front.due(r.partition, r.group, r.until, r.limit, r.after),
             ask.Run: lambda r: self._start(r.invocations),
             ask.Cancel: self._cancel,

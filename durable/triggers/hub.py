@@ -45,6 +45,7 @@ from .changes import Call, Change, Counts, Dead, Source, State, Trigger, Waiting
 from .conditions import Always, Condition, Counter, Join, JoinSubjects, NotAfter, NotBefore, Occasion
 from .context import Draft
 from .event import NotAnEvent, Occurrence, digest_of, digests_in, read_event, to_sdk
+from .pattern import EventPattern, hears_orchestrations
 
 REMEMBERED: Final = 100_000
 ATTEMPTS: Final = 3
@@ -100,6 +101,7 @@ class Hub:
         self.keeps_unmatched = False
         self.sources: dict[str, Source] = {}
         self.answers: dict[str, list[str]] = {}
+        self._hearing: dict[str, tuple[EventPattern, ...]] = {}
         self._number = 0
         self._queue: deque[bytes] = deque()
         self.outgoing: list[Outgoing] = []
@@ -116,6 +118,11 @@ class Hub:
         """One trigger as it stands; None where there is none."""
         live = self._triggers.get(trigger_id)
         return None if live is None else _view(live)
+
+    @property
+    def hearing(self) -> list[EventPattern]:
+        """The patterns by which triggers ask what orchestrations tell of themselves."""
+        return list(dict.fromkeys(pattern for some in self._hearing.values() for pattern in some))
 
     @property
     def ids(self) -> list[str]:
@@ -377,7 +384,7 @@ class Hub:
         """One more trigger, whose id must be free."""
         live = _Live(trigger, State(context=_copy(dict(context))))
         self._triggers[trigger.id] = live
-        self._matches.clear()
+        self._changed(trigger)
         change = self._change
         if trigger.id in change.gone:
             change.gone.remove(trigger.id)
@@ -392,7 +399,7 @@ class Hub:
             self.add(trigger, {})
             return
         live.trigger = msgspec.structs.replace(trigger, interceptions=live.trigger.interceptions)
-        self._matches.clear()
+        self._changed(trigger)
         self._change.added[trigger.id] = live.trigger
         self._change.states[trigger.id] = live.state
 
@@ -419,6 +426,7 @@ class Hub:
             self.waiting.pop(number, None)
         self._change.ended += sorted(live.attempts)
         self._matches.clear()
+        self._hearing.pop(trigger_id, None)
         self._change.added.pop(trigger_id, None)
         self._change.states.pop(trigger_id, None)
         self._change.gone.append(trigger_id)
@@ -532,9 +540,11 @@ class Hub:
         """What has changed elsewhere, or before."""
         for trigger_id in (*change.gone, *change.renewed):
             live = self._triggers.pop(trigger_id, None)
+            self._hearing.pop(trigger_id, None)
             if live is not None:
                 live.gone = True
         for trigger_id, trigger in change.added.items():
+            self._changed(trigger)
             there = self._triggers.get(trigger_id)
             if there is None:
                 self._triggers[trigger_id] = _Live(trigger, State())
@@ -542,7 +552,7 @@ class Hub:
                 there.trigger = trigger
         for trigger_id, state in change.states.items():
             self._triggers[trigger_id].state = state
-        if change.added or change.gone or change.renewed:
+        if change.gone or change.renewed:
             self._matches.clear()
         if change.workspace is not None:
             self._workspace = change.workspace
@@ -592,6 +602,14 @@ class Hub:
         )
 
     # ---- small things
+
+    def _changed(self, trigger: Definition) -> None:
+        self._matches.clear()
+        hearing = tuple(filter(hears_orchestrations, trigger.on))
+        if hearing:
+            self._hearing[trigger.id] = hearing
+        else:
+            self._hearing.pop(trigger.id, None)
 
     def _counted(self) -> Counts:
         self._change.counts = self.counts

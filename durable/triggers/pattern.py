@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from .event import Occurrence
+
+LIFECYCLE: Final = "durable.execution-"  # so begin the types of what orchestrations tell of themselves
+_OURS: Final = "durable."
 
 
 class EventPattern(msgspec.Struct, frozen=True, omit_defaults=True):
     """Events whose type, subject and source all fit.
 
     Each is exact text, a beginning with `*` behind it ("com.shop.*"), or "*" for all. An event without a subject has
-    the subject "". Raises TypeError for what is no text, ValueError for a `*` before the end.
+    the subject "". Events by which orchestrations tell that they begin and end ("durable.execution-started",
+    "durable.execution-completed") fit a type only if it begins with "durable.": "*" is not for them. Raises TypeError
+    for what is no text, ValueError for a `*` before the end.
     """
 
     type: str = "*"
@@ -33,7 +38,16 @@ class EventPattern(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def matches(self, event: Occurrence) -> bool:
         """Whether this event fits."""
+        if event.type.startswith(LIFECYCLE) and not self.type.startswith(_OURS):
+            return False
         return _fits(self.type, event.type) and _fits(self.subject, event.subject) and _fits(self.source, event.source)
+
+
+def hears_orchestrations(pattern: EventPattern) -> bool:
+    """Whether it fits what an orchestration may tell of itself."""
+    kind = pattern.type
+    asks = kind.startswith(LIFECYCLE) or (kind.endswith("*") and LIFECYCLE.startswith(kind[:-1]))
+    return asks and kind.startswith(_OURS)
 
 
 def _fits(pattern: str, text: str) -> bool:

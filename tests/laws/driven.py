@@ -64,6 +64,7 @@ class Driven:
             ask.Load: self.reading(lambda r: store.load(r.wants)),
             ask.Due: self.reading(lambda r: store.due(r.partition, r.group, r.until, r.limit, r.after)),
             ask.Read: self.reading(lambda r: store.rows(r.keys)),
+            ask.Stands: self.reading(lambda r: store.summaries(r.instance_ids)),
             ask.Begin: self.writing(lambda r: self.outcomes.append(store.commit(r.commits))),
             ask.Finish: lambda r: self.outcomes.pop(),
             ask.Deliver: self.writing(lambda r: store.deliver(r.facts)),
