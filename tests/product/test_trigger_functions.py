@@ -72,3 +72,21 @@ def test_a_function_or_its_name_is_one_of_any_conditions(bench: Bench) -> None:
         trigger = bench.client.wait_for_trigger(name, SOON, firings=3)
         assert trigger is not None
         assert trigger.progress == {}
+
+
+def test_a_list_that_was_put_into_the_context_is_kept_as_the_function_leaves_it(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.action
+    def collects(context: TriggerContext, event: CloudEvent) -> None:
+        context.setdefault("all", []).append(event.get_id())
+        pair = context["pair"] = [event.get_id()]
+        pair.append("and more")
+
+    bench.client.add_trigger("collects", on=EventPattern(type="go"), action=collects, transient=False)
+    bench.serve(app)
+    for number in "123":
+        bench.client.publish(CloudEvent({"type": "go", "source": "/test", "id": number}, None))
+    trigger = bench.client.wait_for_trigger("collects", SOON, firings=3)
+    assert trigger is not None
+    assert trigger.context == {"all": ["1", "2", "3"], "pair": ["3", "and more"]}
