@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from ..model.history import Raw
+from ..model.names import check_name
 from .actions import (
     Action,
     AddTrigger,
@@ -233,7 +234,7 @@ class Hub:
             progress = _copy(state.progress)
             try:
                 fires = condition.holds(progress, Occasion(event, body, now, draft.context, draft.call))
-            except Exception as error:
+            except BaseException as error:  # SystemExit too: the function has failed, not the engine
                 self._failed(live, body, "condition", attempt, error, now)
                 return
             state.progress = progress
@@ -255,8 +256,10 @@ class Hub:
             for action in draft.asked:
                 if isinstance(action, Publish) and action.to and action.to not in self.sources:
                     raise LookupError(f"this workspace has no event source {action.to!r}: client.add_event_source")
+                if isinstance(action, RaiseEvent) and not action.instance_id:
+                    check_name(event.subject, "raise_event: the event's subject, as an instance_id,")
             asked = draft.asked
-        except Exception as error:
+        except BaseException as error:  # as above
             self._failed(live, body, "action", attempt, error, now)
             return
         draft.keep()
@@ -300,7 +303,7 @@ class Hub:
         body: bytes,
         stage: Literal["condition", "action"],
         attempt: int,
-        error: Exception,
+        error: BaseException,
         now: datetime,
     ) -> None:
         trigger_id = live.trigger.id

@@ -90,3 +90,40 @@ def test_a_list_that_was_put_into_the_context_is_kept_as_the_function_leaves_it(
     trigger = bench.client.wait_for_trigger("collects", SOON, firings=3)
     assert trigger is not None
     assert trigger.context == {"all": ["1", "2", "3"], "pair": ["3", "and more"]}
+
+
+def test_a_function_that_raises_what_is_no_exception_stops_no_engine(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.action
+    def leaves(context: TriggerContext, event: CloudEvent) -> None:
+        raise SystemExit(3)
+
+    @app.condition
+    def interrupts(context: TriggerContext, event: CloudEvent) -> bool:
+        raise KeyboardInterrupt
+
+    go = EventPattern(type="go")
+    bench.client.add_trigger("action", on=go, action=leaves)
+    bench.client.add_trigger("condition", on=go, condition=interrupts)
+    bench.client.add_trigger("well", on=go)
+    bench.serve(app)
+    bench.client.publish(CloudEvent({"type": "go", "source": "/test"}, None))
+    assert bench.client.wait_for_trigger("well", SOON) is None
+    assert [(trigger.id, trigger.firings) for trigger in bench.client.list_triggers()] == [
+        ("action", 0),
+        ("condition", 0),
+    ]
+
+
+def test_a_subject_that_is_no_id_of_an_orchestration_raises_no_event(bench: Bench) -> None:
+    """Nobody could ever take it: the trigger has not fired, and in the end the event is a dead letter."""
+    bench.client.add_trigger("raise", on=EventPattern(type="go"), action=actions.raise_event("paid"), transient=False)
+    bench.client.add_trigger("last", on=EventPattern(type="go"), condition=conditions.join(4))
+    bench.serve(durable.Registry())
+    for subject in ({}, {"subject": "@triggers"}, {"subject": "a/b"}, {"subject": "order-42"}):
+        bench.client.publish(CloudEvent({"type": "go", "source": "/test", **subject}, None))
+    assert bench.client.wait_for_trigger("last", SOON) is None
+    raised = bench.client.get_trigger("raise")
+    assert raised is not None
+    assert raised.firings == 1
