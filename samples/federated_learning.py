@@ -12,7 +12,7 @@ from durable import CloudEvent, EventPattern, TriggerContext, actions
 CLIENTS, THRESHOLD, PATIENCE, ROUNDS = 6, 0.65, 0.5, 3
 
 
-def event(kind: str, data: object = None, **more: str) -> CloudEvent:
+def event(kind: str, data: dict[str, float] | None = None, **more: str) -> CloudEvent:
     return CloudEvent({"type": kind, "source": "federated_learning.py", **more}, data)
 
 
@@ -45,19 +45,19 @@ def aggregate(context: TriggerContext, last: CloudEvent) -> None:
         print(f"{context.trigger_id}: too few have answered")
         ask_clients(context, context["round"], context["attempt"] + 1, context["number"])
     else:
-        context.do(actions.publish(event("learned", sum(context["updates"]) / len(context["updates"]))))
+        context.do(actions.publish(event("learned", {"number": sum(context["updates"]) / len(context["updates"])})))
 
 
 @durable.action
 def next_round(context: TriggerContext, learned: CloudEvent) -> None:
-    context.setdefault("numbers", []).append(learned.get_data())
-    if len(context["numbers"]) <= ROUNDS:
-        ask_clients(context, len(context["numbers"]), 1, learned.get_data())
+    context.setdefault("learned", []).append(learned.get_data())
+    if len(context["learned"]) <= ROUNDS:
+        ask_clients(context, len(context["learned"]), 1, context["learned"][-1]["number"])
 
 
 with durable.connect() as client, durable.Worker(client):
     if client.get_trigger("rounds") is None:  # else it is there from a run before this one
         client.add_trigger("rounds", on=EventPattern(type="learned"), action=next_round, transient=False)
-    client.publish(event("learned", 0.0, id="begin"))  # the same id again is the same event
+    client.publish(event("learned", {"number": 0.0}, id="begin"))  # the same id again is the same event
     rounds = client.wait_for_trigger("rounds", timeout=30, firings=ROUNDS + 1)
-    print("after each round:", *(rounds.context["numbers"] if rounds else ()))
+    print("after each round:", *(each["number"] for each in rounds.context["learned"]) if rounds else ())

@@ -27,6 +27,7 @@ class TriggerContext(MutableMapping[str, Any]):
     def __init__(self, draft: Draft, limits: Limits) -> None:
         self._draft = draft
         self._limits = limits
+        self._given: set[str] = set()
 
     @property
     def trigger_id(self) -> str:
@@ -61,6 +62,11 @@ class TriggerContext(MutableMapping[str, Any]):
         found: T = decode(raw, kind, self._where(key))
         return found
 
+    def settle(self) -> None:
+        """The function has returned: what it has put here is JSON from now on. Raises PayloadError."""
+        for key in self._given & self._draft.keys():
+            self._draft[key] = msgspec.json.decode(encode(self._draft[key], self._where(key), self._limits))
+
     def _where(self, key: str) -> str:
         return f"the context of trigger {self.trigger_id!r}, at {key!r}"
 
@@ -68,7 +74,8 @@ class TriggerContext(MutableMapping[str, Any]):
         return self._draft[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._draft[key] = msgspec.json.decode(encode(value, self._where(key), self._limits))
+        self._draft[key] = value  # as it is: who goes on to change a list that was put here means this one
+        self._given.add(key)
 
     def setdefault(self, key: str, default: Any = None) -> Any:
         """The value under a key, which is put there if need be: what is kept, so that it can be changed in place."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib.metadata import entry_points
-from typing import cast
+from typing import Any, cast
 
 from ..model.errors import DurableError
 from ..model.limits import Limits
 from ..payload.signed_callables import KeyRing, load_callable
 from ..triggers.actions import Action, CallFunction, CallSigned
 from ..triggers.conditions import Condition, Function, SignedFunction
+from ..triggers.context import Draft
 from ..triggers.hub import UserFunction
 from .registry import Registry
 from .trigger_context import TriggerContext
@@ -33,7 +34,14 @@ class TriggerFunctions:
 
     def __call__(self, wanted: Condition | Action) -> UserFunction:
         function = self._code(wanted)
-        return lambda draft, event: function(TriggerContext(draft, self._limits), event)
+
+        def call(draft: Draft, event: Any) -> Any:
+            context = TriggerContext(draft, self._limits)
+            answer = function(context, event)
+            context.settle()
+            return answer
+
+        return call
 
     def _code(self, wanted: Condition | Action) -> TriggerCode:
         if isinstance(wanted, Function):

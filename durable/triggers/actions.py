@@ -6,7 +6,7 @@ orchestration, an activity, an event for a sink) is committed with the firing, a
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -171,7 +171,28 @@ class Definition(msgspec.Struct, frozen=True, omit_defaults=True):
     interceptions: tuple[Interception, ...] = ()
 
 
+_ASKED: Final = (
+    Pass,
+    Publish,
+    StartOrchestration,
+    RaiseEvent,
+    CallActivity,
+    AddTrigger,
+    DeleteTrigger,
+    ChangeTrigger,
+    TerminateWorkspace,
+)
+
+
 def check_action(action: object) -> None:
-    """Raises TypeError for what is no action."""
-    if not isinstance(action, Action):
-        raise TypeError(f"an action is one of durable.actions, or a @durable.action function, not {action!r}")
+    """Raises TypeError for what a function can't ask for: no action, a function, or one given by value."""
+    if not isinstance(action, _ASKED):
+        raise TypeError(f"context.do takes one of durable.actions, not {action!r}; call a function: f(context, event)")
+    if isinstance(action, AddTrigger):
+        try:
+            msgspec.json.encode(action)
+        except TypeError:
+            raise TypeError(
+                f"trigger {action.trigger.id!r} has a function by value, which only a client can sign: "
+                "give the name of a registered one"
+            ) from None

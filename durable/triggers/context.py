@@ -33,7 +33,7 @@ class Draft(MutableMapping[str, Any]):
     def do(self, action: Action) -> None:
         """Do this too, one of `durable.actions`, once the function has returned and with its changes.
 
-        Raises TypeError for what is no action.
+        Raises TypeError for what is none of these, and for a trigger with a function by value: clients sign those.
         """
         check_action(action)
         self._asked.append(action)
