@@ -16,7 +16,7 @@ from ..payload.signed_callables import KeyRing, load_callable
 from ..triggers.actions import Action, CallFunction, CallSigned
 from ..triggers.conditions import Condition, Function, SignedFunction
 from ..triggers.context import Draft
-from ..triggers.hub import UserFunction
+from ..triggers.drafting import UserFunction
 from .registry import Registry
 from .trigger_context import TriggerContext
 from .trigger_function import FunctionKind, TriggerCode

@@ -32,8 +32,9 @@ from ..triggers.actions import CallActivity, Definition, RaiseEvent, Resume, Sta
 from ..triggers.asks import decode_ask
 from ..triggers.changes import Waiting, decode_change, encode_change
 from ..triggers.context import Draft
+from ..triggers.drafting import FindFunction, UserFunction
 from ..triggers.event import NotAnEvent, read_event
-from ..triggers.hub import FindFunction, Hub, Outgoing, UserFunction
+from ..triggers.hub import Hub, Outgoing
 from ..triggers.pattern import LIFECYCLE, EventPattern
 from .effects import timer_body
 from .instance import Arrival, Env, Instance, Turn

@@ -20,7 +20,7 @@ from ..engine.instance import Arrival, Env
 from ..model.errors import StoreError
 from ..model.names import TRIGGERS
 from ..ports import FACTS, Row
-from ..triggers.hub import FindFunction, no_function
+from ..triggers.drafting import FindFunction, no_function
 from .agenda import Agenda
 from .courier import Courier, Posted
 from .intake import Intake

@@ -18,7 +18,7 @@ from ..model.history import Event
 from ..triggers.actions import Action
 from ..triggers.changes import Source
 from ..triggers.conditions import Condition
-from ..triggers.hub import FindFunction, UserFunction
+from ..triggers.drafting import FindFunction, UserFunction
 from .requests import Occurred, Request, Sources, SourceTag, Taken
 
 _BROUGHT: Final = "EventsBrought"

@@ -26,7 +26,7 @@ from ..model.names import TRIGGERS, partition_of
 from ..model.status import Summary
 from ..ports import FACTS, PARKED, Lease, Outcome, Record, Row, Want
 from ..replay.live_code import Code
-from ..triggers.hub import FindFunction
+from ..triggers.drafting import FindFunction
 from .aftermath import Aftermath
 from .agenda import Agenda
 from .courier import Courier

@@ -17,7 +17,7 @@ from .actions import Definition, Interception
 from .changes import Source
 
 if TYPE_CHECKING:
-    from .hub import Hub
+    from .state import HubState
 
 DONE: Final = ""
 EXISTS: Final = "exists"
@@ -27,7 +27,7 @@ MISSING: Final = "missing"
 class Part(msgspec.Struct, frozen=True, tag_field="ask", omit_defaults=True):
     """One thing that is asked for."""
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         """Do it; the answer."""
         raise NotImplementedError
 
@@ -36,7 +36,7 @@ class Add(Part, frozen=True, tag="add"):
     definition: Definition
     context: dict[str, Any] = {}
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         if hub.view(self.definition.id) is not None:
             return EXISTS
         hub.add(self.definition, self.context)
@@ -48,7 +48,7 @@ class Declare(Part, frozen=True, tag="declare"):
 
     definition: Definition
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         hub.declare(self.definition)
         return DONE
 
@@ -56,12 +56,12 @@ class Declare(Part, frozen=True, tag="declare"):
 class Delete(Part, frozen=True, tag="delete"):
     trigger_id: str
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         return _found(hub.delete(self.trigger_id))
 
 
 class Flush(Part, frozen=True, tag="flush"):
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         hub.flush()
         return DONE
 
@@ -70,7 +70,7 @@ class Enable(Part, frozen=True, tag="enable"):
     trigger_id: str
     enabled: bool
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         return _found(hub.change(self.trigger_id, enabled=self.enabled))
 
 
@@ -78,7 +78,7 @@ class Intercept(Part, frozen=True, tag="intercept"):
     trigger_id: str
     interception: Interception
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         return _found(hub.intercept(self.trigger_id, self.interception))
 
 
@@ -87,7 +87,7 @@ class SetContext(Part, frozen=True, tag="set_context"):
 
     context: dict[str, Any]
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         hub.set_workspace_context(self.context)
         return DONE
 
@@ -98,7 +98,7 @@ class AddKey(Part, frozen=True, tag="add_key"):
     key: str
     value: Any
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         context = hub.workspace_context
         if self.key in context:
             return EXISTS
@@ -109,7 +109,7 @@ class AddKey(Part, frozen=True, tag="add_key"):
 class DropKey(Part, frozen=True, tag="drop_key"):
     key: str
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         context = hub.workspace_context
         if context.pop(self.key, None) is None:
             return MISSING
@@ -122,7 +122,7 @@ class Keep(Part, frozen=True, tag="keep"):
 
     keep: bool
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         hub.keep_unmatched(self.keep)
         return DONE
 
@@ -132,7 +132,7 @@ class AddSource(Part, frozen=True, tag="add_source"):
     source: Source
     overwrite: bool = False
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         if self.name in hub.sources and not self.overwrite:
             return EXISTS
         hub.set_source(self.name, self.source)
@@ -142,7 +142,7 @@ class AddSource(Part, frozen=True, tag="add_source"):
 class DeleteSource(Part, frozen=True, tag="delete_source"):
     name: str
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         if self.name not in hub.sources:
             return MISSING
         hub.set_source(self.name, None)
@@ -154,7 +154,7 @@ class Replay(Part, frozen=True, tag="replay"):
 
     letter_id: str
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         return _found(hub.replay(self.letter_id))
 
 
@@ -163,14 +163,14 @@ class Bury(Part, frozen=True, tag="bury"):
 
     letter_id: str
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         return _found(hub.bury(self.letter_id))
 
 
 class Clear(Part, frozen=True, tag="clear"):
     """Everything."""
 
-    def of(self, hub: Hub) -> str:
+    def of(self, hub: HubState) -> str:
         hub.clear()
         return DONE
 

@@ -40,7 +40,8 @@ from durable.triggers.actions import (
 from durable.triggers.changes import decode_change, encode_change
 from durable.triggers.context import Draft
 from durable.triggers.event import Occurrence, read_event
-from durable.triggers.hub import CHAINED, KEPT, REMEMBERED, Hub, Outgoing
+from durable.triggers.hub import CHAINED, Hub, Outgoing
+from durable.triggers.state import KEPT, REMEMBERED
 
 many = settings(max_examples=150, deadline=None)
 some = settings(max_examples=40, deadline=None)
