@@ -200,12 +200,20 @@ class Hub:
         if not matching:
             counts.unmatched += 1
             if self.keeps_unmatched:
-                self.unmatched.append(Raw(body))
-                self._change.unmatched.append(Raw(body))
+                self._keep_unmatched(body, now)
             return
         for live in matching:
             if not live.gone and live.state.enabled and not live.state.firing:
                 self._offer(live, event, body, now, find, 1)
+
+    def _keep_unmatched(self, body: bytes, now: datetime) -> None:
+        try:
+            to_sdk(body)  # as what it is shown; an event source brings some that it refuses
+        except NotAnEvent as error:
+            self.refuse(body, error, now)
+            return
+        self.unmatched.append(Raw(body))
+        self._change.unmatched.append(Raw(body))
 
     def _matching(self, event: Occurrence) -> tuple[_Live, ...]:
         key = (event.type, event.subject, event.source)
