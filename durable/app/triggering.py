@@ -47,7 +47,7 @@ from ..triggers.asks import (
 )
 from ..triggers.changes import Counts, Dead, Source, Trigger
 from ..triggers.conditions import AnyCondition, AnyOf, SignedFunction
-from ..triggers.event import digest_of, from_sdk, read_event, to_sdk
+from ..triggers.event import NotAnEvent, digest_of, from_sdk, read_event, to_sdk
 from . import actions, conditions
 from .actions import as_action, json_context, pass_, trigger
 from .conditions import always
@@ -66,7 +66,7 @@ _INSTEAD: Final = "context.do(durable.actions....)"
 class DeadLetter(NamedTuple):
     """An event for which a trigger raised each time it was tried. error: the last one. at: when, aware UTC.
 
-    Of what an event source brought and is no event: its text, and no trigger.
+    Of what an event source brought and is no event: its text, and no trigger; text too, where the SDK refuses it.
     """
 
     id: str
@@ -383,7 +383,11 @@ class Triggerer(Steerer):
 
 def _letter(dead: Dead) -> DeadLetter:
     body = bytes(dead.event)
-    event = to_sdk(body) if dead.trigger_id else msgspec.json.decode(body, type=str)
+    event: CloudEvent | str
+    try:
+        event = to_sdk(body) if dead.trigger_id else msgspec.json.decode(body, type=str)
+    except NotAnEvent:  # an event source brings some that the SDK refuses
+        event = body.decode()
     return DeadLetter(dead.id, event, dead.trigger_id, dead.error, dead.attempts, dead.at)
 
 

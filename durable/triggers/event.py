@@ -63,7 +63,7 @@ def to_sdk(body: bytes) -> CloudEvent:
 
     try:
         return cast(CloudEvent, JSONFormat().read(CloudEvent, body))
-    except (BaseCloudEventException, ValueError) as error:
+    except (BaseCloudEventException, ValueError, RecursionError) as error:
         raise NotAnEvent(f"not a CloudEvent: {' '.join(str(error).split())}") from error
 
 

@@ -41,7 +41,7 @@ from .actions import (
 from .changes import Call, Waiting
 from .conditions import Always, Counter, Join, JoinSubjects, NotAfter, NotBefore, Occasion
 from .drafting import Drafting, FindFunction, no_function
-from .event import NotAnEvent, Occurrence, read_event
+from .event import NotAnEvent, Occurrence, read_event, to_sdk
 from .state import HubState, Live, copy_of
 
 ATTEMPTS: Final = 3
@@ -148,12 +148,20 @@ class Hub(HubState):
         if not matching:
             counts.unmatched += 1
             if self.keeps_unmatched:
-                self.unmatched.append(Raw(body))
-                self._change.unmatched.append(Raw(body))
+                self._keep_unmatched(body, now)
             return
         for live in matching:
             if not live.gone and live.state.enabled and not live.state.firing:
                 self._offer(live, event, body, now, find, 1)
+
+    def _keep_unmatched(self, body: bytes, now: datetime) -> None:
+        try:
+            to_sdk(body)  # as what it is shown; an event source brings some that it refuses
+        except NotAnEvent as error:
+            self.refuse(body, error, now)
+            return
+        self.unmatched.append(Raw(body))
+        self._change.unmatched.append(Raw(body))
 
     # ---- one trigger
 

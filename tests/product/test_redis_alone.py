@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import redis
 
+import durable
 from tests.product.shared_work import LEDGER
 from tests.product.test_many_workers import SOON, Place, places, until
 from tests.servers.redis_server import RedisServer
@@ -126,3 +128,25 @@ def test_the_doctor_sees_dead_letters(place: Place, server: redis.Redis) -> None
     server.xadd(stream(place, "work.default"), {"event": "not one"})
     until(lambda: any("dead-letters" in finding.what for finding in place.client.diagnose().findings))
     assert place.run("step", "who") == "plain"
+
+
+def test_what_the_sdk_refuses_of_an_event_source_is_text_in_a_dead_letter(place: Place, server: redis.Redis) -> None:
+    """A name in capitals: whoever looked at events, of the SDK's class, could never look again."""
+    client, name = place.client, f"brought-{place.workspace}"
+    client.add_event_source("brought", f"{place.url.partition('?')[0]}?stream={name}")
+    client.keep_unmatched_events()
+    client.add_trigger("fits", on=durable.EventPattern("fits"), action="nosuch", transient=False)
+    for number, kind in enumerate(("fits", "unmatched", "fine")):
+        event = {"specversion": "1.0", "id": str(number), "source": "/a", "type": kind}
+        server.xadd(name, {"event": json.dumps(event | ({} if kind == "fine" else {"Colour": "red"}))})
+    place.serve("plain")
+    until(lambda: len(client.dead_letters().items) == 2 and client.unmatched_events())
+    assert [one.get_id() for one in client.unmatched_events()] == ["2"]
+    letters = {one.trigger_id: one for one in client.dead_letters()}
+    assert {trigger_id: "Colour" in str(letter.event) for trigger_id, letter in letters.items()} == {
+        "": True,
+        "fits": True,
+    }
+    assert all(isinstance(letter.event, str) for letter in letters.values())
+    client.delete_dead_letter(letters["fits"].id)
+    server.delete(name)

@@ -16,6 +16,7 @@ import pytest
 
 import durable
 from durable import EventPattern, actions, conditions
+from durable.testing.store_samples import turn
 from tests.product.command_line import SOON, Here, comes_true
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ THIRD: dict[str, Any] = {
     "context": {"order": 42},
     "transient": True,
 }
+
+EVENT = {"specversion": "1.0", "id": "1", "source": "/a", "type": "t"}
 
 
 @pytest.fixture
@@ -138,7 +141,6 @@ def test_triggers_are_added_shown_switched_and_deleted(command: Here) -> None:
 
 
 def test_every_condition_and_action_can_be_written_as_it_is_shown(command: Here) -> None:
-    event = {"specversion": "1.0", "id": "1", "source": "/a", "type": "t"}
     given = (
         [
             {"kind": "always"},
@@ -151,7 +153,7 @@ def test_every_condition_and_action_can_be_written_as_it_is_shown(command: Here)
         ],
         [
             {"kind": "pass"},
-            {"kind": "publish", "event": event, "delay": 1.5},
+            {"kind": "publish", "event": EVENT, "delay": 1.5},
             {"kind": "start_orchestration", "name": "ship", "input": [1], "instance_id": "s", "tags": {"a": "b"}},
             {"kind": "raise_event", "name": "paid", "instance_id": "s", "input": None},
             {"kind": "call_activity", "name": "charge", "queue": "gpu", "subject": "s"},
@@ -189,6 +191,7 @@ def test_every_condition_and_action_can_be_written_as_it_is_shown(command: Here)
         ({"action": {"kind": "start_orchestration", "name": "a", "tags": {"": "b"}}}, "tag"),
         ({"action": {"kind": "publish", "event": {"id": "1"}}}, "CloudEvent"),
         ({"action": {"kind": "publish", "event": {}, "delay": -1}}, "delay"),
+        ({"action": {"kind": "publish", "event": {**EVENT, "Colour": "red"}}}, "Colour"),
         ({"action": {"kind": "call_activity", "name": "a", "retry": {"max_attempts": 1}}}, "first_interval"),
         ({"action": {"kind": "add_trigger", "trigger": {"id": "@x", "on": [{}]}}}, "action.trigger.id"),
     ],
@@ -324,3 +327,10 @@ def test_a_workspace_with_triggers_is_well(world: World) -> None:
     assert (called.name, called.instance_id.partition(":")[0], done) == ("@call", "charging", [7])
     assert world.client.diagnose().findings == []
     assert world.client.purge(called.instance_id) == 1
+
+
+def test_an_activity_of_a_trigger_that_has_not_begun_yet_lacks_no_code(world: World) -> None:
+    world.work()
+    world.client.backend.store.commit([turn("charging:1", 0, status=durable.RuntimeStatus.PENDING, name="@call")])
+    found = world.client.diagnose()
+    assert (found.unfinished, found.findings) == ({"PENDING": 1}, [])
