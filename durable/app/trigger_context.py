@@ -77,12 +77,6 @@ class TriggerContext(MutableMapping[str, Any]):
         self._draft[key] = value  # as it is: who goes on to change a list that was put here means this one
         self._given.add(key)
 
-    def setdefault(self, key: str, default: Any = None) -> Any:
-        """The value under a key, which is put there if need be: what is kept, so that it can be changed in place."""
-        if key not in self:
-            self[key] = default
-        return self[key]
-
     def __delitem__(self, key: str) -> None:
         del self._draft[key]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 import durable
 from durable import CloudEvent, EventPattern, TriggerContext, actions, conditions
 
@@ -92,20 +94,30 @@ def test_a_list_that_was_put_into_the_context_is_kept_as_the_function_leaves_it(
     assert trigger.context == {"all": ["1", "2", "3"], "pair": ["3", "and more"]}
 
 
-def test_a_function_that_raises_what_is_no_exception_stops_no_engine(bench: Bench) -> None:
+class Hostile(Exception):
+    def __str__(self) -> str:
+        raise LookupError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit(3), KeyboardInterrupt(), Hostile(), ValueError("\ud800")],
+    ids=["exit", "interrupt", "no text", "half a character"],
+)
+def test_whatever_a_function_raises_the_engine_goes_on(bench: Bench, error: BaseException) -> None:
     app = durable.Registry()
 
     @app.action
-    def leaves(context: TriggerContext, event: CloudEvent) -> None:
-        raise SystemExit(3)
+    def acts(context: TriggerContext, event: CloudEvent) -> None:
+        raise error
 
     @app.condition
-    def interrupts(context: TriggerContext, event: CloudEvent) -> bool:
-        raise KeyboardInterrupt
+    def asks(context: TriggerContext, event: CloudEvent) -> bool:
+        raise error
 
     go = EventPattern(type="go")
-    bench.client.add_trigger("action", on=go, action=leaves)
-    bench.client.add_trigger("condition", on=go, condition=interrupts)
+    bench.client.add_trigger("action", on=go, action=acts)
+    bench.client.add_trigger("condition", on=go, condition=asks)
     bench.client.add_trigger("well", on=go)
     bench.serve(app)
     bench.client.publish(CloudEvent({"type": "go", "source": "/test"}, None))
