@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -835,6 +837,34 @@ def test_a_function_can_not_take_the_worker_with_it(
     env.advance(10)
     assert env.client.get_trigger("t") is None
     assert len(env.client.dead_letters().items) == 1
+
+
+def test_a_package_offers_conditions_and_actions_by_entry_point(
+    env: durable.testing.Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shiny_triggers.py").write_text(
+        "def large(context, event):\n    return event.get_data()['n'] > 2\n\n"
+        "def marks(context, event):\n    context.workspace['marked'] = event.get_data()['n']\n"
+    )
+    (tmp_path / "shiny_triggers-1.0.dist-info").mkdir()
+    (tmp_path / "shiny_triggers-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: shiny-triggers\n")
+    (tmp_path / "shiny_triggers-1.0.dist-info" / "entry_points.txt").write_text(
+        "[durable.conditions]\nshiny.large = shiny_triggers:large\n"
+        "[durable.actions]\nshiny.marks = shiny_triggers:marks\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    env.client.add_trigger("t", on=EventPattern(), condition="shiny.large", action="shiny.marks")
+    for n in (1, 3):
+        env.client.publish(event(data={"n": n}))
+    env.advance(10)
+    assert env.client.dead_letters().items == []
+    assert env.client.get_workspace_context() == {"marked": 3}
+
+
+def test_without_jmespath_an_expression_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jmespath", None)
+    with pytest.raises(ImportError, match=r"pip install 'durable-orchestrations\[expressions\]'"):
+        conditions.expression("nobody.has.asked.this.before")
 
 
 # ---- bad input
