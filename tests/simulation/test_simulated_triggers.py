@@ -147,7 +147,7 @@ def run(seed: int) -> tuple[World, Hub, list[Publisher]]:
 @pytest.mark.parametrize("start", range(1, SEEDS, 10))
 def test_each_event_counts_once_and_each_join_fires_so_often(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def loop(*given: Any) -> Loop:
-        return Loop(*given, lambda wanted: FUNCTIONS[wanted.name])
+        return Loop(*(*given, lambda wanted: FUNCTIONS[wanted.name]))
 
     monkeypatch.setattr("durable.testing.simulated_worker.Loop", loop)
     for seed in range(start, start + 10):
