@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -62,7 +62,7 @@ class TriggerContext(MutableMapping[str, Any]):
         found: T = decode(raw, kind, self._where(key))
         return found
 
-    def settle(self) -> None:
+    def _settle(self) -> None:
         """The function has returned: what it has put here is JSON from now on. Raises PayloadError."""
         for key in self._given & self._draft.keys():
             self._draft[key] = msgspec.json.decode(encode(self._draft[key], self._where(key), self._limits))
@@ -88,3 +88,11 @@ class TriggerContext(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"<context of trigger {self.trigger_id!r}: {dict(self._draft)!r}>"
+
+
+def call(function: Callable[[Any, Any], Any], draft: Draft, event: Any, limits: Limits) -> Any:
+    """Call a user's function with the draft as its context. Raises whatever it raises, and PayloadError."""
+    context = TriggerContext(draft, limits)
+    answer = function(context, event)
+    context._settle()
+    return answer

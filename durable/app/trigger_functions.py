@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib.metadata import entry_points
-from typing import Any, cast
+from typing import cast
 
 from ..model.errors import DurableError
 from ..model.limits import Limits
 from ..payload.signed_callables import KeyRing, load_callable
 from ..triggers.actions import Action, CallFunction, CallSigned
 from ..triggers.conditions import Condition, Function, SignedFunction
-from ..triggers.context import Draft
 from ..triggers.drafting import UserFunction
 from .registry import Registry
-from .trigger_context import TriggerContext
+from .trigger_context import call
 from .trigger_function import FunctionKind, TriggerCode
 
 
@@ -34,14 +33,7 @@ class TriggerFunctions:
 
     def __call__(self, wanted: Condition | Action) -> UserFunction:
         function = self._code(wanted)
-
-        def call(draft: Draft, event: Any) -> Any:
-            context = TriggerContext(draft, self._limits)
-            answer = function(context, event)
-            context.settle()
-            return answer
-
-        return call
+        return lambda draft, event: call(function, draft, event, self._limits)
 
     def _code(self, wanted: Condition | Action) -> TriggerCode:
         if isinstance(wanted, Function):
