@@ -32,7 +32,7 @@ SOON = 30  # seconds
 # `durable.NAME` in a page is a public name, or one of these: public modules, loggers, entry points.
 OTHER_NAMES = (
     *("backends", "ports", "testing"),
-    *("activity", "client", "codec", "orchestration", "worker"),
+    *("activity", "client", "codec", "execution", "orchestration", "worker"),
     *("stores", "transports", "event_sources"),
 )
 
