@@ -223,12 +223,21 @@ class _Adviser:
             return [Advice(missing, (self._worker_command(),))]
         return [Advice(f"{alive} and has its code. If it does not take it now", ("durable doctor",))]
 
+    def _sends(self, wait: Task) -> str:
+        pattern = wait.pattern
+        if pattern is None:
+            return f"durable raise {self.instance} {quoted(wait.name)} --data JSON"
+        kind = "TYPE" if pattern.type.endswith("*") else quoted(pattern.type)
+        exact = {"subject": pattern.subject, "source": pattern.source}
+        given = [f"--{name} {quoted(text)}" for name, text in exact.items() if text and not text.endswith("*")]
+        return " ".join([f"durable publish --type {kind}", *given, "--data JSON"])
+
     def _running(self) -> list[Advice]:
-        events = dict.fromkeys(t.name for t in self.tasks if t.open and t.kind is Kind.EVENT)
+        waits = [t for t in self.tasks if t.open and t.kind is Kind.EVENT]
+        sends = dict.fromkeys(self._sends(wait) for wait in waits)
         found = [] if is_served(self.status, self.around) else [Advice("Start a worker", (self._worker_command(),))]
-        raises = tuple(f"durable raise {self.instance} {quoted(name)} --data JSON" for name in list(events)[:5])
-        if raises:
-            found.append(Advice("To send it what it waits for", raises))
+        if sends:
+            found.append(Advice("To send it what it waits for", tuple(sends)[:5]))
         reason = self.status.blocked_reason or ""
         queues = dict.fromkeys(t.queue for t in self.tasks if t.open and t.queue and f"queue {t.queue!r}" in reason)
         found += [Advice("Start a worker for it", (f"durable worker MODULE --queue {quoted(q)}",)) for q in queues]

@@ -18,6 +18,7 @@ from .events import detail, failure_line
 from .tasks import Kind, State, Task, culprit_of, tasks_of, untaken_of
 from .terminal import Screen, cut, duration, json_text, moment, preview, safe, status_style, wrapped
 from .timeline import draw
+from .trigger_words import pattern_words
 
 _LABEL_CELLS: Final = 12
 _MOST_PAYLOAD: Final = 600
@@ -220,7 +221,8 @@ class _Page:
             return (f"due {self._due(task)}",)
         if task.kind is Kind.EVENT:
             limit = "no time limit" if task.due is None else f"times out {self._due(task)}"
-            return (f"{safe(task.name)}, {limit}",)
+            what = "" if task.pattern is None else f" {pattern_words(task.pattern)}"
+            return (f"{safe(task.name)}{what}, {limit}",)
         if task.state is State.RETRYING:
             how = f"attempt {len(task.attempts) + 1} {self._due(task)}"
         else:

@@ -22,6 +22,7 @@ from ..model import history as h
 from ..model.errors import PayloadError, TaskFailedError
 from ..model.failure import FailureDetails
 from ..model.history import HistoryEvent
+from ..triggers.pattern import EventPattern
 
 
 class Kind(Enum):
@@ -64,9 +65,9 @@ class Attempt:
 class Task:
     """One task of an execution.
 
-    input: of an event, what came. due: when its timer, its timeout or its next attempt is due.
-    taken: whether a turn has taken its outcome. queue: of an activity, where it is not the default one. begun_by,
-    ended_by: the numbers of those events.
+    input: of an event, what came. pattern: of the CloudEvents that are waited for. due: when its timer, its timeout or
+    its next attempt is due. taken: whether a turn has taken its outcome. queue: of an activity, where it is not the
+    default one. begun_by, ended_by: the numbers of those events.
     """
 
     id: int
@@ -75,6 +76,7 @@ class Task:
     started: datetime
     state: State
     input: Any = None
+    pattern: EventPattern | None = None
     ended: datetime | None = None
     due: datetime | None = None
     child: str | None = None
@@ -108,8 +110,9 @@ def untaken_of(events: Iterable[HistoryEvent]) -> list[HistoryEvent]:
 
 
 def open_waits_of(events: Iterable[HistoryEvent]) -> list[str]:
-    """The names of the events that one execution waits for; each once."""
-    return list(dict.fromkeys(task.name for task in tasks_of(events) if task.kind is Kind.EVENT and task.open))
+    """The names of the events that one execution waits for, but for CloudEvents; each once."""
+    waits = [task for task in tasks_of(events) if task.kind is Kind.EVENT and task.open and task.pattern is None]
+    return list(dict.fromkeys(task.name for task in waits))
 
 
 def culprit_of(tasks: Iterable[Task], failure: FailureDetails) -> Task | None:
@@ -165,8 +168,9 @@ class _Reading:
     def waits(self, event: HistoryEvent) -> None:
         task = self._task(event, Kind.EVENT, State.WAITING)
         task.due = event.fire_at
-        if event.input is not None:
-            return  # for a CloudEvent: of those none is kept for later
+        if event.input is not None:  # for a CloudEvent: of those none is kept for later
+            task.input, task.pattern = None, EventPattern(**event.input)
+            return
         kept = self.unclaimed.get(task.name.casefold())
         if kept:
             task.input = kept.pop(0).input
@@ -180,7 +184,8 @@ class _Reading:
             return
         key = (event.name or "").casefold()
         for task in self.tasks.values():
-            if task.kind is Kind.EVENT and task.open and task.name.casefold() == key:
+            by_name = task.kind is Kind.EVENT and task.pattern is None
+            if by_name and task.open and task.name.casefold() == key:
                 task.input = event.input
                 self._end(task, State.DONE, event)
                 return

@@ -1096,6 +1096,35 @@ def test_what_goes_to_other_orchestrations_is_shown(command: Command) -> None:
         assert "started" in command.says("show", "r")
 
 
+def test_show_says_which_cloudevents_are_waited_for_and_how_to_publish_one(command: Command) -> None:
+    functions = registry()
+
+    @functions.orchestrator
+    def listens(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        waits = [ctx.wait_for_cloudevent(type="shop.paid", subject="o-1"), ctx.wait_for_cloudevent(source="/shop")]
+        return [event.get_data() for event in (yield ctx.task_all(waits))]
+
+    with command.worker(functions) as client:
+        client.start_orchestration("listens", instance_id="l")
+        comes_true(lambda: len(client.list_triggers()) == 2)
+        said = command.says("show", "l")
+        assert "CloudEvent shop.paid of o-1, no time limit" in said
+        assert "durable publish --type shop.paid --subject o-1 --data JSON" in said
+        assert "durable raise" not in said
+        assert "it waits for no event at the moment" in command("raise", "l", "CloudEvent").stderr
+        for kind in ("shop.asked", "shop.paid"):
+            event = durable.CloudEvent({"type": kind, "subject": "o-1", "source": "/shop", "id": kind}, kind)
+            client.publish(event)
+            if kind == "shop.asked":
+                comes_true(lambda: [e for e in client.history("l") if e.type == "EventRaised" and e.task_id])
+                waits = command.says("show", "l").partition("what to do")[0]
+                assert "CloudEvent shop.paid of o-1" in waits
+                assert "from /shop" not in waits
+        assert client.handle("l").result(SOON) == ["shop.paid", "shop.asked"]
+        timeline = command.says("show", "l").partition("timeline")[2]
+        assert timeline.count("event CloudEvent") == timeline.count("done") == 2
+
+
 def test_raise_notes_that_it_waits_for_something_else(command: Command) -> None:
     with command.client() as client:
         client.start_orchestration("waits", instance_id="w")
