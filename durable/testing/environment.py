@@ -51,6 +51,7 @@ class Environment:
 
     Activities really run, in the thread of the test, one at a time and in no time at all, unless something stands in
     for them. Every group and every queue is served. Within the block `durable.start_orchestration` starts here too.
+    Triggers are served too: what they delay, and what they try again, waits for the clock.
     """
 
     def __init__(
