@@ -193,6 +193,7 @@ def test_every_condition_and_action_can_be_written_as_it_is_shown(command: Here)
         ({"action": {"kind": "publish", "event": {}, "delay": -1}}, "delay"),
         ({"action": {"kind": "publish", "event": {**EVENT, "Colour": "red"}}}, "Colour"),
         ({"action": {"kind": "call_activity", "name": "a", "retry": {"max_attempts": 1}}}, "first_interval"),
+        ({"action": {"kind": "resume", "instance_id": "a", "execution_id": "b", "task_id": 1}}, "resume"),
         ({"action": {"kind": "add_trigger", "trigger": {"id": "@x", "on": [{}]}}}, "action.trigger.id"),
     ],
 )
