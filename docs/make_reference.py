@@ -36,7 +36,7 @@ INTERNAL: Final = {
     "Client": frozenset(
         (
             "backend reply_to events_at open_transport waits worker_started ended worker_stopped wait_summary "
-            "ask triggers keys listen_to_triggers"
+            "ask triggers declare_triggers keys listen_to_triggers"
         ).split()
     ),
     "AsyncClient": frozenset(["wait_summary"]),

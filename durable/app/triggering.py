@@ -20,7 +20,7 @@ from ..model import history as h
 from ..model.errors import DuplicateNameError, TimeoutError, TriggerExistsError, TriggerNotFoundError
 from ..model.history import Event, Raw
 from ..model.moments import to_timedelta
-from ..model.names import TRIGGERS, check_name
+from ..model.names import TRIGGERS, check_foreign_id, check_name
 from ..model.status import Page
 from ..payload.signed_callables import KeyRing, sign_callable
 from ..ports import STATUS, Delivered
@@ -192,7 +192,7 @@ class Triggerer(Steerer):
     def get_trigger(self, trigger_id: str) -> Trigger | None:
         """How a trigger stands; None where there is none."""
         refuse_inside("get_trigger", "context.triggers")
-        check_name(trigger_id, "trigger_id")
+        check_foreign_id(trigger_id, "trigger_id")  # those with which orchestrations wait are listed too
         return self.triggers().view(trigger_id)
 
     def list_triggers(self) -> list[Trigger]:

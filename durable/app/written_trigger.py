@@ -17,7 +17,7 @@ import msgspec
 from ..model.names import check_name
 from ..model.retry import RetryPolicy
 from ..replay.callee import checked_tags
-from ..triggers.actions import AnyAction, Attempts, Pass, Publish, StartOrchestration
+from ..triggers.actions import AnyAction, Attempts, Pass, Publish, Resume, StartOrchestration
 from ..triggers.conditions import Always, AnyCondition, Expression, check_expression
 from ..triggers.event import read_event, to_sdk
 from ..triggers.pattern import EventPattern
@@ -72,6 +72,8 @@ def _check_meaning(made: msgspec.Struct) -> None:
     elif isinstance(made, Publish):
         read_event(bytes(made.event))
         to_sdk(bytes(made.event))  # which refuses more
+    elif isinstance(made, Resume):
+        raise ValueError("an action of kind 'resume' comes with an orchestration's wait, and from nowhere else")
     elif isinstance(made, StartOrchestration):
         checked_tags(made.tags)
     elif isinstance(made, Attempts):

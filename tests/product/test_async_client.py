@@ -80,6 +80,7 @@ async def is_now(handle: durable.AsyncOrchestrationHandle[Any], status: str) -> 
 INNER = {
     "ask",
     "backend",
+    "declare_triggers",
     "ended",
     "has_broker",
     "keys",

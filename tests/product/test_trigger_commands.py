@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Generator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,6 +194,7 @@ def test_every_condition_and_action_can_be_written_as_it_is_shown(command: Here)
         ({"action": {"kind": "publish", "event": {}, "delay": -1}}, "delay"),
         ({"action": {"kind": "publish", "event": {**EVENT, "Colour": "red"}}}, "Colour"),
         ({"action": {"kind": "call_activity", "name": "a", "retry": {"max_attempts": 1}}}, "first_interval"),
+        ({"action": {"kind": "resume", "instance_id": "a", "execution_id": "b", "task_id": 1}}, "resume"),
         ({"action": {"kind": "add_trigger", "trigger": {"id": "@x", "on": [{}]}}}, "action.trigger.id"),
     ],
 )
@@ -217,8 +219,9 @@ def test_each_refusal_is_told_by_the_id_or_the_place(command: Here) -> None:
     ("arguments", "status", "part"),
     [
         (["show", "nosuch"], 3, "durable trigger list"),
-        (["show", "a/b"], 2, "'/'"),
-        (["show", "@triggers"], 2, "'@'"),
+        (["show", "@triggers"], 3, "@triggers"),
+        (["show", ""], 2, "empty"),
+        (["delete", "a/b"], 2, "'/'"),
         (["delete", "nosuch"], 3, "nosuch"),
         (["enable", "nosuch"], 3, "nosuch"),
         (["disable", "nosuch"], 3, "nosuch"),
@@ -334,3 +337,19 @@ def test_an_activity_of_a_trigger_that_has_not_begun_yet_lacks_no_code(world: Wo
     world.client.backend.store.commit([turn("charging:1", 0, status=durable.RuntimeStatus.PENDING, name="@call")])
     comes_true(lambda: world.client.diagnose().findings == [])  # the worker makes its queues meanwhile
     assert world.client.diagnose().unfinished == {"PENDING": 1}
+
+
+def test_what_an_orchestration_waits_with_is_listed_and_shown(command: Here) -> None:
+    app = durable.Registry()
+
+    @app.orchestrator
+    def waits(ctx: durable.OrchestrationContext) -> Generator[Any, Any, None]:
+        yield ctx.wait_for_cloudevent(type="com.shop.paid", subject=ctx.instance_id)
+
+    with command.worker(app) as client:
+        client.start_orchestration("waits", instance_id="order-42")
+        comes_true(client.list_triggers)
+        listed = json.loads(command.says("trigger", "list", "--json"))
+        assert listed["action"].items() >= {"kind": "resume", "instance_id": "order-42"}.items()
+        assert json.loads(command.says("trigger", "show", listed["id"], "--json")) == listed
+        assert "com.shop.paid of order-42" in command.says("trigger", "show", listed["id"])
