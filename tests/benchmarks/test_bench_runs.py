@@ -191,3 +191,13 @@ def tally(asked: list[Any]) -> Counter[str]:
         if actions:
             found += Counter(transactions=1, actions=len(actions), bytes=len(request.body))
     return found
+
+
+def test_the_measurement_of_triggers_runs(tmp_path: Path) -> None:
+    need(missing_redis())
+    need(missing_rabbitmq())
+    command = [sys.executable, str(HERE / "triggers.py"), "--repeats", "1", "--events", "2000", "--dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = [line.partition(":")[0] for line in done.stdout.splitlines()]
+    assert rows == [f"{row}, {place}" for place in ("redis", "rabbitmq") for row in ("join", "latency", "chain")]
