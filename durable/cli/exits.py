@@ -50,7 +50,7 @@ _EXITS: tuple[tuple[type[Exception], Exit], ...] = (
     (errors.InstanceFinishedError, Exit.FAILED),
     (errors.InstanceNotFinishedError, Exit.FAILED),
     (errors.InvalidStateError, Exit.FAILED),
-    (errors.InstanceExistsError, Exit.USAGE),
+    (errors.DuplicateNameError, Exit.USAGE),
     (errors.OrchestrationBlockedError, Exit.BLOCKED),
     (errors.OrchestrationFailedError, Exit.FAILED),
     (errors.OrchestrationTerminatedError, Exit.FAILED),

@@ -9,6 +9,7 @@ import typer
 from ..app.clock import utc_now
 from ..app.written_trigger import written_trigger
 from ..model.errors import TriggerNotFoundError
+from . import event_sources
 from .exits import Exit
 from .renewing import agreed
 from .run import json_argument
@@ -50,6 +51,7 @@ def add_group(app: typer.Typer, panel: str) -> None:
     command(letters, "show", _PANEL, needs_store=True)(_show_letter)
     command(letters, "replay", _PANEL, needs_store=True)(_replay_letter)
     command(letters, "delete", _PANEL, needs_store=True)(_delete_letter)
+    event_sources.add_groups(triggers)
 
 
 # ---- triggers
