@@ -413,6 +413,6 @@ def test_a_beat_that_is_newer_stops_nobody(
 
 def test_every_script_is_shipped() -> None:
     names = sorted(path.stem.removeprefix("redis_") for path in (ROOT / "backends").glob("redis_*.lua"))
-    assert len(names) == 12
+    assert len(names) == 13
     for name in names:
         assert read_script(name).text
