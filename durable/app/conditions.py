@@ -108,7 +108,7 @@ def as_condition(given: Any) -> AnyCondition:
         return Function(given.name)
     if isinstance(given, str):
         return Function(check_name(given, "condition="))
-    if isinstance(given, AnyOf):
+    if isinstance(given, AnyOf) and given.conditions:
         return msgspec.structs.replace(given, conditions=tuple(map(as_condition, given.conditions)))
     if not isinstance(given, Condition):
         raise TypeError(f"condition= takes one of durable.conditions, a @durable.condition function, not {given!r}")

@@ -369,7 +369,7 @@ class Triggerer(Steerer):
     def _signed_condition(self, condition: AnyCondition) -> AnyCondition:
         if isinstance(condition, conditions.ByValue):
             return SignedFunction(sign_callable(condition.fn, self._keys, self._workspace, "condition"))
-        if isinstance(condition, AnyOf):
+        if isinstance(condition, AnyOf) and condition.conditions:
             return AnyOf(tuple(map(self._signed_condition, condition.conditions)))
         return condition
 
