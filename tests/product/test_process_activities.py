@@ -299,13 +299,15 @@ def test_no_descriptor_is_left_when_the_worker_stops(here: Bench) -> None:
         """Of pipes and sockets: a store may keep one connection more for those who read at the same moment."""
         return sum(path.is_fifo() or path.is_socket() for path in Path("/proc/self/fd").iterdir())
 
-    for _ in range(2):  # what opens once, and stays open, opens in the first round
+    for _ in range(5):  # what opens once, and stays open, opens in one of the first rounds; a leak grows with each
         before = descriptors()
         worker = here.serve(work.registry, shutdown_grace=SOON)
         assert here.run(work.several, "whoami", 3)
         here.fails(work.one, "dies")
         worker.stop()
         after = descriptors()
+        if after <= before:
+            break
     assert after <= before
 
 
