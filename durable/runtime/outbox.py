@@ -159,7 +159,7 @@ class Outbox:
         return ended
 
     def _emit(self, emitted: dict[str, list[tuple[Row, Message]]]) -> Generator[Request, Any, list[Row]]:
-        """Events for event sources: one that does not take them now gets them later, in this order."""
+        """Events for event sources. What one does not take now it gets later, and then perhaps behind others."""
         ended: list[Row] = []
         early: list[Row] = []
         for source, some in emitted.items():
