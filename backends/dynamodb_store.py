@@ -65,6 +65,7 @@ class DynamoStore:
     """A workspace in a table."""
 
     overlaps = True
+    tells = False
 
     def __init__(
         self, connection: Connection, names: Names, partitions: int, clock: Callable[[], float] = time.time

@@ -29,7 +29,7 @@ class LocalSignals:
         self._one: dict[Topic, dict[str, tuple[Wake, ...]]] = {}
         self.listeners = 0
 
-    def notify(self, topic: Topic, instance_ids: Collection[str]) -> None:
+    def notify(self, topic: Topic, instance_ids: Collection[str], *, here_only: bool = False) -> None:
         if not instance_ids or not self.listeners:
             return
         for wake in self._all.get(topic, ()):

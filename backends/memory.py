@@ -57,6 +57,7 @@ class MemoryStore:
     """`durable.ports.Store` in dicts, safe to call from several threads by one lock."""
 
     overlaps = False
+    tells = False
 
     def __init__(self, partitions: int = 1) -> None:
         self.partitions = partitions

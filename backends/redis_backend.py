@@ -76,10 +76,11 @@ def open_redis(url: str, workspace: str) -> Backend:
     except BaseException:
         connections.close()
         raise
+    signals = RedisSignals(connections, bases)
     return RedisBackend(
         connections,
-        RedisStore(connections, bases),
-        RedisSignals(connections, bases),
+        RedisStore(connections, bases, signals.news),
+        signals,
         RedisMembership(connections, common + b"members"),
     )
 

@@ -2,7 +2,8 @@
 --
 -- ARGV: head <d I4 I4 I4> (created_at, expect, number of appends, number of drops), instance id, commit id, record, the
 -- execution that must be the current one, '1' when another life begins in its place, the execution that ends and is not
--- kept; then for each append: execution id, item; for each drop: key; for each put: key, row.
+-- kept, a channel and what to publish on it ('' for nothing); then for each append: execution id, item; for each drop: key;
+-- for each put: key, row.
 
 local created_at, expect, appends, drops = unpack_from('<dI4I4I4', ARGV[1])
 local id, commit_id = ARGV[2], ARGV[3]
@@ -30,7 +31,7 @@ end
 if replaces then
   call('UNLINK', base .. 'seen:' .. id)
 end
-local at = 8
+local at = 10
 for _ = 1, appends do
   call('RPUSH', base .. 'h:' .. ARGV[at], ARGV[at + 1])
   at = at + 2
@@ -52,5 +53,8 @@ for n = at, #ARGV, 2 do
     forget_row(key, there)
   end
   add_row(key, ARGV[n + 1])
+end
+if ARGV[8] ~= '' then
+  redis.pcall('PUBLISH', ARGV[8], ARGV[9]) -- a user without the right to it commits all the same
 end
 return 1

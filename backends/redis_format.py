@@ -33,6 +33,16 @@ _encode = msgspec.json.Encoder().encode
 _summary: Final = msgspec.json.Decoder(Summary)
 
 
+class News(NamedTuple):
+    """What to publish, and on which channel; '' for none."""
+
+    channel: bytes
+    message: bytes
+
+
+NO_NEWS: Final = News(b"", b"")
+
+
 class StoredRecord(NamedTuple):
     """An instance as it lies in Redis."""
 
@@ -74,7 +84,7 @@ def unpack_row(key: bytes, stored: bytes | None, partition: int) -> Row:
         raise StoreError(f"row {key!r} in Redis can't be read ({error}); the data are damaged or newer") from error
 
 
-def pack_commit(commit: Commit) -> list[str | bytes | int]:
+def pack_commit(commit: Commit, news: News) -> list[str | bytes | int]:
     """The arguments of `redis_commit.lua`."""
     summary = commit.summary
     created_at = 0.0 if commit.expect and not commit.replaces else summary.created_at.timestamp()
@@ -88,6 +98,7 @@ def pack_commit(commit: Commit) -> list[str | bytes | int]:
         commit.continues,
         "1" if commit.replaces else "",
         commit.forgotten,
+        *news,
     ]
     for append in commit.appends:
         found += (append.execution_id, _START.pack(append.start) + append.events)

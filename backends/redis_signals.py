@@ -23,6 +23,7 @@ from durable.ports import FACTS, STATUS, Topic
 
 from .local_signals import LocalSignals, Wake, with_others
 from .redis_connection import Connections, Unanswered, pack
+from .redis_format import News
 from .redis_subscriber import Subscriber
 
 _encode = msgspec.json.Encoder().encode
@@ -47,10 +48,12 @@ class RedisSignals(LocalSignals):
         self._subscriber = Subscriber(connections, self._hear, self.wake_all)
         self._mouth = Unanswered(connections)
 
-    def notify(self, topic: Topic, instance_ids: Collection[str]) -> None:
+    def notify(self, topic: Topic, instance_ids: Collection[str], *, here_only: bool = False) -> None:
         if not instance_ids:
             return
         super().notify(topic, instance_ids)
+        if here_only:
+            return
         channels = self._channels[topic]
         groups: dict[int, list[str]] = {}
         for instance_id in instance_ids:
@@ -59,6 +62,11 @@ class RedisSignals(LocalSignals):
         trouble = self._mouth.say(messages)
         if trouble is not None:
             log.debug("news of %d instances, or some before, may have been lost: %s", len(instance_ids), trouble)
+
+    def news(self, instance_id: str) -> News:
+        """What a commit that tells publishes by itself."""
+        channels = self._channels[STATUS]
+        return News(channels[partition_of(instance_id, len(channels))], _encode([self._me, instance_id]))
 
     def listen(
         self, topic: Topic, wake: Wake, instance_id: str | None = None, *, here_only: bool = False

@@ -33,6 +33,8 @@ from . import partition_listing as listing
 from .listing import Place, due_place, encode_due
 from .redis_connection import Arg, Connections, explain, pack, read_script
 from .redis_format import (
+    NO_NEWS,
+    News,
     pack_asked,
     pack_commit,
     pack_fact,
@@ -70,21 +72,28 @@ log = logging.getLogger("durable.redis")
 
 
 class RedisStore:
-    """A workspace in Redis. `bases` are the beginnings of the keys of its partitions."""
+    """A workspace in Redis. `bases` are the beginnings of the keys of its partitions. news: what to publish of an
+    instance that has changed."""
 
     overlaps = True
+    tells = True
 
-    def __init__(self, connections: Connections, bases: Sequence[bytes]) -> None:
+    def __init__(self, connections: Connections, bases: Sequence[bytes], news: Callable[[str], News]) -> None:
         self.partitions = len(bases)
         self._connections = connections
         self._bases = bases
+        self._news = news
 
     def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
         return self.begin(commits)() if commits else []
 
     def begin(self, commits: Sequence[Commit]) -> Callable[[], list[Outcome]]:
         bases = self._bases
-        calls = [(bases[commit.partition], *pack_commit(commit)) for commit in commits]
+        news = self._news
+        calls = [
+            (bases[commit.partition], *pack_commit(commit, news(commit.instance_id) if commit.tells else NO_NEWS))
+            for commit in commits
+        ]
         finish = self._connections.begin(_COMMIT, calls)
         return lambda: self._outcomes(len(commits), *finish())
 

@@ -69,6 +69,7 @@ class SqliteStore:
 
     partitions = 1
     overlaps = False
+    tells = False
 
     def __init__(self, core: Core, now: Callable[[], float] = time.time, sender: Sender | None = None) -> None:
         self._core = core

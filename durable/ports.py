@@ -70,7 +70,8 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     finished life in whose place another one begins: its time of creation is that of `summary`, and ids of facts that
     the old life has seen count as new. `forgets`: the execution in whose place that of `summary` begins is not kept: it
     is none of the `former` ones, nobody will ask for its history, and `clear` gives its room back. For instances that
-    live for ever and begin anew now and then, from a snapshot. No effect where no other execution begins.
+    live for ever and begin anew now and then, from a snapshot. No effect where no other execution begins. `tells`:
+    whoever waits for this instance should look at it.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Commit(msgspec.Struct, frozen=True, gc=False):
     drop: tuple[str, ...] = ()
     replaces: str = ""
     forgets: bool = False
+    tells: bool = False
 
     @property
     def continues(self) -> str:
@@ -210,6 +212,9 @@ class Store(Protocol):
     partitions: int
     overlaps: bool
     """Whether what has begun goes on while its caller does something else, so that smaller commits are worth while."""
+    tells: bool
+    """Whether a commit that `tells` is told to other processes by the store, with the commit: `Signals.notify` need
+    not."""
 
     def load(self, wants: Sequence[Want]) -> list[Record | None]:
         """The instances wanted, in order; None for an unknown one."""
@@ -281,8 +286,11 @@ STATUS: Final = "status"
 class Signals(Protocol):
     """News that travels faster than polling. Lossy by contract: a signal is a hint, the store is the truth."""
 
-    def notify(self, topic: Topic, instance_ids: Collection[str]) -> None:
-        """facts: something was put into these inboxes. status: these instances changed for those who wait."""
+    def notify(self, topic: Topic, instance_ids: Collection[str], *, here_only: bool = False) -> None:
+        """facts: something was put into these inboxes. status: these instances changed for those who wait.
+
+        here_only: the other processes are told in another way.
+        """
         ...
 
     def listen(

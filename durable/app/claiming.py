@@ -108,6 +108,7 @@ class ClaimedStore:
         self._left: deque[_Left] = deque(maxlen=_REMEMBERED)
         self.partitions = inner.partitions
         self.overlaps = inner.overlaps
+        self.tells = inner.tells
 
     # ---- reading
 

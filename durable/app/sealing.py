@@ -77,6 +77,7 @@ class SealedStore:
         self._open = Opening(codec)
         self.partitions = inner.partitions
         self.overlaps = inner.overlaps
+        self.tells = inner.tells
 
     def load(self, wants: Sequence[Want]) -> list[Record | None]:
         return [None if record is None else self._opened(record) for record in self._inner.load(wants)]

@@ -75,6 +75,7 @@ def _end(instance: Instance, events: list[Event], arrivals: Sequence[Arrival], n
         (append,),
         tuple(run.put),
         tuple(run.drop),
+        tells=True,
     )
     after = Instance(summary, instance.version + 1, instance.started, instance.length + len(events))
     return Turn(commit, after, cancelled=run.cancelled, ignored=len(arrivals) - 1)
@@ -148,7 +149,7 @@ def park(
         return Turn(None, replace(instance, execution=None), parked=reason)
     wake = wake_row(summary, partition, now.timestamp() + env.hold, env.holder)
     commit = Commit(
-        env.mint(), summary.instance_id, partition, instance.version, blocked, put=(wake,), drop=tuple(drop)
+        env.mint(), summary.instance_id, partition, instance.version, blocked, (), (wake,), tuple(drop), tells=True
     )
     after = replace(instance, summary=blocked, version=instance.version + 1, execution=None)
     return Turn(commit, after, parked=reason, undelivered=undelivered)

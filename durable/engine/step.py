@@ -254,6 +254,7 @@ def _commit(
             reply_to=summary.reply_to,
         )
     run.forget_what_ended_at_once()
+    began = instance.summary.status is RuntimeStatus.PENDING or instance.version <= 1
     commit = Commit(
         env.mint(),
         summary.instance_id,
@@ -263,11 +264,11 @@ def _commit(
         tuple(appends),
         tuple(run.put),
         tuple(run.drop),
+        tells=began or summary.status.finished,
     )
     after = Instance(summary, instance.version + 1, started, length, live, opened, size)
     again = last.type == h.CONTINUE_AS_NEW
     late = summary.status.finished and bool(execution.tasks)
-    began = instance.summary.status is RuntimeStatus.PENDING or instance.version <= 1
     return Turn(commit, after, run.invocations, run.cancelled, again=again, ignored=ignored, late=late, began=began)
 
 

@@ -100,7 +100,8 @@ def _switched(
 
 def _commit(instance: Instance, summary: Summary, drop: Sequence[str], env: Env, *appends: Append) -> Commit:
     partition = partition_of(summary.instance_id, env.partitions)
-    return Commit(env.mint(), summary.instance_id, partition, instance.version, summary, appends, drop=tuple(drop))
+    mine = summary.instance_id, partition, instance.version
+    return Commit(env.mint(), *mine, summary, appends, drop=tuple(drop), tells=bool(appends))
 
 
 _SWITCHES: Final = frozenset({h.EXECUTION_SUSPENDED, h.EXECUTION_RESUMED})

@@ -196,6 +196,7 @@ def _commit(
         tuple(drop),
         replaces,
         forgets=bool(replaces),
+        tells=True,
     )
     return commit, Instance(summary, instance.version + 1, started, length, size=size, hub=hub)
 

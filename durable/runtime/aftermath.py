@@ -16,11 +16,11 @@ from ..engine.codeless import outcome_fact
 from ..engine.instance import AWAITS, Arrival, Env, Invocation, Turn, row_behind
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus, Summary
-from ..ports import FACTS, STATUS, Delivered, Fact, Row, RowKey
+from ..ports import FACTS, Delivered, Fact, Row, RowKey
 from .agenda import Agenda
 from .courier import Courier
 from .outbox import Outbox
-from .requests import Deliver, Ended, Notify, Request
+from .requests import Changed, Deliver, Ended, Notify, Request
 from .serving import Serving
 from .workload import Workload
 
@@ -69,7 +69,7 @@ class Aftermath:
             if commit is None:
                 continue
             summary = turn.instance.summary
-            if summary.status is not RuntimeStatus.RUNNING or turn.began or turn.instance.hub is not None:
+            if commit.tells:
                 news.append(summary.instance_id)
                 if summary.status.finished:
                     ended.append(summary)
@@ -101,7 +101,7 @@ class Aftermath:
             _log_failures(ended)
             yield Ended(ended)
         if news:
-            yield Notify(STATUS, news)
+            yield Changed(news)
 
     def begin_held(self) -> Asking:
         """The messages before them have been sent."""

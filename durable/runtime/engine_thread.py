@@ -12,7 +12,7 @@ from typing import Any
 from ..engine.step import created
 from ..model.errors import StoreError, TransportError
 from ..model.status import Summary
-from ..ports import Commit, Outcome, Signals, Store, Transport
+from ..ports import STATUS, Commit, Outcome, Signals, Store, Transport
 from .activities import Activities
 from .creations import Creations
 from .event_sources import EventSources
@@ -23,6 +23,7 @@ from .requests import (
     Arrived,
     Begin,
     Cancel,
+    Changed,
     Claim,
     Clear,
     Created,
@@ -90,6 +91,7 @@ class EngineThread:
             Cancel: lambda r: activities.cancel(r.row_keys),
             Halt: lambda r: activities.halt(),
             Notify: lambda r: signals.notify(r.topic, r.instance_ids),
+            Changed: lambda r: signals.notify(STATUS, r.instance_ids, here_only=store.tells),
             Ended: lambda r: ended(r.summaries),
             Created: lambda r: self._creations.created(r.outcomes),
             Sources: lambda r: event_sources.serve(r.wanted),

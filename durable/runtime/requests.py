@@ -99,6 +99,12 @@ class Notify(NamedTuple):
     instance_ids: Collection[str]
 
 
+class Changed(NamedTuple):
+    """Commits that tell: whoever waits for these instances should look. -> None"""
+
+    instance_ids: Collection[str]
+
+
 class Ended(NamedTuple):
     """These have ended, and are committed: whoever waits in this process need not read them. -> None"""
 
@@ -174,8 +180,8 @@ class Wait(NamedTuple):
 
 
 Request = (
-    Load | Begin | Finish | Deliver | Read | Stands | Claim | Due | Clear | Run | Cancel | Halt | Notify | Ended
-    | Created | Publish | Announce | Settle | Declare | Receive | Sources | Taken | Emit | Wait
+    Load | Begin | Finish | Deliver | Read | Stands | Claim | Due | Clear | Run | Cancel | Halt | Notify | Changed
+    | Ended | Created | Publish | Announce | Settle | Declare | Receive | Sources | Taken | Emit | Wait
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from ..model import history as h
 from ..model.history import NO_PAYLOAD, Event
 from ..model.limits import Limits
 from ..payload.values import encode
-from ..ports import FACTS, Membership, Outcome, Signals, Store, Topic
+from ..ports import FACTS, STATUS, Membership, Outcome, Signals, Store, Topic
 from ..replay.guard import Watch
 from ..runtime import requests as ask
 from ..runtime.activity_outcome import failure_of
@@ -52,7 +52,7 @@ class _Signals(LocalSignals):
 
     heard: Callable[[Collection[str]], None]
 
-    def notify(self, topic: Topic, instance_ids: Collection[str]) -> None:
+    def notify(self, topic: Topic, instance_ids: Collection[str], *, here_only: bool = False) -> None:
         super().notify(topic, instance_ids)
         if topic == FACTS:
             self.heard(instance_ids)
@@ -125,6 +125,7 @@ class Driver:
             ask.Run: lambda r: self._queue.extend(r.invocations),
             ask.Cancel: self._cancel,
             ask.Ended: lambda r: None,  # the client reads them
+            ask.Changed: lambda r: backend.signals.notify(STATUS, r.instance_ids),
             ask.Notify: lambda r: backend.signals.notify(r.topic, r.instance_ids),
         }
 

@@ -49,6 +49,7 @@ class FaultyStore:
         self.inner = store
         self.partitions = store.partitions
         self.overlaps = store.overlaps
+        self.tells = store.tells
         self.rates: dict[str, float] = {}
         self.judge = Judge()
         self._random = random

@@ -12,7 +12,7 @@ from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import Event
 from ..model.limits import Limits
-from ..ports import FACTS, Outcome
+from ..ports import Outcome
 from ..replay.guard import Watch
 from ..replay.live_code import Code
 from ..runtime import requests as ask
@@ -56,7 +56,8 @@ class Worker:
             ask.Run: lambda r: self._start(r.invocations),
             ask.Cancel: self._cancel,
             ask.Halt: lambda r: [key for key, begun in [*self.running.items()] if not begun and not self._forget(key)],
-            ask.Notify: lambda r: world.notify(r.instance_ids) if r.topic == FACTS else None,
+            ask.Notify: lambda r: world.notify(r.instance_ids),
+            ask.Changed: lambda r: None,  # clients look by themselves
             ask.Ended: lambda r: None,
             ask.Created: lambda r: None,
             ask.Publish: lambda r: world.broker.publish(r.messages),

@@ -39,6 +39,7 @@ def turn(
     group: str = "default",
     replaces: str = "",
     forgets: bool = False,
+    tells: bool = False,
 ) -> Commit:
     """A commit of one instance; its execution is `x/<instance>` unless given."""
     summary = Summary(
@@ -53,7 +54,9 @@ def turn(
         group=group,
     )
     commit_id = f"c{next(_commit_ids)}"
-    return Commit(commit_id, instance_id, 0, expect, summary, appends, tuple(put), tuple(drop), replaces, forgets)
+    return Commit(
+        commit_id, instance_id, 0, expect, summary, appends, tuple(put), tuple(drop), replaces, forgets, tells
+    )
 
 
 def ended(instance_id: str, expect: int, *appends: Append, execution: str | None = None) -> Commit:

@@ -77,6 +77,7 @@ class FolderStore:
 
     partitions = 1
     overlaps = False
+    tells = False
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "durable.json"

@@ -90,8 +90,7 @@ def _commit(scripts: Scripts, base: bytes, transaction: raw.Transaction) -> byte
         commit_id,
         sizes + commit_id.encode() + execution.encode() + _GROUP + summary,
         execution if version > 1 else "",
-        "",
-        "",
+        *("", "", "", ""),
     ]
     for where, start, events in transaction.history:
         words += (where, pack("<I", start) + events)

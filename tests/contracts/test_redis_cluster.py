@@ -187,6 +187,9 @@ def test_a_master_that_is_killed(open_here: Opener, redis_cluster: RedisCluster,
     assert heard.wait_for(None)
     two.signals.notify(STATUS, ["a"])
     assert heard.wait_for("a")
+    told = [spread(turn(f"told{n}", 0, tells=True)) for n in range(9)]  # from every node
+    assert two.store.commit(told) == [COMMITTED] * 9
+    assert all(heard.wait_for(commit.instance_id) for commit in told)
     assert [beat.incarnation for beat in two.membership.beat(Beat("w"))] == ["w"]
     dead.start()
     wait_until(redis_cluster.well, 60, "the cluster is well")

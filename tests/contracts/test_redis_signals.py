@@ -13,9 +13,10 @@ import pytest
 
 from durable.backends import redis_subscriber as subscriber
 from durable.backends.redis_backend import open_redis
-from durable.ports import FACTS, STATUS, Topic
+from durable.ports import FACTS, STATUS, Outcome, Topic
+from durable.testing.store_samples import turn
 from tests.servers.process import HOST, wait_until
-from tests.servers.redis_place import Heard, Opener, raw
+from tests.servers.redis_place import Heard, Opener, raw, spread
 from tests.servers.redis_server import RedisServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +56,28 @@ def test_who_listens_first_is_told(open_here: Opener) -> None:
         there.notify(STATUS, [f"i{n}"])
         assert heard.wait_for(f"i{n}")
         stop()
+
+
+def test_a_commit_that_tells_is_heard_elsewhere(open_here: Opener) -> None:
+    here, there = open_here(), open_here()
+    mine, heard = Heard(), Heard()
+    here.signals.listen(STATUS, mine)
+    there.signals.listen(STATUS, heard)
+    for commit in (
+        turn("silent", 0),
+        turn("é😀", 0, tells=True),
+        turn("é😀", 0, tells=True),
+        turn("last", 0, tells=True),
+    ):
+        here.store.commit([spread(commit)])
+    assert heard.wait_for("last")
+    assert heard.ids == ["é😀", "last"]  # the third one was a conflict
+    assert here.store.tells
+    here.signals.notify(STATUS, ["here"], here_only=True)
+    assert mine.ids == ["here"]
+    here.signals.notify(STATUS, ["end"])
+    assert heard.wait_for("end")
+    assert "here" not in heard.ids
 
 
 def test_after_a_loss_everybody_is_woken(own_server: RedisServer, open_here: Opener) -> None:
@@ -119,6 +142,7 @@ def test_a_user_who_may_not_listen_is_told_once(
     here.signals.listen(STATUS, heard, "a")
     here.signals.notify(STATUS, ["a"])
     assert heard.ids == ["a", "a"]
+    assert here.store.commit([spread(turn("a", 0, tells=True))]) == [Outcome.COMMITTED]
     assert ["refuses a subscription" in record.message for record in caplog.records] == [True]
 
 
