@@ -186,6 +186,8 @@ class Session:
             except Exception as error:  # pika refuses what its state does not allow: the state is what's wrong
                 log.exception("the connection to %s is given up", self.target)
                 self._lose(SessionLost(f"connection to {self.target} lost: {error!r}"))
+        for connection in (self.publishing, self.consuming):
+            _write_now(connection)
 
     def _connect(self, opened: Answer) -> None:
         if self.lost:
@@ -241,6 +243,14 @@ class Session:
 
     def _why_lost(self) -> SessionLost:
         return self.lost or SessionLost(f"connection to {self.target} closed")
+
+
+def _write_now(connection: Any) -> None:
+    """What pika has to write; by itself it does so a turn of its loop later, when it has heard that the socket can."""
+    transport = getattr(connection, "_transport", None)
+    write = getattr(transport, "_on_socket_writable", None)
+    if write is not None and transport.get_write_buffer_size():
+        write()
 
 
 def settle(answer: Answer, result: Any = None, error: BaseException | None = None) -> None:
