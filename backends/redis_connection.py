@@ -18,6 +18,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib.resources import files
+from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 import hiredis
@@ -52,6 +53,7 @@ ANSWER_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 3.0
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 5.0
+FRESH_SECONDS: Final = 0.05  # after an answer, in which a connection need not be looked at
 PACKET_BYTES: Final = 64 * 1024
 
 Arg = str | bytes | int
@@ -153,7 +155,7 @@ class Pool(Connections):
     def __init__(self, target: Target) -> None:
         self.target = target
         self._lock = threading.Lock()
-        self._idle: list[Wire] = []
+        self._idle: list[tuple[Wire, float]] = []  # with the moment from which it was not used
         self._pid = os.getpid()
         self._closed = False
 
@@ -225,17 +227,17 @@ class Pool(Connections):
             self._idle, self._pid = [], os.getpid()
         while True:
             try:
-                connection = self._idle.pop()
+                connection, since = self._idle.pop()
             except IndexError:
                 return self.connect()
-            if _usable(connection):
+            if monotonic() - since < FRESH_SECONDS or _usable(connection):
                 return connection
             connection.disconnect()
 
     def _give_back(self, connection: Wire) -> None:
         with self._lock:
             if not self._closed:
-                self._idle.append(connection)
+                self._idle.append((connection, monotonic()))
                 return
         connection.disconnect()
 
@@ -243,7 +245,7 @@ class Pool(Connections):
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        for connection in idle:
+        for connection, _ in idle:
             connection.disconnect()
 
 
