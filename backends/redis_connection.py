@@ -53,7 +53,7 @@ ANSWER_SECONDS: Final = 5.0
 CLOSE_SECONDS: Final = 3.0
 FIRST_PAUSE_SECONDS: Final = 0.2
 LONGEST_PAUSE_SECONDS: Final = 5.0
-FRESH_SECONDS: Final = 0.05  # after an answer, in which a connection need not be looked at
+FRESH_SECONDS: Final = 0.005  # after an answer, in which a connection need not be looked at
 PACKET_BYTES: Final = 64 * 1024
 
 Arg = str | bytes | int

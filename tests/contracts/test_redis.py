@@ -263,7 +263,10 @@ def test_a_server_that_is_frozen(own_server: RedisServer, after: ExitStack) -> N
     assert loaded(backend.store, "a").version == 1
 
 
-def test_nothing_was_sent_to_a_server_that_is_gone(own_server: RedisServer, after: ExitStack) -> None:
+def test_nothing_was_sent_to_a_server_that_is_gone(
+    own_server: RedisServer, after: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("durable.backends.redis_connection.FRESH_SECONDS", 0.0)  # as if it had rested for a while
     backend = open_redis(own_server.url + "?partitions=1", "w")
     after.callback(backend.close)
     own_server.kill()
