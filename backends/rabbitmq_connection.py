@@ -247,7 +247,7 @@ class Session:
 
 def _write_now(connection: Any) -> None:
     """What pika has to write; by itself it does so a turn of its loop later, when it has heard that the socket can."""
-    transport = getattr(connection, "_transport", None)
+    transport: Any = getattr(connection, "_transport", None)
     write = getattr(transport, "_on_socket_writable", None)
     if write is not None and transport.get_write_buffer_size():
         write()
