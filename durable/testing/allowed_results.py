@@ -47,6 +47,12 @@ def _fits_event(node: Node, ok: bool, value: Any) -> bool:
     return isinstance(value, str) and value.startswith(f"e:{node[1].casefold()}#")
 
 
+def _fits_tick(node: Node, ok: bool, value: Any) -> bool:
+    if not ok:
+        return node[2] is not None and value == "timeout"
+    return isinstance(value, str) and value.startswith(f"t:{node[1]}-")
+
+
 def _fits_all(node: Node, ok: bool, value: Any) -> bool:
     _, children, gather = node
     if not ok:
@@ -105,6 +111,7 @@ _FITS: dict[str, Callable[[Node, bool, Any], bool]] = {
     "act": _fits_act,
     "timer": lambda node, ok, value: ok and value is None,
     "event": _fits_event,
+    "tick": _fits_tick,
     "child": lambda node, ok, value: fits_program(node[2], Outcome(ok, value)),
     "all": _fits_all,
     "any": _fits_any,

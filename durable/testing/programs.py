@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..app.calling import CALLING
 from ..model.errors import OrchestrationCancelledError, TaskCancelledError, TaskFailedError, TimeoutError
 from ..model.failure import FailureDetails
 from ..model.history import NO_PAYLOAD, Raw
@@ -26,6 +27,8 @@ from ..replay.tasks import Task
 Node = list[Any]
 Reader = Callable[[Any], Any]
 NOBODY = "nobody"  # no instance has this id: what is sent there is kept
+EVENTS = ("go", "pay", "strasse")  # what programs wait for, and the last one is written otherwise there
+TICK = "tick"  # the type of the CloudEvents that programs wait for
 LONG = 5_000.0  # seconds: longer than any simulated run, so a timer row that is left behind shows
 
 
@@ -65,6 +68,8 @@ def _build(ctx: OrchestrationContext, node: Node) -> tuple[Task[Any], Reader]:
         return ctx.create_timer(node[1]), _as_is
     if kind == "event":
         return ctx.wait_for_external_event(node[1], timeout=node[2]), _as_is
+    if kind == "tick":
+        return ctx.wait_for_cloudevent(type=node[1], timeout=node[2]), lambda event: f"t:{event.get_id()}"
     if kind == "child":
         return ctx.call_sub_orchestrator(_orchestrator(node[1], node[3]), node[2]), _as_is
     if kind == "map":
@@ -228,7 +233,7 @@ def as_function(ctx: OrchestrationContext, program: Any) -> Any:
 CODES: dict[str, Code] = {
     name: Code(name, fn, Signature.of(fn, leading=1))
     for name, fn in (("generator", as_generator), ("coroutine", as_coroutine), ("function", as_function))
-}
+} | {CALLING.name: CALLING}
 
 
 class Attempted(NamedTuple):
@@ -263,9 +268,10 @@ class Script(NamedTuple):
     events: list[Raised]
 
 
-def make_script(random: Random, size: int = 6) -> Script:
-    """A random program of about `size` calls. The same random state gives the same program."""
-    maker = _Maker(random, size)
+def make_script(random: Random, size: int = 6, *, ticks: bool = False) -> Script:
+    """A random program of about `size` calls. The same random state gives the same program. ticks: it may wait for the
+    CloudEvents that somebody publishes all the time."""
+    maker = _Maker(random, size, ticks=ticks)
     body = maker.body()
     repeats = random.choice((1, 2, 3)) if random.random() < 0.2 else 0
     events = [
@@ -281,11 +287,17 @@ def make_script(random: Random, size: int = 6) -> Script:
     return Script(kind, [body, repeats, []], numbered)
 
 
+def make_order(random: Random) -> Node:
+    """A program that needs nobody but a ticker."""
+    return [_Maker(random, random.randint(1, 3), depth=1, ticks=True).body(), 0, []]
+
+
 class _Maker:
-    def __init__(self, random: Random, size: int, depth: int = 0) -> None:
+    def __init__(self, random: Random, size: int, depth: int = 0, ticks: bool = False) -> None:
         self.random = random
         self.left = max(1, size)
         self.depth = depth
+        self.ticks = ticks
         self.waits: list[str] = []
         self.keys = 0
 
@@ -310,7 +322,8 @@ class _Maker:
             return self.safe(self.group("any"))
         if chance < 0.76:
             self.left -= 1
-            return ["cancel", self.random.choice((self.act(), ["timer", LONG], ["event", "never", LONG]))]
+            some = [self.act(), ["timer", LONG], ["event", "never", LONG], *([["tick", "never", LONG]] * self.ticks)]
+            return ["cancel", self.random.choice(some)]
         if chance < 0.80:
             return ["spawn", self.act()]
         if chance < 0.84:
@@ -338,7 +351,7 @@ class _Maker:
             return [kind, f"self{self.keys}"]
         if self.depth >= 2:
             return ["lose", f"self{self.keys}"]
-        maker = _Maker(self.random, self.random.randint(1, 3), self.depth + 1)
+        maker = self.below()
         return ["detach", self.random.choice(("generator", "coroutine")), [maker.body(), 0, []]]
 
     def safe(self, node: Node) -> Node:
@@ -357,6 +370,8 @@ class _Maker:
         return ["all", children, self.random.random() < 0.4] if kind == "all" else ["any", children]
 
     def leaf(self, may_last: bool = False) -> Node:
+        if self.ticks and self.random.random() < 0.2:
+            return self.tick()
         chance = self.random.random()
         if chance < 0.62:
             return self.act()
@@ -390,11 +405,20 @@ class _Maker:
         self.waits.append(name.casefold())
         return ["event", name, timeout]
 
+    def tick(self) -> Node:
+        self.left -= 1
+        if self.random.random() < 0.2:
+            return ["tick", "never", self.random.choice((0.05, 0.4))]
+        return ["tick", TICK, self.random.choice((None, None, 0.05, 0.5, LONG))]
+
+    def below(self) -> _Maker:
+        return _Maker(self.random, self.random.randint(1, 3), self.depth + 1, self.ticks)
+
     def child(self) -> Node:
         self.left -= 2
         if self.depth >= 2 or self.random.random() < 0.2:
             return ["child", "function", [["status", "plain"], 0, []], 1]
-        maker = _Maker(self.random, self.random.randint(1, 3), self.depth + 1)
+        maker = self.below()
         kind = self.random.choice(("generator", "coroutine"))
         repeats = 1 if self.random.random() < 0.1 else 0
         return ["child", kind, [maker.body(), repeats, []], self.random.choice((1, 1, 2))]
@@ -404,7 +428,7 @@ def _may_fail(node: Node) -> bool:
     kind = node[0]
     if kind == "act":
         return bool(node[2] >= node[3])
-    if kind == "event":
+    if kind in ("event", "tick"):
         return node[2] is not None
     if kind == "child":
         return _may_fail(node[2][0])

@@ -9,20 +9,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ..ports import Delivery, Message, Published
+import msgspec
+
+from ..engine.instance import task_key
+from ..ports import Delivery, Message, Published, Row
 from ..runtime import requests as ask
 
 if TYPE_CHECKING:
     from .simulated_worker import Worker
     from .simulated_world import World
 
-BROKER_FAULTS: Final = {"publish unknown": 0.3, "message twice": 0.3, "message late": 0.4}
+BROKER_FAULTS: Final = {"publish unknown": 0.3, "message twice": 0.3, "message late": 0.4, "message lost": 0.2}
 
 
 class _Queued(NamedTuple):
     queue: str
     body: bytes
     redelivered: bool = False
+
+    def is_about(self, row: Row) -> bool:
+        """Whether it is the invocation or the outcome behind this row."""
+        return row.kind == "task" and self._names(row.key)
+
+    def _names(self, key: str) -> bool:
+        data = msgspec.json.decode(self.body)["data"]
+        return bool(task_key(data["execution_id"], data["task_id"], data["attempt"]) == key)
 
 
 class Broker:
@@ -33,6 +44,7 @@ class Broker:
         self.queues: dict[str, list[_Queued]] = {}
         self.unsettled: dict[Worker, dict[object, _Queued]] = {}
         self.parked: list[_Queued] = []
+        self.blocked: list[_Queued] | None = None  # what was sent while nothing gets through
         self._sizes: dict[Worker, dict[str, int]] = {}  # what each worker receives, while it is connected
         self._cut: set[Worker] = set()
         self._tags = 0
@@ -64,11 +76,17 @@ class Broker:
         world = self.world
         if message.to not in self.queues:
             return Published.RETURNED
-        unknown = world.chance("publish unknown")
-        if not unknown or world.random.random() < 0.5:
-            self._arrive(_Queued(message.to, message.body))
-            if world.chance("message twice"):
-                self._arrive(_Queued(message.to, message.body))
+        queued = _Queued(message.to, message.body)
+        if self.blocked is not None:
+            self.blocked.append(queued)
+            return Published.UNKNOWN
+        unknown = world.chance("publish unknown", queued.is_about)
+        if world.chance("message lost", queued.is_about):
+            pass
+        elif not unknown or world.random.random() < 0.5:
+            self._arrive(queued)
+            if world.chance("message twice", queued.is_about):
+                self._arrive(queued)
         return Published.UNKNOWN if unknown else Published.CONFIRMED
 
     def settle(self, worker: Worker, request: ask.Settle) -> None:
@@ -87,7 +105,7 @@ class Broker:
     # ---- messages on their way
 
     def _arrive(self, queued: _Queued) -> None:
-        if self.world.chance("message late"):
+        if self.world.chance("message late", queued.is_about):
             self.world.later(self.world.random.uniform(0.0, 5.0), lambda: self._put(queued))
         else:
             self._put(queued)
@@ -131,6 +149,13 @@ class Broker:
         self._sizes.pop(worker, None)
         self._cut.discard(worker)
         self._redeliver(worker)
+
+    def unblock(self) -> None:
+        """What was sent meanwhile arrives after all, or not."""
+        blocked, self.blocked = self.blocked or [], None
+        for queued in blocked:
+            if self.world.random.random() < 0.5:
+                self._put(queued)
 
     def cut(self, worker: Worker) -> None:
         """Its connection ended: what it had comes again, perhaps before it knows."""

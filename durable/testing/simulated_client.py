@@ -15,10 +15,11 @@ from ..model.errors import StoreError
 from ..model.history import Event, Raw, encode_event
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus
-from ..ports import Commit, Delivered, ExecutionKey, Fact, Outcome, Record, Want
+from ..ports import Commit, Delivered, ExecutionKey, Fact, Outcome, Record, Row, Want
 from ..runtime.rewinding import Part, answer_requests, drive, end_rows, requests_of, rewind_instance
 from .allowed_results import CANCEL
 from .programs import Script
+from .simulated_publisher import Published
 
 INTERVENTIONS: Final = ("rewound", "restarted", "purged")
 MOST_REWINDS: Final = 2  # the activities that are to fail always do so nine times
@@ -68,6 +69,11 @@ class Client:
         if random.random() < 0.15:
             acts.append(self._purge)
         self.acts = acts
+        names = [event.name.casefold() for event in script.events]
+        # By triggers they come in any order, and are kept for another life when this one has ended.
+        any_order = len({*names}) == len(names) and self._rewind not in acts
+        self._publishes = world.triggers is not None and any_order
+        self.raises_in_order = not self._publishes and self._rewind not in acts
         self._started_at = 0.0
         self._asks_worker = self.delay is None and random.random() < 0.5
         self._creating: Commit | None = None
@@ -88,6 +94,9 @@ class Client:
         if self.busy:
             chance = random.random()
             self.world.later(random.random() * (0.01 if chance < 0.5 else 0.3 if chance < 0.9 else 3.0), self.act)
+
+    def _is_mine(self, row: Row) -> bool:
+        return row.instance_id.split(":")[0] == self.instance_id
 
     def _now(self) -> datetime:
         return self.world.time()
@@ -133,7 +142,7 @@ class Client:
         rewound = sum(row.count(b'"ExecutionRewound"') for row in record.history or ())
         if record.summary.status is not RuntimeStatus.FAILED or rewound >= MOST_REWINDS:
             return True
-        world.count("rewound")
+        world.count("rewound", self._is_mine)
         store = world.front
         part = Part(self._now, world.mint, world.plan.partitions)
         commit = drive(rewind_instance(record, Raw(b"null"), part), store)
@@ -152,7 +161,7 @@ class Client:
         if record is None:
             return False
         outcome = self.world.front.commit([in_place_of(record, self._creation())])[0]
-        self.world.count("restarted")
+        self.world.count("restarted", self._is_mine)
         self.world.notify([self.instance_id])
         return outcome is Outcome.COMMITTED
 
@@ -165,7 +174,7 @@ class Client:
         below = [i for i in sorted(store.inner._instances) if i.startswith(f"{self.instance_id}:")]
         ended = [s for s in store.inner.summaries(below) if s is not None and s.status.finished]
         family = [*reversed(ended), record.summary]
-        self.world.count("purged")
+        self.world.count("purged", self._is_mine)
         for summary in family:
             self.world.front.purge([ExecutionKey(summary.instance_id, summary.execution_id)])
         return True
@@ -177,6 +186,12 @@ class Client:
         return None if late or record is None or not record.summary.status.finished else record
 
     def _raise(self, name: str, data: str, number: int) -> bool:
+        triggers = self.world.triggers
+        if self._publishes and triggers is not None:
+            if triggers.ready:
+                kind = f"raise.{name.casefold()}"
+                triggers.publish(Published(f"{self.instance_id}-{number}", kind, self.instance_id, data))
+            return triggers.ready
         event = Event(h.EVENT_RAISED, self._now(), name=name, input=Raw(msgspec.json.encode(data)))
         answer = self._deliver(f"event/{self.instance_id}-{number}", event)
         if answer is Delivered.FINISHED and self._rewind in self.acts:

@@ -6,6 +6,7 @@ in a history. It raises `Wrong`, which ends the run.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from random import Random
@@ -15,6 +16,7 @@ from ..backends.memory import MemoryStore
 from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import Event, decode_events
+from ..model.names import TRIGGERS
 from ..model.rewinding import standing
 from ..model.status import Summary
 from ..ports import (
@@ -31,8 +33,10 @@ from ..ports import (
     Slice,
     Want,
 )
+from .simulated_coverage import About
 
 Later = Callable[[float, Callable[[], object]], None]
+Count = Callable[[str, About], None]
 
 
 class Wrong(AssertionError):
@@ -45,58 +49,64 @@ STORE_FAULTS: Final = ("error before", "error after", "unknown done", "unknown n
 class FaultyStore:
     """`durable.ports.Store`, as far as a loop and a client need it. `rates`: chance of each fault, per request."""
 
-    def __init__(self, store: MemoryStore, random: Random, later: Later, count: Callable[[str], None]) -> None:
+    def __init__(self, store: MemoryStore, random: Random, later: Later, count: Count) -> None:
         self.inner = store
         self.partitions = store.partitions
         self.overlaps = store.overlaps
         self.tells = store.tells
         self.rates: dict[str, float] = {}
+        self.away = False
         self.judge = Judge()
         self._random = random
         self._later = later
         self._count = count
 
     def load(self, wants: Sequence[Want]) -> list[Record | None]:
-        self._fail("error before")
+        self._fail("error before", _of([want.instance_id for want in wants]))
         return self.inner.load(wants)
 
     def summaries(self, instance_ids: Sequence[str]) -> list[Summary | None]:
+        self._fail("error before", _of(instance_ids))
         return self.inner.summaries(instance_ids)
 
     def former(self, instance_ids: Sequence[str]) -> list[list[str]]:
         return self.inner.former(instance_ids)
 
     def rows(self, keys: Sequence[RowKey]) -> list[Row | None]:
-        self._fail("error before")
+        self._fail("error before", _named([key.key for key in keys]))
         return self.inner.rows(keys)
 
     def due(self, partition: int, group: str, until: float, limit: int, after: str = "") -> Slice[Row]:
-        self._fail("error before")
+        self._fail("error before", lambda row: row.partition == partition and row.due_at <= until)
         return self.inner.due(partition, group, until, limit, after)
 
     def lease(self, leases: Sequence[Lease]) -> list[bool]:
-        self._fail("error before")
+        about = _named([lease.key for lease in leases])
+        self._fail("error before", about)
         answer = self.inner.lease(leases)
-        self._fail("error after")
+        self._fail("error after", about)
         return answer
 
     def deliver(self, facts: Sequence[Fact]) -> list[Delivered]:
-        self._fail("error before")
+        about = _of([fact.instance_id for fact in facts])
+        self._fail("error before", about)
         answer = self.inner.deliver(facts)
-        self._fail("error after")
+        self._fail("error after", about)
         return answer
 
     def purge(self, executions: Sequence[ExecutionKey]) -> list[Purged]:
-        self._fail("error before")
+        about = _of([execution.instance_id for execution in executions])
+        self._fail("error before", about)
         answers = self.inner.purge(executions)
         self.judge.purged(key for key, answer in zip(executions, answers, strict=True) if answer is Purged.GONE)
-        self._fail("error after")
+        self._fail("error after", about)
         return answers
 
     def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
-        self._fail("error before")
+        about = _of([commit.instance_id for commit in commits])
+        self._fail("error before", about)
         outcomes = [self._commit(commit) for commit in commits]
-        self._fail("error after")
+        self._fail("error after", about)
         return outcomes
 
     def begin(self, commits: Sequence[Commit]) -> Callable[[], list[Outcome]]:
@@ -109,15 +119,16 @@ class FaultyStore:
     def _commit(self, commit: Commit) -> Outcome:
         if not self.rates:
             return self.apply(commit)
-        if self._strikes("unknown not done"):
+        about = _of([commit.instance_id])
+        if self._strikes("unknown not done", about):
             return Outcome.UNKNOWN
-        if self._strikes("unknown late"):
+        if self._strikes("unknown late", about):
             self._later(self._random.random() * 0.5, lambda: self.apply(commit))
             return Outcome.UNKNOWN
-        if self._strikes("conflict"):
+        if self._strikes("conflict", about):
             self._another_owner(commit.instance_id)
         outcome = self.apply(commit)
-        return Outcome.UNKNOWN if self._strikes("unknown done") else outcome
+        return Outcome.UNKNOWN if self._strikes("unknown done", about) else outcome
 
     def apply(self, commit: Commit) -> Outcome:
         """The commit itself, and the judge's look at it."""
@@ -132,16 +143,30 @@ class FaultyStore:
         if record is not None:
             self.inner.commit([Commit("another", instance_id, 0, record.version, record.summary)])
 
-    def _strikes(self, kind: str) -> bool:
+    def back(self) -> None:
+        """It answers again."""
+        self.away = False
+
+    def _strikes(self, kind: str, about: About) -> bool:
         rate = self.rates.get(kind)
         if rate is None or self._random.random() >= rate:
             return False
-        self._count(kind)
+        self._count(kind, about)
         return True
 
-    def _fail(self, kind: str) -> None:
-        if self.rates and self._strikes(kind):
+    def _fail(self, kind: str, about: About) -> None:
+        if self.away and kind == "error before":
+            raise StoreError("simulated: it is away")
+        if self.rates and self._strikes(kind, about):
             raise StoreError(f"simulated: {kind}")
+
+
+def _of(instance_ids: Sequence[str]) -> About:
+    return lambda row: row.instance_id in instance_ids
+
+
+def _named(keys: Sequence[str]) -> About:
+    return lambda row: row.key in keys
 
 
 class _Open:
@@ -175,6 +200,8 @@ class Judge:
         self._current: dict[str, str] = {}
         self._gone_executions: set[str] = set()
         self._where = ""
+        self.ends: Counter[str] = Counter()  # how often each instance has ended, but for those of triggers
+        self._changes = 0  # of triggers, since their history began
 
     def purged(self, executions: Iterable[ExecutionKey]) -> None:
         """These are gone: nothing may bring them back."""
@@ -194,6 +221,9 @@ class Judge:
 
     def committed(self, commit: Commit) -> None:
         instance_id = commit.instance_id
+        if instance_id == TRIGGERS:
+            self._triggers_changed(commit)
+            return
         if commit.summary.execution_id in self._gone_executions:
             raise Wrong(f"instance {instance_id!r} has come back with an execution that was purged or forgotten")
         if commit.replaces:
@@ -211,13 +241,23 @@ class Judge:
         if summary.status.finished:
             self.unfinished.pop(instance_id, None)
             self.finished[instance_id] = None
-            if not self.executions[summary.execution_id][1].ended:
-                raise Wrong(f"instance {instance_id!r} is {summary.status}, its history has not ended")
+            last = self.executions[summary.execution_id][1].events[-1]
+            if (last.type, last.status, bytes(last.result)) != (_END, summary.status.value, bytes(summary.output)):
+                raise Wrong(f"instance {instance_id!r} is {summary.status} with {bytes(summary.output)!r}, not {last}")
+        elif self.executions[summary.execution_id][1].ended:
+            raise Wrong(f"instance {instance_id!r} is {summary.status}, its history has ended")
         elif instance_id in self.finished and not commit.replaces and not self._was_rewound(commit):
             raise Wrong(f"instance {instance_id!r} was finished and is {summary.status}")
         else:
             self.finished.pop(instance_id, None)
             self.unfinished[instance_id] = None
+
+    def _triggers_changed(self, commit: Commit) -> None:
+        """Their history is one list of changes, which may begin anew."""
+        for append in commit.appends:
+            if append.start != (0 if commit.replaces else self._changes):
+                raise Wrong(f"the triggers have {self._changes} changes, and not {append.start}")
+            self._changes = append.start + len(decode_events(append.events))
 
     def _was_rewound(self, commit: Commit) -> bool:
         return any(decode_events(append.events)[0].type == h.EXECUTION_REWOUND for append in commit.appends)
@@ -239,6 +279,8 @@ class Judge:
                 raise Wrong(f"{self._where} {state.length}: {event.type} of task {event.task_id}: {problem}")
             state.length += 1
             state.events.append(event)
+            if event.type == h.EXECUTION_COMPLETED and not state.events[0].name.startswith("@"):
+                self.ends[instance_id] += 1
 
     def _follow(self, state: _Open, event: Event) -> str:
         if event.type == h.EXECUTION_REWOUND:
@@ -339,6 +381,12 @@ def _awaited(state: _Open, event: Event) -> str:
 
 
 def _raised(state: _Open, event: Event) -> str:
+    if event.name == h.CLOUD_EVENT:
+        state.timers.pop(event.task_id, None)
+        if event.task_id not in state.waits:
+            return "nobody waits for this CloudEvent"
+        state.waits.remove(event.task_id)
+        return ""
     data = bytes(event.input)
     if data in state.raised:
         return f"the event with the data {data!r} is recorded twice"
@@ -390,6 +438,7 @@ def _ended(state: _Open, event: Event) -> str:
     return ""
 
 
+_END: Final = h.EXECUTION_COMPLETED
 # A turn that only terminates.
 _WHILE_SUSPENDED: Final = frozenset(
     {h.EXECUTION_RESUMED, h.ORCHESTRATOR_STARTED, h.EXECUTION_TERMINATED, h.EXECUTION_COMPLETED}

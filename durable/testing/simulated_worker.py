@@ -12,11 +12,12 @@ from ..model import history as h
 from ..model.errors import StoreError
 from ..model.history import Event
 from ..model.limits import Limits
-from ..ports import Outcome
+from ..ports import Outcome, Row
 from ..replay.guard import Watch
 from ..replay.live_code import Code
 from ..runtime import requests as ask
 from ..runtime.loop import Loop
+from ..triggers.drafting import no_function
 from .programs import CODES, attempt_activity
 from .simulated_store import Wrong
 
@@ -34,6 +35,7 @@ class Worker:
         self.offset = 0.0
         self.epoch = 0
         self.paused = False
+        self.owned: set[int] = set()
         self.codeless = False
         self.requests: Any = None
         self.pending: Any = None
@@ -62,14 +64,22 @@ class Worker:
             ask.Created: lambda r: None,
             ask.Publish: lambda r: world.broker.publish(r.messages),
             ask.Announce: lambda r: None,
+            ask.Clear: lambda r: 0,
             ask.Settle: lambda r: world.broker.settle(self, r),
             ask.Declare: lambda r: world.broker.declare(r.queues),
             ask.Receive: lambda r: world.broker.receive(self, r),
+            ask.Sources: lambda r: world.sources.serve(self, r),
+            ask.Taken: lambda r: world.sources.taken(self, r),
+            ask.Emit: lambda r: world.sources.emit(r),
         }
 
     @property
     def up(self) -> bool:
         return self.requests is not None and not self.paused
+
+    def is_concerned(self, row: Row) -> bool:
+        """Whether it has this row, or looks after it."""
+        return row.holder == self.holder or row.partition in self.owned
 
     def clock(self) -> datetime:
         return self.world.time(self.offset)
@@ -80,12 +90,13 @@ class Worker:
         world = self.world
         self.epoch += 1
         self.holder = f"{self.name}.{self.epoch}"
-        self.codeless = world.chance("code missing")
+        self.codeless = world.chance("code missing", lambda row: True)
         if self.codeless:
             world.later(world.random.uniform(0.1, 3.0), self.learn)
         self.inbox, self.running, self.missed, self.sleeping = [], {}, [], 0
         env = Env(self.holder, world.plan.hold, world.mint, world.plan.partitions, Limits(), self.watch)
-        self.requests = Loop(env, self, self.clock, world.plan.settings, world.plan.serving).run()
+        find = no_function if world.triggers is None else world.triggers.find
+        self.requests = Loop(env, self, self.clock, world.plan.settings, world.plan.serving, find).run()
         world.note(self.name, f"boots as {self.holder}")
         self.pending = next(self.requests)
         self._schedule()
@@ -96,6 +107,7 @@ class Worker:
         self.requests = None
         self.epoch += 1
         self.world.broker.gone(self)
+        self.world.sources.gone(self)
 
     def reboot(self) -> None:
         if self.requests is None:
@@ -186,6 +198,7 @@ class Worker:
         self.requests = None
         self.epoch += 1
         world.broker.gone(self)
+        world.sources.gone(self)
         world.soon(world.assign)
         world.later(world.random.uniform(0.0, 2.0), self.reboot)
 
@@ -219,11 +232,11 @@ class Worker:
         )
         done = ask.Done(invocation, event)
         world = self.world
-        if world.chance("done late"):
+        if world.chance("done late", lambda row: row.key == invocation.row_key):
             world.later(world.random.uniform(0.0, 5.0), lambda: self._report(done, epoch))
         else:
             self._report(done, epoch)
-        if world.chance("done twice"):
+        if world.chance("done twice", lambda row: row.key == invocation.row_key):
             world.later(world.random.uniform(0.0, 5.0), lambda: self._report(done, epoch))
 
     def _report(self, done: ask.Done, epoch: int) -> None:

@@ -28,7 +28,10 @@ from ..runtime.serving import Patience, Serving
 from .programs import Script
 from .simulated_broker import BROKER_FAULTS, Broker
 from .simulated_client import Client
+from .simulated_coverage import About, Met, met_by
+from .simulated_source import EventSources
 from .simulated_store import STORE_FAULTS, FaultyStore
+from .simulated_triggers import Triggers
 from .simulated_worker import Worker
 
 EPOCH: Final = datetime(2030, 1, 1, tzinfo=timezone.utc)
@@ -36,8 +39,10 @@ EPOCH: Final = datetime(2030, 1, 1, tzinfo=timezone.utc)
 # Faults of processes: how many of each a run has, at most. Faults of messages: the chance of each, at most.
 PROCESS_FAULTS: Final = {
     "crash": 5, "pause": 4, "drain": 3, "clock forward": 3, "clock back": 3, "two owners": 4, "wrong alive": 4,
+    "power cut": 2, "clock a day forward": 1, "store away": 2,
 }  # fmt: skip
-MAIL_FAULTS: Final = {"queue lost": 4, "connection lost": 4}
+MAIL_FAULTS: Final = {"queue lost": 4, "connection lost": 4, "broker emptied": 2, "publishing blocked": 2}
+_OF_ONE: Final = ("crash", "pause", "drain", "clock forward", "clock back", "clock a day forward", "connection lost")
 MESSAGE_FAULTS: Final = {"hint lost": 0.7, "done twice": 0.4, "done late": 0.4, "code missing": 0.8}
 STORE_RATE: Final = 0.15
 DETECTED: Final = 1.0  # seconds until a dead worker's partitions move
@@ -60,9 +65,10 @@ class Plan(NamedTuple):
     terminate: Collection[int]
     slow: float
     serving: Serving
+    triggers: bool = False
 
 
-def make_plan(random: Random, scripts: Sequence[Script], faults: bool) -> Plan:
+def make_plan(random: Random, scripts: Sequence[Script], faults: bool, *, triggers: bool = False) -> Plan:
     """Swarm testing: each seed turns on some of the faults, at rates of its own."""
     heal = random.uniform(1.0, 8.0)
     by_mail = random.random() < 0.6
@@ -101,6 +107,7 @@ def make_plan(random: Random, scripts: Sequence[Script], faults: bool) -> Plan:
             carried=7,
             patience=HASTY,
         ),
+        triggers=triggers,
     )
 
 
@@ -128,6 +135,7 @@ class World:
         self.trace_hash = 0
         self.tell_reader = tell
         self.faults: Counter[str] = Counter()
+        self.met: Met | None = None  # pairs of a fault and the state of a row, for who wants to know
         self.runs: Counter[str] = Counter()
         self.healed = not (plan.store_rates or plan.message_rates or plan.strikes)
         self.store = FaultyStore(store or MemoryStore(plan.partitions), random, self.later, self.count)
@@ -141,7 +149,9 @@ class World:
         self._minted = 0
         self._planned = 0
         self.broker = Broker(self)
+        self.sources = EventSources(self)
         self.workers = [Worker(self, number) for number in range(plan.workers)]
+        self.triggers = Triggers(self) if plan.triggers else None
         self.clients = [Client(self, n, script, n in plan.terminate) for n, script in enumerate(plan.scripts)]
 
     # ---- time
@@ -161,15 +171,19 @@ class World:
         self._minted += 1
         return f"{self._minted:08x}"
 
-    def count(self, kind: str) -> None:
+    def count(self, kind: str, about: About) -> None:
+        """A fault, or what a client does that few do; and which rows it is about."""
         self.faults[kind] += 1
         self.note("fault", kind)
+        if self.met is not None:
+            living = {worker.holder for worker in self.workers if worker.requests is not None}
+            self.met |= met_by(kind, about, self.store.inner._rows.values(), self.time().timestamp(), living)
 
-    def chance(self, kind: str) -> bool:
+    def chance(self, kind: str, about: About) -> bool:
         rate = self.message_rates.get(kind)
         if rate is None or self.random.random() >= rate:
             return False
-        self.count(kind)
+        self.count(kind, about)
         return True
 
     def note(self, who: str, what: str) -> None:
@@ -182,6 +196,9 @@ class World:
 
     def run(self, patience: float = 120.0) -> None:
         """Raises `Wrong` when something is broken. Ends early when all is done and every row is gone."""
+        if self.triggers is not None:
+            self.triggers.set_up()
+            self.later(self.random.random() * 0.5, self.triggers.act)
         for worker in self.workers:
             worker.boot()
         self.assign()
@@ -192,24 +209,33 @@ class World:
         for client in self.clients:
             self.later(self.random.random() * 0.5, client.act)
         deadline = self.plan.heal + patience
-        agenda, rows, unfinished = self._agenda, self.store.inner._rows, self.store.judge.unfinished
-        busy = set(self.clients)
+        agenda = self._agenda
         while agenda:
             self.now, _, call = heapq.heappop(agenda)
             if self.now > deadline:
                 return
             call()
             self.steps += 1
-            if not unfinished and not left(rows.values()) and not any(self.broker.unsettled.values()):
-                busy = {client for client in busy if client.busy}
-                if not busy:
-                    return
+            if not self.has_work() and (self.triggers is None or not self.triggers.busy):
+                return
+
+    def has_work(self) -> bool:
+        """Whether there is anything that is not done, or a client has not yet done all of its own."""
+        return bool(
+            self.store.judge.unfinished
+            or left(self.store.inner._rows.values())
+            or any(self.broker.unsettled.values())
+            or self.sources.busy
+            or any(client.busy for client in self.clients)
+        )
 
     def heal(self) -> None:
         """Faults end: everybody is there, has the code, agrees about the time and about who owns what."""
         self.healed = True
         self.store.rates = {}
+        self.store.away = False
         self.message_rates = {}
+        self.broker.unblock()
         self.note("world", "heals")
         offset = max(worker.offset for worker in self.workers)
         for worker in self.workers:
@@ -224,30 +250,52 @@ class World:
         worker = self.random.choice(self.workers)
         if self.healed or (kind in ("crash", "pause", "drain") and not worker.up):
             return
-        self.count(kind)
+        self.count(kind, worker.is_concerned if kind in _OF_ONE else lambda row: True)
         if kind == "crash":
-            worker.crash()
-            self.reassign()
-            self.later(self.random.uniform(0.0, 3.0), worker.reboot)
+            self.crash(worker)
+        elif kind == "power cut":
+            for each in self.workers:
+                self.crash(each)
         elif kind == "pause":
             worker.paused = True
             self.reassign()
-            self.later(self.random.uniform(0.5, 2.0), lambda: self.broker.cut(worker) if worker.paused else None)
+            self.later(self.random.uniform(0.5, 2.0), lambda: self.cut(worker) if worker.paused else None)
             self.later(self.random.uniform(0.1, 4.0), worker.resume)
         elif kind == "queue lost":
             if self.broker.queues:
                 self.broker.lose(self.random.choice(sorted(self.broker.queues)))
+        elif kind == "broker emptied":
+            for queue in list(self.broker.queues):
+                self.broker.lose(queue)
+        elif kind == "publishing blocked":
+            self.broker.blocked = self.broker.blocked or []
+            self.later(self.random.uniform(0.1, 3.0), self.broker.unblock)
+        elif kind == "store away":
+            self.store.away = True
+            self.later(self.random.uniform(0.1, 2.0), self.store.back)
         elif kind == "connection lost":
-            self.broker.cut(worker)
+            self.cut(worker)
             self.later(self.random.uniform(0.0, 1.0), lambda: self.broker.mend(worker))
         elif kind == "drain":
             worker.tell(ask.Stop(self.random.uniform(0.0, 1.0)))
+        elif kind == "clock a day forward":
+            worker.offset += 86_400.0
         elif kind == "clock forward":
             worker.offset += self.random.uniform(30.0, 300.0)
         elif kind == "clock back":
             worker.offset -= self.random.uniform(0.1, 20.0)
         else:
             self.assign(kind)
+
+    def crash(self, worker: Worker) -> None:
+        worker.crash()
+        self.reassign()
+        self.later(self.random.uniform(0.0, 3.0), worker.reboot)
+
+    def cut(self, worker: Worker) -> None:
+        """Its connections end."""
+        self.broker.cut(worker)
+        self.sources.cut(worker)
 
     def reassign(self) -> None:
         """Somebody came or went: in a while the others know."""
@@ -270,13 +318,14 @@ class World:
             if fault == "wrong alive":
                 believed = {w.holder for w in self.workers if self.random.random() < 0.5} | {worker.holder}
             self.note(worker.name, f"owns {sorted(owned[worker])}, believes in {sorted(believed)}")
+            worker.owned = owned[worker]
             mine = [(DEFAULT_GROUP, partition) for partition in sorted(owned[worker])]
             worker.tell(ask.Assigned(mine, believed, NEWCOMER))
 
     def notify(self, instance_ids: Collection[str]) -> None:
         """A hint to everybody, which may be lost, or say less than it should."""
         for worker in self.workers:
-            if worker.up and not self.chance("hint lost"):
+            if worker.up and not self.chance("hint lost", lambda row: row.instance_id in instance_ids):
                 ids = None if self.random.random() < 0.05 else tuple(instance_ids)
                 # Bound now, not at the call; mypy can't infer such a lambda.
                 self.soon(lambda worker=worker, ids=ids: worker.tell(ask.Hint(ids)))  # type: ignore[misc]
@@ -284,11 +333,11 @@ class World:
     def hand_over(self, creation: Commit) -> None:
         """A client that lives with one of the workers gives it what it has just started, for whoever serves it."""
         worker = self.random.choice(self.workers)
-        if worker.up and not self.chance("hint lost"):
+        if worker.up and not self.chance("hint lost", lambda row: row.instance_id == creation.instance_id):
             self.soon(lambda: worker.tell(ask.Started([created(creation)])))
 
     def create(self, creation: Commit) -> None:
         """A client that lives with one of the workers has it create an instance, and is not told what became of it."""
         worker = self.random.choice(self.workers)
-        if worker.up and not self.chance("hint lost"):
+        if worker.up and not self.chance("hint lost", lambda row: row.instance_id == creation.instance_id):
             self.soon(lambda: worker.tell(ask.Started([uncreated(creation)])))

@@ -14,230 +14,64 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from random import Random
 from typing import NamedTuple
+from unittest.mock import patch
 
-import msgspec
-
-from ..app.claiming import ClaimedStore
-from ..engine.instance import Env, Instance
-from ..engine.step import revive
-from ..model import history as h
-from ..model.history import Event, Raw, decode_event, decode_events
-from ..model.limits import Limits
-from ..model.status import RuntimeStatus, Summary
-from ..payload.claims import names_in, place, redeemed
-from ..ports import ExecutionKey, Want
-from ..replay.guard import Watch
-from ..replay.mismatch import Mismatch
-from .allowed_results import CANCEL, Outcome, fits_program, shows_a_cancel
+from ..engine import triggering
 from .planted import PLANTED, planted
-from .programs import CODES, NOBODY, Node, make_script, root_cause
-from .simulated_store import Wrong
-from .simulated_world import World, left, make_plan
+from .programs import make_script
+from .simulated_broker import BROKER_FAULTS
+from .simulated_client import INTERVENTIONS
+from .simulated_coverage import Met, can_meet
+from .simulated_end import check_the_end
+from .simulated_store import STORE_FAULTS, Wrong
+from .simulated_world import MAIL_FAULTS, MESSAGE_FAULTS, PROCESS_FAULTS, World, make_plan
 
 
 class Report(NamedTuple):
-    """How one seed ended; `wrong` is empty when nothing was."""
+    """How one seed ended; `wrong` is empty when nothing was. events: published for triggers."""
 
     seed: int
     wrong: str
     trace_hash: int
     instances: int
+    events: int
     steps: int
     faults: Counter[str]
+    met: Met
 
 
-def run_seed(seed: int, *, bug: str = "", trace: bool = False) -> Report:
-    """One run. bug: a planted one, by name. trace: print each step."""
+def run_seed(seed: int, *, bug: str = "", trace: bool = False, coverage: bool = False) -> Report:
+    """One run. bug: a planted one, by name. trace: print each step. coverage: see which faults meet which rows."""
     random = Random(seed)
-    scripts = [make_script(random, random.choice((1, 2, 4, 7))) for _ in range(random.choice((1, 1, 2, 3)))]
-    plan = make_plan(random, scripts, faults=random.random() > 0.1)
-    with planted(bug) as store_type:
-        inline = 30 if seed % 3 == 0 else None  # not by chance: that would make other runs of all seeds
+    # Not by chance, which would make other runs of all seeds.
+    inline = 30 if seed % 3 == 0 else None
+    triggers = seed % 4 == 2
+    scripts = [
+        make_script(random, random.choice((1, 2, 4, 7)), ticks=triggers) for _ in range(random.choice((1, 1, 2, 3)))
+    ]
+    plan = make_plan(random, scripts, faults=random.random() > 0.1, triggers=triggers)
+    # A history of triggers that is soon too long begins anew.
+    long = 5_000 if seed % 8 == 2 else triggering._LONG
+    with planted(bug) as store_type, patch.object(triggering, "_LONG", long):
         world = World(random, plan, print if trace else None, store_type(plan.partitions), inline)
+        world.met = set() if coverage else None
         if trace:
             print(f"{plan.workers} workers, {plan.partitions} partitions, {plan.settings}")
             for number, script in enumerate(scripts):
                 print(f"i{number}: {script}")
         try:
             world.run()
-            _check_the_end(world)
+            check_the_end(world)
             wrong = ""
         except Wrong as error:
             wrong = str(error)
     judge = world.store.judge
-    return Report(seed, wrong, world.trace_hash, len(judge.finished) + len(judge.unfinished), world.steps, world.faults)
-
-
-# ---- what must be true at the end
-
-
-def _check_the_end(world: World) -> None:
-    store, judge = world.store.inner, world.store.judge
-    _put_payloads_back(world)
-    if judge.unfinished:
-        stuck = ", ".join(f"{i} ({_standing(world, i)})" for i in judge.unfinished)
-        raise Wrong(f"stuck {world.now - world.plan.heal:.0f} s after the last fault: {stuck}")
-    terminated: set[str] = set()
-    for client in world.clients:
-        if client.terminated:
-            terminated.add(client.instance_id)
-        if client.instance_id in judge.gone:
-            continue
-        summary = _summary(world, client.instance_id)
-        _check_result(summary, client.script.program, client.terminated, bool(client.cancels))
-    _check_children(world, terminated)
-    _check_what_was_sent(world)
-    over = [
-        row for row in left(store._rows.values()) if not (row.kind == "timer" and _was_stopped(world, row.instance_id))
-    ]
-    if over:
-        raise Wrong(f"rows left behind: {', '.join(f'{row.kind} {row.key} of {row.instance_id}' for row in over)}")
-    held = [tag for tags in world.broker.unsettled.values() for tag in tags]
-    if held:
-        raise Wrong(f"deliveries {held} were never settled: each takes a place from its worker for ever")
-    for execution_id, (instance_id, _) in judge.executions.items():
-        _check_replay(world, instance_id, execution_id)
-    if not world.faults:
-        several = [key for key, count in world.runs.items() if count != 1]
-        if several:
-            raise Wrong(f"without any fault, these activities ran more than once: {several}")
-    _check_blobs(world)
-
-
-def _put_payloads_back(world: World) -> None:
-    """So that whoever looks into the store from here on sees them."""
-    store, blobs = world.store.inner, {name: data for name, (data, _) in world.blobs.kept.items()}
-    if blobs:
-        missing = {n for rows in store._history.values() for _, row in rows for n in names_in(row)} - blobs.keys()
-        if missing:
-            raise Wrong(f"blobs that a history names are missing: {sorted(missing)}")
-        for execution_id, rows in store._history.items():
-            store._history[execution_id] = [(start, redeemed(row, blobs)) for start, row in rows]
-        for instance_id, found in store._instances.items():
-            output = Raw(redeemed(found.summary.output, blobs))
-            summary = msgspec.structs.replace(found.summary, output=output)
-            store._instances[instance_id] = found._replace(summary=summary)
-
-
-def _check_blobs(world: World) -> None:
-    """When all is purged, what is left is nobody's: of starts that never were."""
-    store = world.store.inner
-    known = store.summaries(sorted(store._instances))
-    ClaimedStore(store, world.blobs, 0).purge([ExecutionKey(s.instance_id, s.execution_id) for s in known if s])
-    places = {place(instance_id, execution) for execution, (instance_id, _) in world.store.judge.executions.items()}
-    left = [name for name in world.blobs.kept if name.startswith(tuple(places))]
-    if left:
-        raise Wrong(f"blobs are left of what was purged: {left}")
-
-
-def _summary(world: World, instance_id: str) -> Summary:
-    record = world.store.inner.load([Want(instance_id)])[0]
-    assert record is not None
-    return record.summary
-
-
-def _standing(world: World, instance_id: str) -> str:
-    summary = _summary(world, instance_id)
-    rows = [row.key for row in world.store.inner._rows.values() if row.instance_id == instance_id]
-    return f"{summary.status} {summary.blocked_reason} rows {rows}"
-
-
-def _was_stopped(world: World, instance_id: str) -> bool:
-    if instance_id in world.store.judge.gone:
-        return True  # a row of it ends when its time has come
-    # Which of several waits of one name an event went to, a history does not say: a timer may outlive a termination.
-    return _summary(world, instance_id).status is RuntimeStatus.TERMINATED
-
-
-def _check_result(summary: Summary, program: Node, terminated: bool, cancelled: bool = False) -> None:
-    if summary.status is RuntimeStatus.CANCELED:
-        if not cancelled or msgspec.json.decode(summary.output) != CANCEL:
-            raise Wrong(f"{summary.instance_id} is CANCELED with {bytes(summary.output)!r}, and nobody asked for it")
-        return
-    if summary.status is RuntimeStatus.TERMINATED:
-        if not terminated or bytes(summary.output) != b'"stop"':
-            raise Wrong(f"{summary.instance_id} is TERMINATED with {bytes(summary.output)!r}, and nobody asked for it")
-        return
-    if summary.status is RuntimeStatus.FAILED:
-        assert summary.failure is not None
-        outcome = Outcome(False, root_cause(summary.failure))
-    else:
-        outcome = Outcome(True, msgspec.json.decode(summary.output))
-    if shows_a_cancel(outcome.value) and not cancelled:
-        raise Wrong(f"{summary.instance_id} ended with {outcome}, and nobody cancelled it")
-    if not fits_program(program, outcome):
-        raise Wrong(f"{summary.instance_id} ended with {outcome}, which its program can't give: {program}")
-
-
-def _check_children(world: World, terminated: set[str]) -> None:
-    for execution_id, (instance_id, _) in world.store.judge.executions.items():
-        started = _events(world, execution_id)[0]
-        if started.parent is None:
-            continue
-        root = instance_id.split(":")[0]
-        summary = _summary(world, instance_id)
-        if summary.execution_id == execution_id:
-            program = msgspec.json.decode(started.input)
-            if summary.status is not RuntimeStatus.FAILED and summary.status is not RuntimeStatus.TERMINATED:
-                program = [program[0], program[1] + len(program[2]), []]
-            _check_result(summary, program, root in terminated)
-
-
-def _check_what_was_sent(world: World) -> None:
-    """Detached starts have started, and what was sent to nobody is kept, each of it once."""
-    sent = Counter(bytes(event.input) for event in world.store.judge.sent_by_gone if event.instance_id == NOBODY)
-    for execution_id, (instance_id, _) in world.store.judge.executions.items():
-        events = _events(world, execution_id)
-        start_at = events[0].fire_at
-        first = next((e for e in events if e.type == h.ORCHESTRATOR_STARTED), None)
-        ended_at_once = len(events) > 2 and events[-2].type == h.EXECUTION_TERMINATED
-        if start_at is not None and first is not None and first.timestamp < start_at and not ended_at_once:
-            raise Wrong(f"{instance_id} began at {first.timestamp}, and not at {start_at}")
-        for event in events:
-            if event.type == h.EVENT_SENT and event.instance_id == NOBODY:
-                sent[bytes(event.input)] += 1
-            elif (
-                event.type == h.CHILD_CREATED
-                and event.status == h.DETACHED
-                and event.instance_id not in world.store.judge.gone
-            ):
-                summary = _summary(world, event.instance_id)
-                _check_result(summary, msgspec.json.decode(event.input), terminated=False)
-    rows = world.store.inner._rows.values()
-    kept = Counter(bytes(decode_event(row.body).input) for row in rows if row.instance_id == NOBODY)
-    if kept != sent:
-        raise Wrong(f"sent to nobody was {sent}, kept is {kept}")
-
-
-def _events(world: World, execution_id: str) -> list[Event]:
-    return [event for _, row in world.store.inner._history[execution_id] for event in decode_events(row)]
-
-
-def _check_replay(world: World, instance_id: str, execution_id: str) -> None:
-    """A fresh execution, fed with the stored history, asks for the very commands that are stored."""
-    turns = [decode_events(row) for _, row in world.store.inner._history[execution_id]]
-    events = [event for turn in turns for event in turn]
-    if len(events) > 1 and events[-2].type == h.EXECUTION_TERMINATED:
-        turns = turns[:-1]
-    started = events[0]
-    summary = msgspec.structs.replace(
-        _summary(world, instance_id), execution_id=execution_id, status=RuntimeStatus.RUNNING
-    )
-    stored = [event for turn in turns for event in turn]
-    env = Env("replay", 1.0, str, world.plan.partitions, Limits(), Watch())
-    try:
-        execution = revive(
-            Instance(summary, 1, started, len(events), None, stored),
-            CODES[started.name],
-            env,
-        )
-    except Mismatch as mismatch:
-        raise Wrong(f"{instance_id}: its own history does not replay: {mismatch.reason}") from mismatch
-    ended = events[-1].type in (h.EXECUTION_COMPLETED, h.CONTINUE_AS_NEW) and events[-2].type != h.EXECUTION_TERMINATED
-    if execution.finished != ended:
-        raise Wrong(f"{instance_id}: replayed, it is {'' if execution.finished else 'not '}finished")
+    instances = len(judge.finished) + len(judge.unfinished)
+    events = 0 if world.triggers is None else sum(map(len, world.triggers.published.values()))
+    return Report(seed, wrong, world.trace_hash, instances, events, world.steps, world.faults, world.met or set())
 
 
 # ---- many of them
@@ -248,37 +82,54 @@ class Total(NamedTuple):
 
     seeds: int
     instances: int
+    events: int
     steps: int
     faults: Counter[str]
+    met: Met
     wrong: list[Report]
 
 
-def run_seeds(seeds: Iterable[int], *, bug: str = "", stop_at_first: bool = False) -> Total:
+def run_seeds(seeds: Iterable[int], *, bug: str = "", stop_at_first: bool = False, coverage: bool = False) -> Total:
     """Run these seeds in this process."""
-    instances = steps = count = 0
+    instances = events = steps = count = 0
     faults: Counter[str] = Counter()
+    met: Met = set()
     wrong: list[Report] = []
     for seed in seeds:
-        report = run_seed(seed, bug=bug)
+        report = run_seed(seed, bug=bug, coverage=coverage)
         count += 1
         instances += report.instances
+        events += report.events
         steps += report.steps
         faults += report.faults
+        met |= report.met
         if report.wrong:
             wrong.append(report)
             if stop_at_first:
                 break
-    return Total(count, instances, steps, faults, wrong)
+    return Total(count, instances, events, steps, faults, met, wrong)
 
 
 def add(totals: Sequence[Total]) -> Total:
+    """One total of several."""
     faults: Counter[str] = Counter()
     for total in totals:
         faults += total.faults
-    wrong = [report for total in totals for report in total.wrong]
     return Total(
-        sum(t.seeds for t in totals), sum(t.instances for t in totals), sum(t.steps for t in totals), faults, wrong
+        sum(total.seeds for total in totals),
+        sum(total.instances for total in totals),
+        sum(total.events for total in totals),
+        sum(total.steps for total in totals),
+        faults,
+        set().union(*(total.met for total in totals)),
+        [report for total in totals for report in total.wrong],
     )
+
+
+def never_met(met: Met) -> list[str]:
+    """Pairs of a fault and a state of a row that can meet, and have not."""
+    faults = (*STORE_FAULTS, *PROCESS_FAULTS, *MAIL_FAULTS, *MESSAGE_FAULTS, *BROKER_FAULTS, *INTERVENTIONS)
+    return [f"{fault}: {state}" for fault in faults for state in can_meet(fault) if (fault, state) not in met]
 
 
 def command(seed: int, bug: str = "") -> str:
@@ -289,12 +140,14 @@ def command(seed: int, bug: str = "") -> str:
 def summary_line(total: Total, seconds: float) -> str:
     faults = ", ".join(f"{count:,} {kind}" for kind, count in sorted(total.faults.items()))
     return (
-        f"{total.seeds:,} seeds, {total.instances:,} instances, {total.steps:,} steps in {seconds:.0f} s "
-        f"({total.seeds / max(seconds, 0.001):.0f} seeds/s); faults: {faults or 'none'}; {len(total.wrong)} wrong"
+        f"{total.seeds:,} seeds, {total.instances:,} instances, {total.events:,} events, {total.steps:,} steps "
+        f"in {seconds:.0f} s ({total.seeds / max(seconds, 0.001):.0f} seeds/s); "
+        f"faults: {faults or 'none'}; {len(total.wrong)} wrong"
     )
 
 
-def _quiet() -> None:
+def be_quiet() -> None:
+    """Log nothing of what is simulated."""
     # What the engine has to say about simulated faults is no news, and writing it costs more than the run.
     logging.getLogger("durable").setLevel(logging.CRITICAL)
 
@@ -309,31 +162,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=int, default=1, help="the first seed (default 1)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--bug", choices=sorted(PLANTED), default="", help="plant this bug; the simulator must find it")
+    parser.add_argument("--coverage", action="store_true", help="say which faults met no row of which state")
     given = parser.parse_args(arguments)
-    _quiet()
+    be_quiet()
     if given.seed is not None:
         report = run_seed(given.seed, bug=given.bug, trace=given.trace)
         print(f"seed {report.seed}: {report.wrong or 'right'} (trace {report.trace_hash:08x})")
         return 1 if report.wrong else 0
     began = time.monotonic()
-    total = _in_processes(given.start, given.seeds, given.jobs, given.bug)
+    total = _in_processes(given.start, given.seeds, given.jobs, given.bug, given.coverage)
     for report in total.wrong[:10]:
         print(f"seed {report.seed} is wrong: {report.wrong}\n    {command(report.seed, given.bug)}")
+    if given.coverage:
+        print(f"{len(total.met):,} pairs of a fault and a row's state; never met: {never_met(total.met) or 'none'}")
     print(summary_line(total, time.monotonic() - began))
     return 1 if total.wrong else 0
 
 
-def _in_processes(start: int, count: int, jobs: int, bug: str) -> Total:
+def _in_processes(start: int, count: int, jobs: int, bug: str, coverage: bool) -> Total:
     if jobs <= 1:
-        return run_seeds(range(start, start + count), bug=bug)
+        return run_seeds(range(start, start + count), bug=bug, coverage=coverage)
     size = max(1, min(250, count // jobs))
     chunks = [range(first, min(first + size, start + count)) for first in range(start, start + count, size)]
-    with ProcessPoolExecutor(jobs, initializer=_quiet) as pool:
-        return add([*pool.map(_chunk, chunks, [bug] * len(chunks))])
-
-
-def _chunk(seeds: range, bug: str) -> Total:
-    return run_seeds(seeds, bug=bug)
+    with ProcessPoolExecutor(jobs, initializer=be_quiet) as pool:
+        return add([*pool.map(partial(run_seeds, bug=bug, coverage=coverage), chunks)])
 
 
 if __name__ == "__main__":

@@ -43,13 +43,14 @@ def _quiet() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def total(_quiet: None) -> Total:
-    return run_seeds(range(1, SEEDS + 1))
+    return run_seeds(range(1, SEEDS + 1), coverage=True)
 
 
 def test_everything_ends_right_whatever_fails(total: Total) -> None:
     assert [(report.wrong, command(report.seed)) for report in total.wrong] == []
     assert total.seeds == SEEDS
     assert total.instances > 2 * SEEDS
+    assert total.events > 10 * SEEDS  # that triggers have taken
 
 
 def test_every_kind_of_fault_was_there(total: Total) -> None:
@@ -62,7 +63,7 @@ def test_the_judge_follows_an_execution_that_is_forgotten() -> None:
     now = moment(0)
     started = encode_events([Event(EXECUTION_STARTED, now)])
     ends = Append("e1", 1, encode_events([Event(CONTINUE_AS_NEW, now)]))
-    store = FaultyStore(MemoryStore(), Random(0), lambda _, __: None, lambda _: None)
+    store = FaultyStore(MemoryStore(), Random(0), lambda _, __: None, lambda _, __: None)
     turns = [
         turn("a", 0, Append("e1", 0, started), execution="e1"),
         turn("a", 1, ends, Append("e2", 0, started), execution="e2", forgets=True),
