@@ -65,23 +65,21 @@ class Effects:
         if event.input:
             self.awaits(event, await_key(self.execution_id, event.task_id))
 
-    def awaits(self, awaited: Event, key: str) -> None:
-        """Tell the triggers of this wait for a CloudEvent."""
-        here = self._of_here(h.EVENT_AWAITED, awaited.task_id, awaited.input)
+    def awaits(self, awaited: Event, key: str, number: int = 0) -> None:
+        """Tell the triggers of this wait for a CloudEvent. number: of the event that opened it again."""
+        here = self._of_here(h.EVENT_AWAITED, awaited.task_id, awaited.input, number)
         self.send(Message("fact", TRIGGERS, here), key)
 
     def withdraw(self, task_id: int, number: int) -> None:
         """Nobody waits for this CloudEvent any more, since the event of that number."""
         self.drop.append(await_key(self.execution_id, task_id))  # which might come after this
-        here = self._of_here(h.TASK_CANCELED, task_id, NO_PAYLOAD)
+        here = self._of_here(h.TASK_CANCELED, task_id, NO_PAYLOAD, number)
         self.send(Message("fact", TRIGGERS, here), withdraw_key(self.execution_id, task_id, number))
 
-    def _of_here(self, kind: str, task_id: int, given: Raw) -> Event:
-        at = from_timestamp(self.now)
-        instance_id = self.summary.instance_id
-        return Event(
-            kind, at, task_id, h.CLOUD_EVENT, input=given, instance_id=instance_id, execution_id=self.execution_id
-        )
+    def _of_here(self, kind: str, task_id: int, given: Raw, number: int) -> Event:
+        at, instance_id = from_timestamp(self.now), self.summary.instance_id
+        here = Event(kind, at, task_id, h.CLOUD_EVENT, number, given)
+        return msgspec.structs.replace(here, instance_id=instance_id, execution_id=self.execution_id)
 
     def timer_ended(self, event: Event) -> None:
         self.drop.append(timer_key(self.execution_id, event.task_id, event.attempt))

@@ -113,7 +113,7 @@ def reopen(
         if wait.input and wait.task_id not in answered:
             # The end has taken it back, or was about to.
             run.drop.append(withdraw_key(summary.execution_id, wait.task_id, number - 1))
-            run.awaits(wait, f"{await_key(summary.execution_id, wait.task_id)}/{number}")
+            run.awaits(wait, f"{await_key(summary.execution_id, wait.task_id)}/{number}", number)
     if not any(event.type == h.ORCHESTRATOR_STARTED for _, event in stands):
         run.put.append(wake_row(summary, run.partition, run.now, ""))
     # The code has nothing to do with it, but a worker shall look at the rows at once.

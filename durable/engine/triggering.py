@@ -7,7 +7,8 @@ Laws.
 3. A history that has become long (`_LONG`, not counting what it began with, which may be as long) is forgotten for one
    that begins with everything there is.
 4. A wait of an orchestration is a trigger too. It comes and goes by messages, as all that instances tell each other:
-   the EventAwaited of its history, and a TaskCanceled for what nobody waits for any more.
+   the EventAwaited of its history, and a TaskCanceled for what nobody waits for any more. They come in any order, so
+   each has an attempt: the number of the event that opened the wait again, or ended it.
 5. An activity that a trigger calls is a small orchestration of its own, a child of this instance: it has all that
    activities have, and its outcome comes as any child's does.
 """
@@ -28,7 +29,7 @@ from ..model.names import TRIGGERS, derived_id, partition_of
 from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
 from ..ports import Append, Commit, Row
 from ..replay.guard import TurnTooLong, running
-from ..triggers.actions import CallActivity, Definition, RaiseEvent, Resume, StartOrchestration
+from ..triggers.actions import CallActivity, RaiseEvent, Resume, StartOrchestration
 from ..triggers.asks import decode_ask
 from ..triggers.changes import Waiting, decode_change, encode_change
 from ..triggers.context import Draft
@@ -98,7 +99,7 @@ def step(instance: Instance, arrivals: Sequence[Arrival], find: FindFunction, no
         elif event.type == h.EVENT_AWAITED:
             _await(hub, event)
         elif event.type == h.TASK_CANCELED:
-            hub.delete(_resume(event).trigger_id)
+            hub.withdraw(_resume(event))
         else:
             ignored += 1
         for body in arrival.bodies:
@@ -145,17 +146,15 @@ def _own(failure: FailureDetails | None) -> FailureDetails | None:
 
 def _await(hub: Hub, awaited: Event) -> None:
     """An orchestration waits for the first event of a pattern. Raises UnreadableHistory."""
-    resume = _resume(awaited)
     try:
         pattern = _pattern(awaited.input)
     except msgspec.MsgspecError as error:
         raise UnreadableHistory(f"what {awaited.instance_id!r} waits for can't be decoded ({error})") from error
-    if hub.view(resume.trigger_id) is None:
-        hub.add(Definition(resume.trigger_id, (pattern,), action=resume, transient=True), {})
+    hub.wait_for(pattern, _resume(awaited))
 
 
 def _resume(event: Event) -> Resume:
-    return Resume(event.instance_id, event.execution_id, event.task_id)
+    return Resume(event.instance_id, event.execution_id, event.task_id, event.attempt)
 
 
 _pattern = msgspec.json.Decoder(EventPattern).decode

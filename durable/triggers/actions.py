@@ -63,11 +63,15 @@ class RaiseEvent(Action, frozen=True, tag="raise_event"):
 
 
 class Resume(Action, frozen=True, tag="resume"):
-    """Give the event to the task of an execution that waits for it (`ctx.wait_for_cloudevent`)."""
+    """Give the event to the task of an execution that waits for it (`ctx.wait_for_cloudevent`).
+
+    attempt: a wait that a rewind has opened again is a later one.
+    """
 
     instance_id: str
     execution_id: str
     task_id: int
+    attempt: int = 0
 
     @property
     def trigger_id(self) -> str:

@@ -111,6 +111,7 @@ class Change(msgspec.Struct, omit_defaults=True):
     keeps_unmatched: bool | None = None
     sources: dict[str, Source | None] = {}  # None: it is gone
     answers: dict[str, list[str]] = {}
+    withdrawn: dict[str, int] = {}  # waits of orchestrations, by the ids of their triggers: up to which attempt
     number: int = 0
 
 

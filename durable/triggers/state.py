@@ -23,6 +23,7 @@ from .pattern import EventPattern, hears_orchestrations
 REMEMBERED: Final = 100_000
 ANSWERS: Final = 1_000  # to the last asks
 KEPT: Final = 1_000  # events that fitted no trigger, the last ones, if they are to be kept
+WITHDRAWN: Final = 1_000  # waits of orchestrations, the last ones that ended without an event
 _MATCHES: Final = 50_000  # remembered answers to "which triggers fit"
 
 
@@ -56,6 +57,7 @@ class HubState:
         self.keeps_unmatched = False
         self.sources: dict[str, Source] = {}
         self.answers: dict[str, list[str]] = {}
+        self._withdrawn: dict[str, int] = {}
         self._hearing: dict[str, tuple[EventPattern, ...]] = {}
         self._number = 0
         self._queue: deque[bytes] = deque()
@@ -118,6 +120,29 @@ class HubState:
         self._changed(trigger)
         self._change.added[trigger.id] = live.trigger
         self._change.states[trigger.id] = live.state
+
+    def wait_for(self, pattern: EventPattern, resume: Resume) -> None:
+        """An orchestration waits for the first event that fits; unless it has withdrawn that meanwhile, for its
+        messages come in any order."""
+        trigger_id = resume.trigger_id
+        live = self._triggers.get(trigger_id)
+        known = self._withdrawn.get(trigger_id, -1) if live is None else _attempt(live)
+        if resume.attempt > known:
+            self.declare(Definition(trigger_id, (pattern,), action=resume, transient=True))
+
+    def withdraw(self, resume: Resume) -> None:
+        """It waits no more, unless it has begun to wait again since then."""
+        trigger_id = resume.trigger_id
+        live = self._triggers.get(trigger_id)
+        if live is None or _attempt(live) <= resume.attempt:
+            self._delete(trigger_id)
+            self._withdraw(trigger_id, resume.attempt)
+            self._change.withdrawn[trigger_id] = resume.attempt
+
+    def _withdraw(self, trigger_id: str, attempt: int) -> None:
+        self._withdrawn[trigger_id] = max(attempt, self._withdrawn.pop(trigger_id, 0))
+        if len(self._withdrawn) > WITHDRAWN:
+            del self._withdrawn[next(iter(self._withdrawn))]
 
     def delete(self, trigger_id: str) -> bool:
         """Whether it was there."""
@@ -288,6 +313,8 @@ class HubState:
         for token, answer in change.answers.items():
             self._answer(token, answer)
         self._change.answers.clear()
+        for trigger_id, attempt in change.withdrawn.items():
+            self._withdraw(trigger_id, attempt)
         for name, source in change.sources.items():
             self._put_source(name, source)
         if change.keeps_unmatched is not None:
@@ -309,6 +336,7 @@ class HubState:
             keeps_unmatched=self.keeps_unmatched,
             sources=dict(self.sources),
             answers=dict(self.answers),
+            withdrawn=dict(self._withdrawn),
             number=self._number,
         )
 
@@ -397,6 +425,12 @@ class HubState:
     def keep_workspace(self, draft: dict[str, Any]) -> None:
         if draft != self._workspace:
             self._workspace = self._change.workspace = draft
+
+
+def _attempt(live: Live) -> int:
+    """Of the wait behind it."""
+    action = live.trigger.action
+    return action.attempt if isinstance(action, Resume) else 0
 
 
 def _view(live: Live) -> Trigger:

@@ -6,7 +6,7 @@ event, a cancel or a terminate. After each turn what the triggers have been told
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from datetime import timedelta
 from itertools import count
 from random import Random
@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from durable.engine import triggering
 from durable.engine.codeless import terminate_request
 from durable.engine.fork import fork
 from durable.engine.instance import Arrival, Env, Instance, Turn
@@ -33,6 +34,7 @@ from durable.ports import Commit, Record
 from durable.replay.context import OrchestrationContext
 from durable.replay.guard import Watch
 from durable.replay.mismatch import Mismatch
+from durable.triggers.drafting import no_function
 
 from .test_replay_laws import NOW, begin_as, cancelled, code_of, replayed
 
@@ -92,6 +94,8 @@ class System:
         self.history: list[Event] = [started]
         self.told: set[tuple[str, int]] = set()
         self.keys: set[str] = set()
+        self.messages: list[Event] = []
+        self.answered: set[tuple[str, int]] = set()
 
     @property
     def open(self) -> set[tuple[str, int]]:
@@ -135,6 +139,7 @@ class System:
                 continue
             assert row.key not in self.keys, "whoever gets it would take it for the one before"
             self.keys.add(row.key)
+            self.messages.append(message.event)
             event = message.event
             assert event.instance_id == instance.summary.instance_id
             wait = event.execution_id, event.task_id
@@ -148,6 +153,7 @@ class System:
     def came(self, wait: tuple[str, int]) -> Event:
         """What the triggers send once the event is there: theirs is transient, and gone then."""
         self.told.discard(wait)
+        self.answered.add(wait)
         return Event(h.EVENT_RAISED, NOW, wait[1], h.CLOUD_EVENT, input=Raw(BODY), execution_id=wait[0])
 
     def live(self, most: int = 20) -> None:
@@ -207,6 +213,34 @@ def test_terminated_it_waits_for_nothing(steps: list[list[Any]], order: int, aft
 @given(st.lists(PLAIN, max_size=4), st.integers(0, 2**32))
 def test_rewound_it_waits_for_what_it_waited_for(steps: list[list[Any]], order: int) -> None:
     system = System([*steps, *MORE[:-1], ["any"], ["fail"]], Random(order))
+    for commit in rewinds(system):
+        system.takes_again(commit)
+
+
+@many
+@given(st.lists(PLAIN, max_size=4), st.integers(0, 2**32), st.integers(0, 3), st.randoms())
+def test_messages_of_waits_may_come_in_any_order(steps: list[list[Any]], order: int, most: int, chance: Random) -> None:
+    """One that was long under way neither takes back a wait that a rewind has opened again, nor leaves one behind."""
+    system = System([*steps, *MORE[:-1], ["any"], ["fail"]], Random(order))
+    for _, commit in zip(range(most), rewinds(system), strict=False):
+        system.takes_again(commit)
+    chance.shuffle(system.messages)
+    begun = triggering.begin(NOW, system.env.mint, 1)
+    instance = Instance.of_record(Record(1, begun.id, begun.summary, (begun.appends[0].events,), ()))
+    for message in system.messages:
+        turn = triggering.step(instance, [Arrival(message)], no_function, NOW, system.env)
+        assert turn.commit is not None
+        stored = encode_events([*instance.history, *decode_events(turn.commit.appends[0].events)])
+        instance = Instance.of_record(Record(instance.version + 1, "c", turn.commit.summary, (stored,), ()))
+        assert turn.instance.hub is not None
+        assert turn.instance.hub.ids == triggering.hub_of(instance).ids
+    known = {f"wait/{execution_id}/{task_id}" for execution_id, task_id in system.open}
+    answered = {f"wait/{execution_id}/{task_id}" for execution_id, task_id in system.answered}
+    assert known - answered <= {*triggering.hub_of(instance).ids} <= known | answered
+
+
+def rewinds(system: System) -> Iterator[Commit]:
+    """A life that fails, and each time it is rewound."""
     for _ in range(3):
         system.live()
         summary = system.instance.summary
@@ -216,7 +250,7 @@ def test_rewound_it_waits_for_what_it_waited_for(steps: list[list[Any]], order: 
             return
         commit = rewind(found, None, Raw(b"null"), NOW, system.env.mint, 1)
         system.apply(commit, Instance(commit.summary, 2, system.history[0], len(system.history)))
-        system.takes_again(commit)
+        yield commit
 
 
 @many
