@@ -86,14 +86,18 @@ class Ticker:
         self.triggers = triggers
         self.busy = True
         self._ticks = 0
+        self._unsure = False  # whether the last one was published
 
     def act(self) -> None:
         world = self.triggers.world
-        self.busy = world.has_work() or any(publisher.busy for publisher in self.triggers.publishers)
-        if self.busy:
-            try:
-                self.triggers.publish(Published(f"{TICK}-{self._ticks}", TICK, TICK))
-                self._ticks += 1
-            except StoreError:
-                pass  # as above
-            world.later(world.random.uniform(0.05, 1.0), self.act)
+        waiting = world.has_work() or any(publisher.busy for publisher in self.triggers.publishers)
+        self.busy = waiting or self._unsure
+        if not self.busy:
+            return
+        try:
+            self.triggers.publish(Published(f"{TICK}-{self._ticks}", TICK, TICK))
+            self._unsure = False
+            self._ticks += 1
+        except StoreError:
+            self._unsure = True
+        world.later(world.random.uniform(0.05, 1.0), self.act)

@@ -129,8 +129,8 @@ class Triggers:
             world.later(world.random.random(), self.act)
             return
         self.ready = True
-        for actor in (*self.publishers, self._ticker):
-            world.later(world.random.random() * 0.5, actor.act)
+        for act in (*[publisher.act for publisher in self.publishers], self._ticker.act):
+            world.later(world.random.random() * 0.5, act)
 
     def find(self, wanted: Condition | Action) -> UserFunction:
         """As a registry does."""
