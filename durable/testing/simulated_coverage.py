@@ -44,15 +44,17 @@ def met_by(kind: str, about: About, rows: Iterable[Row], now: float, living: Col
     return {(kind, state_of(row, now, living)) for row in rows if about(row)}
 
 
-def can_meet(fault: str) -> list[str]:
-    """The states of rows that this fault can meet."""
-    return [state for state in _STATES if not state.startswith(_NEVER.get(fault, ()))]
-
-
 _STATES: Final = (
     *(f"task {stands}" for stands in (HELD, LEASED, OVERDUE, ORPHANED, WAITING, DUE)),
     *(f"message {stands}" for stands in (HELD, LEASED, OVERDUE, ORPHANED, DUE)),
-    *(f"timer {stands}" for stands in (WAITING, DUE)),
+    *(f"timer {stands}" for stands in (WAITING, DUE)),  # it has no holder
     *(f"inbox {stands}" for stands in (HELD, LEASED, OVERDUE, ORPHANED, DUE, KEPT)),
 )
-_NEVER: Final[dict[str, tuple[str, ...]]] = {}
+_OF_TASKS: Final = ("done late", "done twice", "message late", "message lost", "message twice", "publish unknown")
+
+
+def can_meet(faults: Iterable[str]) -> Met:
+    """Pairs that are possible: a message is about a task, all else about any row."""
+    return {
+        (fault, state) for fault in faults for state in _STATES if state.startswith("task") or fault not in _OF_TASKS
+    }

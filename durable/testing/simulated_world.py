@@ -135,7 +135,7 @@ class World:
         self.trace_hash = 0
         self.tell_reader = tell
         self.faults: Counter[str] = Counter()
-        self.met: Met | None = None  # pairs of a fault and the state of a row, for who wants to know
+        self.met: Met = set()
         self.runs: Counter[str] = Counter()
         self.healed = not (plan.store_rates or plan.message_rates or plan.strikes)
         self.store = FaultyStore(store or MemoryStore(plan.partitions), random, self.later, self.count)
@@ -175,9 +175,8 @@ class World:
         """A fault, or what a client does that few do; and which rows it is about."""
         self.faults[kind] += 1
         self.note("fault", kind)
-        if self.met is not None:
-            living = {worker.holder for worker in self.workers if worker.requests is not None}
-            self.met |= met_by(kind, about, self.store.inner._rows.values(), self.time().timestamp(), living)
+        living = {worker.holder for worker in self.workers if worker.requests is not None}
+        self.met |= met_by(kind, about, self.store.inner._rows.values(), self.time().timestamp(), living)
 
     def chance(self, kind: str, about: About) -> bool:
         rate = self.message_rates.get(kind)

@@ -16,22 +16,24 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from random import Random
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from unittest.mock import patch
 
 from ..engine import triggering
 from .planted import PLANTED, planted
 from .programs import make_script
 from .simulated_broker import BROKER_FAULTS
-from .simulated_client import INTERVENTIONS
 from .simulated_coverage import Met, can_meet
 from .simulated_end import check_the_end
 from .simulated_store import STORE_FAULTS, Wrong
 from .simulated_world import MAIL_FAULTS, MESSAGE_FAULTS, PROCESS_FAULTS, World, make_plan
 
+FAULTS: Final = (*STORE_FAULTS, *PROCESS_FAULTS, *MAIL_FAULTS, *MESSAGE_FAULTS, *BROKER_FAULTS)
+
 
 class Report(NamedTuple):
-    """How one seed ended; `wrong` is empty when nothing was. events: published for triggers."""
+    """How one seed ended; `wrong` is empty when nothing was. events: published for triggers. met: which faults have met
+    rows in which states."""
 
     seed: int
     wrong: str
@@ -43,8 +45,8 @@ class Report(NamedTuple):
     met: Met
 
 
-def run_seed(seed: int, *, bug: str = "", trace: bool = False, coverage: bool = False) -> Report:
-    """One run. bug: a planted one, by name. trace: print each step. coverage: see which faults meet which rows."""
+def run_seed(seed: int, *, bug: str = "", trace: bool = False) -> Report:
+    """One run. bug: a planted one, by name. trace: print each step."""
     random = Random(seed)
     # Not by chance, which would make other runs of all seeds.
     inline = 30 if seed % 3 == 0 else None
@@ -57,7 +59,6 @@ def run_seed(seed: int, *, bug: str = "", trace: bool = False, coverage: bool = 
     long = 5_000 if seed % 8 == 2 else triggering._LONG
     with planted(bug) as store_type, patch.object(triggering, "_LONG", long):
         world = World(random, plan, print if trace else None, store_type(plan.partitions), inline)
-        world.met = set() if coverage else None
         if trace:
             print(f"{plan.workers} workers, {plan.partitions} partitions, {plan.settings}")
             for number, script in enumerate(scripts):
@@ -71,7 +72,7 @@ def run_seed(seed: int, *, bug: str = "", trace: bool = False, coverage: bool = 
     judge = world.store.judge
     instances = len(judge.finished) + len(judge.unfinished)
     events = 0 if world.triggers is None else sum(map(len, world.triggers.published.values()))
-    return Report(seed, wrong, world.trace_hash, instances, events, world.steps, world.faults, world.met or set())
+    return Report(seed, wrong, world.trace_hash, instances, events, world.steps, world.faults, world.met)
 
 
 # ---- many of them
@@ -89,14 +90,14 @@ class Total(NamedTuple):
     wrong: list[Report]
 
 
-def run_seeds(seeds: Iterable[int], *, bug: str = "", stop_at_first: bool = False, coverage: bool = False) -> Total:
+def run_seeds(seeds: Iterable[int], *, bug: str = "", stop_at_first: bool = False) -> Total:
     """Run these seeds in this process."""
     instances = events = steps = count = 0
     faults: Counter[str] = Counter()
     met: Met = set()
     wrong: list[Report] = []
     for seed in seeds:
-        report = run_seed(seed, bug=bug, coverage=coverage)
+        report = run_seed(seed, bug=bug)
         count += 1
         instances += report.instances
         events += report.events
@@ -126,12 +127,6 @@ def add(totals: Sequence[Total]) -> Total:
     )
 
 
-def never_met(met: Met) -> list[str]:
-    """Pairs of a fault and a state of a row that can meet, and have not."""
-    faults = (*STORE_FAULTS, *PROCESS_FAULTS, *MAIL_FAULTS, *MESSAGE_FAULTS, *BROKER_FAULTS, *INTERVENTIONS)
-    return [f"{fault}: {state}" for fault in faults for state in can_meet(fault) if (fault, state) not in met]
-
-
 def command(seed: int, bug: str = "") -> str:
     """What to type to see a seed again."""
     return f"python -m durable.testing.simulator --seed {seed}" + (f" --bug {bug}" if bug else "") + " --trace"
@@ -143,6 +138,15 @@ def summary_line(total: Total, seconds: float) -> str:
         f"{total.seeds:,} seeds, {total.instances:,} instances, {total.events:,} events, {total.steps:,} steps "
         f"in {seconds:.0f} s ({total.seeds / max(seconds, 0.001):.0f} seeds/s); "
         f"faults: {faults or 'none'}; {len(total.wrong)} wrong"
+    )
+
+
+def coverage_line(total: Total) -> str:
+    """Which faults have met rows of work in which states."""
+    possible = can_meet(FAULTS)
+    never = sorted(f"{fault}: {state}" for fault, state in possible - total.met)
+    return f"faults x states of a row: {len(possible) - len(never)} of {len(possible)} pairs have met" + (
+        f"; not {', '.join(never[:10])}{', ...' if never[10:] else ''}" if never else ""
     )
 
 
@@ -162,7 +166,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=int, default=1, help="the first seed (default 1)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
     parser.add_argument("--bug", choices=sorted(PLANTED), default="", help="plant this bug; the simulator must find it")
-    parser.add_argument("--coverage", action="store_true", help="say which faults met no row of which state")
     given = parser.parse_args(arguments)
     be_quiet()
     if given.seed is not None:
@@ -170,22 +173,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"seed {report.seed}: {report.wrong or 'right'} (trace {report.trace_hash:08x})")
         return 1 if report.wrong else 0
     began = time.monotonic()
-    total = _in_processes(given.start, given.seeds, given.jobs, given.bug, given.coverage)
+    total = _in_processes(given.start, given.seeds, given.jobs, given.bug)
     for report in total.wrong[:10]:
         print(f"seed {report.seed} is wrong: {report.wrong}\n    {command(report.seed, given.bug)}")
-    if given.coverage:
-        print(f"{len(total.met):,} pairs of a fault and a row's state; never met: {never_met(total.met) or 'none'}")
+    print(coverage_line(total))
     print(summary_line(total, time.monotonic() - began))
     return 1 if total.wrong else 0
 
 
-def _in_processes(start: int, count: int, jobs: int, bug: str, coverage: bool) -> Total:
+def _in_processes(start: int, count: int, jobs: int, bug: str) -> Total:
     if jobs <= 1:
-        return run_seeds(range(start, start + count), bug=bug, coverage=coverage)
+        return run_seeds(range(start, start + count), bug=bug)
     size = max(1, min(250, count // jobs))
     chunks = [range(first, min(first + size, start + count)) for first in range(start, start + count, size)]
     with ProcessPoolExecutor(jobs, initializer=be_quiet) as pool:
-        return add([*pool.map(partial(run_seeds, bug=bug, coverage=coverage), chunks)])
+        return add([*pool.map(partial(run_seeds, bug=bug), chunks)])
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def _quiet() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def total(_quiet: None) -> Total:
-    return run_seeds(range(1, SEEDS + 1), coverage=True)
+    return run_seeds(range(1, SEEDS + 1))
 
 
 def test_everything_ends_right_whatever_fails(total: Total) -> None:
