@@ -50,7 +50,7 @@ def test_everything_ends_right_whatever_fails(total: Total) -> None:
     assert [(report.wrong, command(report.seed)) for report in total.wrong] == []
     assert total.seeds == SEEDS
     assert total.instances > 2 * SEEDS
-    assert total.events > 10 * SEEDS  # that triggers have taken
+    assert total.events > 5 * SEEDS  # that triggers have taken
 
 
 def test_every_kind_of_fault_was_there(total: Total) -> None:
