@@ -236,6 +236,8 @@ class Judge:
         summary = commit.summary
         if commit.appends and self._current[instance_id] != summary.execution_id:
             raise Wrong(f"{self._where}: the summary names execution {summary.execution_id}")
+        if commit.appends:
+            self._tells_children(commit)
         if commit.forgotten:
             self._forget(commit.forgotten)
         if summary.status.finished:
@@ -258,6 +260,14 @@ class Judge:
             if append.start != (0 if commit.replaces else self._changes):
                 raise Wrong(f"the triggers have {self._changes} changes, and not {append.start}")
             self._changes = append.start + len(decode_events(append.events))
+
+    def _tells_children(self, commit: Commit) -> None:
+        state = self.executions[commit.summary.execution_id][1]
+        terminated = state.events[-2:][0]
+        if terminated.type == h.EXECUTION_TERMINATED and terminated.status:
+            told = sum(row.key.endswith("/terminate") for row in commit.put)
+            if told < len(state.children):
+                raise Wrong(f"{self._where}: {told} of its {len(state.children)} children are told")
 
     def _was_rewound(self, commit: Commit) -> bool:
         return any(decode_events(append.events)[0].type == h.EXECUTION_REWOUND for append in commit.appends)
