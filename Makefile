@@ -18,12 +18,12 @@ RUN   := "$(BIN)/python"
 TESTS  = dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && $(RUN) -m pytest -q $(SIDE_BY_SIDE) --basetemp="$$dir/t"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types servers docs bench simulate kill chaos joins test-all package clean
+.PHONY: help venv demo test lint types servers docs bench simulate crash-points kill chaos joins test-all package clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1|/p' Makefile | while IFS='|' read -r name what; do \
-		printf '  make %-10s %s\n' "$$name" "$$what"; done
+		printf '  make %-12s %s\n' "$$name" "$$what"; done
 
 venv: $(STAMP)  ## make .venv and install this checkout in it, editable, with its tools
 	@:
@@ -57,6 +57,9 @@ bench: venv  ## how fast, on this machine
 simulate: venv  ## SEEDS=1000 simulated lives of a system whose parts fail
 	@$(RUN) -m durable.testing.simulator --seeds $(SEEDS)
 
+crash-points: venv  ## 14 small orchestrations, each with every step of its worker gone wrong, and pairs of steps
+	@$(RUN) -m durable.testing.crash_points --pairs --jobs 2
+
 kill: venv  ## KILLS=20 times kill -9 on a real worker
 	@$(RUN) tests/chaos/kill.py --kills $(KILLS)
 
@@ -67,9 +70,9 @@ joins: servers  ## 200,000 events for 200 triggers, and kill -9 of their worker 
 	@$(RUN) tests/chaos/joins.py --place redis
 	@$(RUN) tests/chaos/joins.py --place rabbitmq
 
-test-all: lint types servers  ## everything: the slow tests, the simulator, the killing, the package
+test-all: lint types servers  ## everything: the slow tests, the simulator, the crash points, the killing, the package
 	@$(TESTS)
-	@$(MAKE) simulate kill package
+	@$(MAKE) simulate crash-points kill package
 
 package: venv  ## wheel and sdist in dist/
 	@rm -rf build dist

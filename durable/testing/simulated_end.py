@@ -116,6 +116,8 @@ def _was_stopped(world: World, instance_id: str) -> bool:
 
 
 def _check_result(summary: Summary, program: Node, terminated: bool, cancelled: bool = False) -> None:
+    if not summary.status.finished:
+        raise Wrong(f"{summary.instance_id} is {summary.status}, and its history has ended")
     if summary.status is RuntimeStatus.CANCELED:
         if not cancelled or msgspec.json.decode(summary.output) != CANCEL:
             raise Wrong(f"{summary.instance_id} is CANCELED with {bytes(summary.output)!r}, and nobody asked for it")

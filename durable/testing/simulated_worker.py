@@ -46,6 +46,7 @@ class Worker:
         self.missed: list[Callable[[], None]] = []
         self.watch = Watch()
         self.finish: Callable[[], list[Outcome]] = list
+        self.answer: Callable[[Any], Any] = lambda request: self._answers[type(request)](request)
         self._answers: dict[type, Callable[[Any], Any]] = {
             ask.Load: lambda r: world.front.load(r.wants),
             ask.Begin: self._begin,
@@ -174,9 +175,11 @@ class Worker:
             answer, self.inbox = self.inbox, []
         else:
             try:
-                answer = self._answers[kind](request)
+                answer = self.answer(request)
             except StoreError as failed:
                 error = failed
+            if self.requests is None:  # it has died of that
+                return
         world.note(self.holder, kind.__name__)
         if world.tell_reader is not None:
             world.tell_reader(f"{'':24} {_short(request)}")
