@@ -2,8 +2,9 @@
 
 The run without a fault tells the steps: each request of the worker that reaches the store, the broker or a thread. Then
 every step goes wrong in every way it can: the worker dies before it or after it, or does not learn whether it happened.
-Whoever dies starts again. The outcome must be that of the run without a fault, and all that the simulator wants of a
-run must hold. What lies between two steps needs no point of its own: only the worker's memory and hints change there.
+Whoever dies starts again, or another worker takes over. The outcome must be that of the run without a fault, and all
+that the simulator wants of a run must hold. What lies between two steps needs no point of its own: only the worker's
+memory and hints change there.
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ from random import Random
 from typing import Any, Final, NamedTuple
 
 from ..model.errors import StoreError
-from ..model.status import RuntimeStatus
 from ..ports import Outcome, Published
 from ..runtime import requests as ask
 from ..runtime.loop import Settings
 from ..runtime.serving import Serving
+from .crash_programs import PAIRED, PROGRAMS, Program, Steered
 from .planted import PLANTED, planted
-from .programs import Node, Script
-from .simulated_client import Client
+from .programs import root_cause
 from .simulated_store import Wrong
 from .simulated_worker import Worker
 from .simulated_world import HASTY, Plan, World
@@ -37,75 +37,18 @@ UNKNOWN_DONE: Final = "unknown-done"
 UNKNOWN_NOT_DONE: Final = "unknown-not-done"
 
 _RESTART: Final = 0.05  # seconds from a crash until the worker is there again
+_AWAY: Final = 5.0  # the same, where another one takes over meanwhile
 _SETTINGS: Final = Settings(window=5.0, sweep=1.0, retry=0.2)
 
-# ---- the programs
+
+class Road(NamedTuple):
+    """By which activities travel, and how many workers there are: if more than one, another one takes over."""
+
+    mail: bool
+    workers: int
 
 
-class Program(NamedTuple):
-    """A program, and what its client does once it is started: a verb, or how many instances to wait for until then."""
-
-    body: Node
-    acts: Sequence[str | int] = ()
-    rounds: int = 0
-
-
-def _act(key: str, fails: int = 0, attempts: int = 1) -> Node:
-    return ["act", key, fails, attempts, 0.1, ""]
-
-
-def _child(body: Node, attempts: int = 1) -> Node:
-    return ["child", "coroutine", [body, 0, []], attempts]
-
-
-PROGRAMS: Final[dict[str, Program]] = {
-    "sequence": Program(["seq", [_act("a"), _act("b")]]),
-    "timer": Program(["seq", [["timer", 0.3], _act("a")]]),
-    "event": Program(["event", "go", None], ["go"]),
-    "late": Program(["try", ["event", "go", 0.4]]),
-    "fan-out": Program(["all", [_act(key) for key in "abcd"], False]),
-    "map": Program(["map", [_act(key) for key in "abcde"], 2, False]),
-    "children": Program(["all", [_child(_act("a")), _child(["seq", [_act("b"), _child(_act("c"))]])], False]),
-    "retries": Program(["seq", [_act("a", 2, 3), ["try", _act("b", 9, 2)], ["try", _child(_act("c", 9), 2)]]]),
-    "rounds": Program(["seq", [_act("a"), ["event", "go", None]]], ["go", "go", "go"], rounds=2),
-    "compensation": Program(["guard", ["seq", [_act("a"), ["event", "go", None]]], _act("undo")], [1, "cancel"]),
-    "detached": Program(
-        ["seq", [["detach", "generator", [_act("a"), 0, []]], ["lose", "nobody"], ["tell", "self"], _act("b")]]
-    ),
-    "suspended": Program(
-        ["seq", [_act("a"), ["event", "go", None], _act("b")]], [1, "suspend", "go", "resume", "suspend", "resume"]
-    ),
-    "rewound": Program(["seq", [_act("a"), _child(_act("b", 9))]], ["rewind", "rewind"]),
-    "terminated": Program(["all", [_child(["event", "go", None]), _act("a")], False], [2, "terminate"]),
-}
-PAIRED: Final = ("sequence", "timer", "event", "late")  # the smallest
-
-
-class Steered(Client):
-    """Does what is written for it, and nothing by chance."""
-
-    def __init__(self, world: World, program: Program) -> None:
-        super().__init__(world, 0, Script("generator", [program.body, program.rounds, []], []), False)
-        self.delay = None
-        self._asks_worker = False
-        verbs: dict[str, Callable[[], bool]] = {
-            "suspend": self._suspend,
-            "resume": self._resume,
-            "cancel": self._cancel,
-            "rewind": self._rewind,
-            "terminate": self._terminate,
-        }
-        self.acts = [self._start]
-        for number, act in enumerate(program.acts):
-            if isinstance(act, int):
-                self.acts.append(partial(self._are_running, act))
-            else:
-                self.acts.append(verbs.get(act) or partial(self._raise, act, f"e:{act}#{number}", number))
-
-    def _are_running(self, count: int) -> bool:
-        known = self.world.store.inner._instances.values()
-        return sum(found.summary.status is RuntimeStatus.RUNNING for found in known) >= count
-
+ROADS: Final = {"alone": Road(False, 1), "by-mail": Road(True, 1), "taken-over": Road(True, 2)}
 
 # ---- what goes wrong
 
@@ -124,6 +67,8 @@ class Point(NamedTuple):
         step, _, fault = text.partition(":")
         return cls(int(step), fault)
 
+
+Answer = Callable[[Any], Any]
 
 _CRASHES: Final = (CRASH_BEFORE, CRASH_AFTER)
 _READ: Final = (*_CRASHES, UNKNOWN_NOT_DONE)  # it does not matter whether an answer that is lost was given
@@ -146,43 +91,49 @@ FAULTS: Final[dict[type, Sequence[str]]] = {
 
 
 class Interrupted:
-    """Stands between a worker and all that it asks. `steps`: what has been asked so far."""
+    """Stands between the workers and all that they ask. `steps`: what has been asked so far."""
 
-    def __init__(self, worker: Worker, faults: Mapping[int, str]) -> None:
+    def __init__(self, world: World, faults: Mapping[int, str]) -> None:
         self.steps: list[type] = []
-        self._worker = worker
+        self._world = world
         self._faults = faults
-        self._answer = worker.answer
-        worker.answer = self
+        for worker in world.workers:
+            worker.answer = partial(self._answer, worker, worker.answer)
 
-    def __call__(self, request: ask.Request) -> Any:
-        kind, world = type(request), self._worker.world
+    def _answer(self, worker: Worker, answer: Answer, request: ask.Request) -> Any:
+        kind = type(request)
         if kind not in FAULTS:
-            return self._answer(request)
+            return answer(request)
+        if isinstance(request, ask.Begin):
+            answer = partial(self._begin, worker)
         fault = self._faults.get(len(self.steps))
         self.steps.append(kind)
         if fault is None:
-            return self._done(request)
-        world.faults[fault] += 1
-        world.note("fault", f"{fault} at {kind.__name__}")
-        answer = None if fault in (CRASH_BEFORE, UNKNOWN_NOT_DONE) else self._done(request)
-        if fault in _CRASHES:
-            if kind is ask.Begin and fault == CRASH_AFTER:
-                self._worker.finish()
-            self._worker.crash()
-            world.later(_RESTART, self._worker.reboot)
-            return answer
-        return self._unknown(request, fault == UNKNOWN_DONE)
+            return answer(request)
+        self._world.faults[fault] += 1
+        self._world.note("fault", f"{fault} at {kind.__name__}")
+        done = None if fault in (CRASH_BEFORE, UNKNOWN_NOT_DONE) else answer(request)
+        if fault in (UNKNOWN_DONE, UNKNOWN_NOT_DONE):
+            return self._unknown(worker, request, fault == UNKNOWN_DONE)
+        if fault == CRASH_AFTER and kind is ask.Begin:
+            worker.finish()
+        self._crash(worker)
+        return done
 
-    def _done(self, request: ask.Request) -> Any:
-        """A commit happens with its `Finish`, so that a crash between the two leaves nothing of it."""
-        if not isinstance(request, ask.Begin):
-            return self._answer(request)
-        self._worker.finish = lambda: self._worker.world.front.commit(request.commits)
+    def _begin(self, worker: Worker, request: ask.Begin) -> None:
+        """It happens with its `Finish`: so a crash before that leaves nothing of it, and one after this all of it."""
+        worker.finish = lambda: self._world.front.commit(request.commits)
 
-    def _unknown(self, request: ask.Request, done: bool) -> Any:
+    def _crash(self, worker: Worker) -> None:
+        worker.crash()
+        if len(self._world.workers) > 1:
+            self._world.reassign()
+            self._world.later(_AWAY, worker.reboot)
+        else:
+            self._world.later(_RESTART, worker.reboot)
+
+    def _unknown(self, worker: Worker, request: ask.Request, done: bool) -> Any:
         """What the worker is told in place of an answer."""
-        worker, broker = self._worker, self._worker.world.broker
         if isinstance(request, ask.Begin):
             if done:
                 worker.finish()
@@ -190,8 +141,8 @@ class Interrupted:
         elif isinstance(request, ask.Publish):
             return [Published.UNKNOWN] * len(request.messages)
         elif isinstance(request, ask.Settle):
-            broker.cut(worker)
-            broker.mend(worker)
+            self._world.broker.cut(worker)
+            self._world.broker.mend(worker)
         elif isinstance(request, ask.Declare):
             return []
         elif not isinstance(request, ask.Receive):
@@ -210,14 +161,15 @@ class Run(NamedTuple):
     steps: Sequence[type]
 
 
-def run(program: Program, mail: bool, points: Sequence[Point] = (), *, bug: str = "", trace: bool = False) -> Run:
+def run(program: Program, road: Road, points: Sequence[Point] = (), *, bug: str = "", trace: bool = False) -> Run:
     """One run, in which these points go wrong."""
+    mail = road.mail
     serving = Serving(by_mail=mail, eager=not mail, announces=mail, slots=4, carried=7, patience=HASTY)
-    plan = Plan(1, 1, _SETTINGS, 3.0, [], 0.0, {}, {}, [], (), 0.002, serving)
+    plan = Plan(road.workers, 1, _SETTINGS, 3.0, [], 0.0, {}, {}, [], (), 0.002, serving)
     with planted(bug) as store_type:
         world = World(Random(1), plan, print if trace else None, store_type(1))
         world.clients = [Steered(world, program)]
-        way = Interrupted(world.workers[0], dict(points))
+        way = Interrupted(world, dict(points))
         outcomes: Sequence[tuple[str, str]] = ()
         try:
             world.run()
@@ -231,37 +183,39 @@ def run(program: Program, mail: bool, points: Sequence[Point] = (), *, bug: str 
 
 def _outcomes(world: World) -> list[tuple[str, str]]:
     summaries = [found.summary for found in world.store.inner._instances.values()]
-    return sorted((summary.status.value, bytes(summary.output).decode()) for summary in summaries)
+    return sorted(
+        (s.status.value, bytes(s.output).decode() if s.failure is None else root_cause(s.failure)) for s in summaries
+    )
 
 
 class Total(NamedTuple):
-    """All runs of one program over one road. failed: the points of those that went wrong, and how."""
+    """All runs of one program on one road. failed: the points of those that went wrong, and how."""
 
-    name: str
-    mail: bool
+    program: str
+    road: str
     steps: int
     runs: int
     failed: Sequence[tuple[Sequence[Point], str]]
 
 
-def every_point(name: str, mail: bool, *, bug: str = "", pairs: bool = False) -> Total:
+def every_point(name: str, road: str, *, bug: str = "", pairs: bool = False) -> Total:
     """Run this program once for each crash point; with `pairs`, for each two."""
-    program = PROGRAMS[name]
-    right = run(program, mail)
+    go = partial(run, PROGRAMS[name], ROADS[road])
+    right = go()
     if right.wrong:
         raise Wrong(f"{name} goes wrong without any fault: {right.wrong}")
     failed: list[tuple[Sequence[Point], str]] = []
     runs = 0
     for point in _points(right, 0):
-        ended = run(program, mail, [point], bug=bug)
+        ended = go([point], bug=bug)
         later = _points(ended, point.step + 1) if pairs else ()
         for points, one in [([point], ended), *(([point, second], None) for second in later)]:
-            found = one or run(program, mail, points, bug=bug)
+            found = one or go(points, bug=bug)
             runs += 1
             wrong = found.wrong or _difference(found, right)
             if wrong:
                 failed.append((points, wrong))
-    return Total(name, mail, len(right.steps), runs, failed)
+    return Total(name, road, len(right.steps), runs, failed)
 
 
 def _points(ended: Run, first: int) -> Iterator[Point]:
@@ -279,7 +233,7 @@ def _difference(found: Run, right: Run) -> str:
 
 def command(total: Total, points: Sequence[Point], bug: str = "") -> str:
     """What runs these points again, with a trace."""
-    words = [f"python -m durable.testing.crash_points --program {total.name}", "--mail" if total.mail else "--no-mail"]
+    words = [f"python -m durable.testing.crash_points --program {total.program} --road {total.road}"]
     words += [f"--at {point}" for point in points]
     return " ".join([*words, *([f"--bug {bug}"] if bug else [])])
 
@@ -289,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m durable.testing.crash_points", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--program", choices=PROGRAMS, help="only this one")
-    parser.add_argument("--mail", action=argparse.BooleanOptionalAction, help="only with a transport, or only without")
+    parser.add_argument("--road", choices=ROADS, help="only on this one")
     parser.add_argument("--at", type=Point.read, action="append", help="with both: one run, these points, and a trace")
     smallest = f"of {', '.join(PAIRED)} or of --program"
     parser.add_argument("--pairs", action="store_true", help=f"also all pairs of points, {smallest}")
@@ -298,34 +252,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     be_quiet()
     if given.at:
-        return _show(given.program, given.mail, given.at, given.bug)
-    roads = (False, True) if given.mail is None else (given.mail,)
-    todo = [(name, mail) for name in ([given.program] if given.program else PROGRAMS) for mail in roads]
+        if not given.program or not given.road:
+            parser.error("--at needs --program and --road")
+        return _show(given.program, given.road, given.at, given.bug)
+    todo = [
+        (name, road)
+        for name in ([given.program] if given.program else PROGRAMS)
+        for road in ([given.road] if given.road else ROADS)
+    ]
+    paired = () if not given.pairs else (given.program,) if given.program else PAIRED
     began = time.monotonic()
-    totals: list[Total] = []
+    wrong = runs = 0
     with ProcessPoolExecutor(given.jobs, initializer=be_quiet) as pool:
-        paired = () if not given.pairs else (given.program,) if given.program else PAIRED
         for total in pool.map(partial(_one, bug=given.bug, paired=paired), todo):
-            totals.append(total)
-            road = "with mail" if total.mail else "without"
-            print(f"{total.name:13} {road:10} {total.steps:4} steps {total.runs:7,} runs {len(total.failed):5} wrong")
-            for points, wrong in total.failed[:3]:
-                print(f"    {wrong}\n    {command(total, points, given.bug)}", flush=True)
-    wrong = sum(len(total.failed) for total in totals)
-    runs = sum(total.runs for total in totals)
-    print(f"{runs:,} runs in {time.monotonic() - began:.0f} s: {wrong or 'none'} wrong")
+            runs, wrong = runs + total.runs, wrong + len(total.failed)
+            where = f"{total.program:13} {total.road:11}"
+            print(f"{where} {total.steps:4} steps {total.runs:8,} runs {len(total.failed):6,} wrong", flush=True)
+            for points, why in total.failed[:3]:
+                print(f"    {why}\n    {command(total, points, given.bug)}", flush=True)
+    print(f"{runs:,} runs in {time.monotonic() - began:.0f} s, {wrong:,} wrong")
     return 1 if wrong else 0
 
 
-def _one(what: tuple[str, bool], bug: str, paired: Sequence[str]) -> Total:
-    name, mail = what
-    return every_point(name, mail, bug=bug, pairs=name in paired)
+def _one(what: tuple[str, str], bug: str, paired: Sequence[str]) -> Total:
+    name, road = what
+    return every_point(name, road, bug=bug, pairs=name in paired)
 
 
-def _show(name: str, mail: bool, points: Sequence[Point], bug: str) -> int:
-    found = run(PROGRAMS[name], mail, points, bug=bug, trace=True)
-    wrong = found.wrong or _difference(found, run(PROGRAMS[name], mail))
-    print(f"{name} at {' and '.join(map(str, points))}: {wrong or 'right'}")
+def _show(name: str, road: str, points: Sequence[Point], bug: str) -> int:
+    found = run(PROGRAMS[name], ROADS[road], points, bug=bug, trace=True)
+    wrong = found.wrong or _difference(found, run(PROGRAMS[name], ROADS[road]))
+    print(f"{name} {road} at {' and '.join(map(str, points))}: {wrong or 'right'}")
     return 1 if wrong else 0
 
 

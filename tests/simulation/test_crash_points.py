@@ -11,10 +11,11 @@ from collections.abc import Iterator
 import pytest
 
 from durable.runtime import requests as ask
-from durable.testing.crash_points import FAULTS, PAIRED, PROGRAMS, Total, command, every_point, main, run
+from durable.testing.crash_points import FAULTS, ROADS, Total, command, every_point, main, run
+from durable.testing.crash_programs import PAIRED, PROGRAMS
 from durable.testing.planted import AT_CRASH_POINTS
 
-ROADS = pytest.mark.parametrize("mail", [False, True], ids=["without mail", "with mail"])
+each_road = pytest.mark.parametrize("road", ROADS)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,30 +31,30 @@ def wrong(total: Total) -> list[tuple[str, str]]:
     return [(why, command(total, points)) for points, why in total.failed]
 
 
-@ROADS
+@each_road
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_whatever_step_fails_the_outcome_is_the_same(name: str, mail: bool) -> None:
-    total = every_point(name, mail)
+def test_whatever_step_fails_the_outcome_is_the_same(name: str, road: str) -> None:
+    total = every_point(name, road)
     assert wrong(total) == []
     assert total.runs > 2 * total.steps > 0
 
 
 @pytest.mark.parametrize("name", PAIRED)
 def test_whatever_two_steps_fail_the_outcome_is_the_same(name: str) -> None:
-    total = every_point(name, False, pairs=True)
+    total = every_point(name, "alone", pairs=True)
     assert wrong(total) == []
     assert total.runs > total.steps**2
 
 
-@ROADS
-def test_the_programs_take_every_kind_of_step(mail: bool) -> None:
-    taken = {step for program in PROGRAMS.values() for step in run(program, mail).steps}
+@each_road
+def test_the_programs_take_every_kind_of_step(road: str) -> None:
+    taken = {step for program in PROGRAMS.values() for step in run(program, ROADS[road]).steps}
     by_mail = {ask.Publish, ask.Settle, ask.Declare, ask.Receive}
-    assert taken >= {*FAULTS} - (set() if mail else by_mail) - {ask.Declare}
+    assert taken >= {*FAULTS} - (set() if ROADS[road].mail else by_mail) - {ask.Declare}
 
 
 def test_a_broken_law_shows_and_says_how_to_see_it_again(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--program", "late", "--no-mail", "--bug", "starts-by-signal"]) == 1
+    assert main(["--program", "late", "--road", "alone", "--bug", "starts-by-signal"]) == 1
     shown = capsys.readouterr().out.splitlines()
     again = next(line for line in shown if "--at " in line)
     prefix, _, words = again.strip().partition("python -m durable.testing.crash_points ")
@@ -69,4 +70,4 @@ def test_a_broken_law_shows_and_says_how_to_see_it_again(capsys: pytest.CaptureF
 @pytest.mark.parametrize("bug", AT_CRASH_POINTS)
 def test_planted_bugs_show(bug: str) -> None:
     program, _ = AT_CRASH_POINTS[bug]
-    assert every_point(program, False, bug=bug).failed
+    assert every_point(program, "alone", bug=bug).failed
