@@ -18,18 +18,22 @@ from functools import partial
 from random import Random
 from typing import Any, Final, NamedTuple
 
+from ..engine.instance import Instance
+from ..engine.triggering import hub_of
 from ..model.errors import StoreError
-from ..ports import Outcome, Published
+from ..model.names import TRIGGERS
+from ..ports import Outcome, Published, Want
 from ..runtime import requests as ask
 from ..runtime.loop import Settings
 from ..runtime.serving import Serving
 from .crash_programs import PAIRED, PROGRAMS, Program, Steered
 from .planted import PLANTED, planted
 from .programs import root_cause
+from .simulated_end import check_the_end
 from .simulated_store import Wrong
 from .simulated_worker import Worker
 from .simulated_world import HASTY, Plan, World
-from .simulator import be_quiet, check_the_end
+from .simulator import be_quiet
 
 CRASH_BEFORE: Final = "crash-before"
 CRASH_AFTER: Final = "crash-after"
@@ -182,10 +186,20 @@ def run(program: Program, road: Road, points: Sequence[Point] = (), *, bug: str 
 
 
 def _outcomes(world: World) -> list[tuple[str, str]]:
-    summaries = [found.summary for found in world.store.inner._instances.values()]
-    return sorted(
-        (s.status.value, bytes(s.output).decode() if s.failure is None else root_cause(s.failure)) for s in summaries
-    )
+    """How all instances stand; of the triggers, how often they have fired."""
+    found: list[tuple[str, str]] = []
+    for record in world.store.inner.load([Want(instance_id) for instance_id in world.store.inner._instances]):
+        assert record is not None
+        summary = record.summary
+        if summary.instance_id == TRIGGERS:
+            hub = hub_of(Instance.of_record(record))
+            shown = " ".join(f"{view.id} {view.firings}" for view in map(hub.view, hub.ids) if view is not None)
+        elif summary.failure is not None:
+            shown = root_cause(summary.failure)
+        else:
+            shown = bytes(summary.output).decode()
+        found.append((summary.status.value, shown))
+    return sorted(found)
 
 
 class Total(NamedTuple):

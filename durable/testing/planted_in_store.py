@@ -78,6 +78,16 @@ def _empty_inbox(store: MemoryStore, instance_id: str) -> None:
         store._drop(key)
 
 
+class ForgetsFactsAtContinue(MemoryStore):
+    """Which facts have been seen is remembered for each execution: the table would grow for ever."""
+
+    def _commit(self, commit: Commit) -> Outcome:
+        outcome = super()._commit(commit)
+        if len(commit.appends) == 2 and outcome is Outcome.COMMITTED:
+            self._seen.pop(commit.instance_id, None)
+        return outcome
+
+
 class ChecksNoVersion(MemoryStore):
     """The last writer wins: there is only one owner."""
 

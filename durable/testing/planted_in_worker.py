@@ -11,11 +11,12 @@ from unittest.mock import patch
 from msgspec.structs import replace
 
 from ..backends.memory import MemoryStore
-from ..engine.instance import Arrival, Instance, Invocation, Turn
+from ..engine.instance import Arrival, Instance, Invocation, Turn, task_key
 from ..engine.messages import Message as Sent
 from ..model import history as h
 from ..model.history import NO_PAYLOAD, Event
-from ..ports import Delivered, Fact, Message, Outcome, Published, Record, Row, Want
+from ..model.moments import from_timestamp
+from ..ports import Delivered, Fact, Message, Outcome, Published, Row
 from ..runtime import outbox, wire
 from ..runtime import requests as ask
 from ..runtime.aftermath import Aftermath
@@ -51,22 +52,6 @@ def unknown_taken_as_done() -> AbstractContextManager[Any]:
     def settle(self: Turns, unknown: Taken) -> Generator[ask.Request, Any, Taken]:
         yield from ()
         return unknown
-
-    return patch.object(Turns, "_settle", settle)
-
-
-def unknown_settled_by_version() -> AbstractContextManager[Any]:
-    """The version tells whether a commit of ours has happened: who else would count it up?"""
-
-    def settle(self: Turns, unknown: Taken) -> Generator[ask.Request, Any, Taken]:
-        found: list[Record | None] = yield ask.Load([Want(turn.instance.summary.instance_id) for turn, _ in unknown])
-        done: Taken = []
-        for (turn, arrivals), record in zip(unknown, found, strict=True):
-            if record is not None and record.version == turn.instance.version:
-                done.append((turn, arrivals))
-            else:
-                self._give_back(turn.instance.summary.instance_id, arrivals, turn.instance)
-        return done
 
     return patch.object(Turns, "_settle", settle)
 
@@ -223,7 +208,12 @@ def ends_rows_when_sent() -> Iterator[None]:
 
 def ends_rows_at_the_confirm() -> AbstractContextManager[Any]:
     """What the broker has confirmed is safe with it."""
-    return _after_the_confirm(lambda store, key: store._drop(key))
+    return _after_the_confirm(_row_of_invocation, lambda store, key: store._drop(key))
+
+
+def ends_rows_with_a_sent_outcome() -> AbstractContextManager[Any]:
+    """A task is over when the broker has its outcome."""
+    return _after_the_confirm(_row_of_outcome, lambda store, key: store._drop(key))
 
 
 def trusts_the_broker_for_ever() -> AbstractContextManager[Any]:
@@ -234,20 +224,32 @@ def trusts_the_broker_for_ever() -> AbstractContextManager[Any]:
         if row is not None:
             store._put(replace(row, holder="", due_at=NEVER))
 
-    return _after_the_confirm(never_due)
+    return _after_the_confirm(_row_of_invocation, never_due)
 
 
 @contextmanager
-def _after_the_confirm(spoil: Callable[[MemoryStore, str], None]) -> Iterator[None]:
-    """Do something to the work row of each invocation that the broker has confirmed."""
+def _after_the_confirm(row_of: Callable[[Message], str], spoil: Callable[[MemoryStore, str], None]) -> Iterator[None]:
+    """Do something to the row behind each message that the broker has confirmed; '' for one that has none."""
     publish = Broker.publish
 
     def publish_and_spoil(self: Broker, messages: Sequence[Message]) -> list[Published]:
         answers = publish(self, messages)
         for message, answer in zip(messages, answers, strict=True):
-            if message.type == wire.SCHEDULED and answer is Published.CONFIRMED:
-                spoil(self.world.store.inner, wire.read_work(message.body).invocation.row_key)
+            key = row_of(message)
+            if key and answer is Published.CONFIRMED:
+                spoil(self.world.store.inner, key)
         return answers
 
     with patch.object(Broker, "publish", publish_and_spoil):
         yield
+
+
+def _row_of_invocation(message: Message) -> str:
+    return wire.read_work(message.body).invocation.row_key if message.type == wire.SCHEDULED else ""
+
+
+def _row_of_outcome(message: Message) -> str:
+    if message.type not in (wire.COMPLETED, wire.FAILED):
+        return ""
+    returned = wire.read_outcome(message.body, from_timestamp(0.0))
+    return task_key(returned.execution_id, returned.event.task_id, returned.event.attempt)

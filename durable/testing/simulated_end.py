@@ -98,7 +98,8 @@ def _check_blobs(world: World) -> None:
 
 def _summary(world: World, instance_id: str) -> Summary:
     record = world.store.inner.load([Want(instance_id)])[0]
-    assert record is not None
+    if record is None:
+        raise Wrong(f"{instance_id} is not there")
     return record.summary
 
 

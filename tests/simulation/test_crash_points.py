@@ -69,5 +69,4 @@ def test_a_broken_law_shows_and_says_how_to_see_it_again(capsys: pytest.CaptureF
 
 @pytest.mark.parametrize("bug", AT_CRASH_POINTS)
 def test_planted_bugs_show(bug: str) -> None:
-    program, _ = AT_CRASH_POINTS[bug]
-    assert every_point(program, "alone", bug=bug).failed
+    assert every_point(AT_CRASH_POINTS[bug], "alone", bug=bug).failed
