@@ -39,9 +39,11 @@ CRASH_BEFORE: Final = "crash-before"
 CRASH_AFTER: Final = "crash-after"
 UNKNOWN_DONE: Final = "unknown-done"
 UNKNOWN_NOT_DONE: Final = "unknown-not-done"
+UNKNOWN_LATE: Final = "unknown-late"  # and done when the worker has given it up
 
 _RESTART: Final = 0.05  # seconds from a crash until the worker is there again
 _AWAY: Final = 5.0  # the same, where another one takes over meanwhile
+_LATE: Final = 0.4
 _SETTINGS: Final = Settings(window=5.0, sweep=1.0, retry=0.2)
 
 
@@ -77,15 +79,16 @@ Answer = Callable[[Any], Any]
 _CRASHES: Final = (CRASH_BEFORE, CRASH_AFTER)
 _READ: Final = (*_CRASHES, UNKNOWN_NOT_DONE)  # it does not matter whether an answer that is lost was given
 _WRITE: Final = (*_CRASHES, UNKNOWN_NOT_DONE, UNKNOWN_DONE)
+_STORE: Final = (*_WRITE, UNKNOWN_LATE)
 FAULTS: Final[dict[type, Sequence[str]]] = {
     ask.Load: _READ,
     ask.Read: _READ,
     ask.Stands: _READ,
     ask.Due: _READ,
-    ask.Begin: _WRITE,
+    ask.Begin: _STORE,
     ask.Finish: _WRITE,
-    ask.Deliver: _WRITE,
-    ask.Claim: _WRITE,
+    ask.Deliver: _STORE,
+    ask.Claim: _STORE,
     ask.Publish: _WRITE,
     ask.Settle: _WRITE,
     ask.Declare: _WRITE,
@@ -108,25 +111,21 @@ class Interrupted:
         kind = type(request)
         if kind not in FAULTS:
             return answer(request)
+        happens = partial(answer, request)
         if isinstance(request, ask.Begin):
-            answer = partial(self._begin, worker)
+            # With its `Finish`: a crash before that leaves nothing of it, a crash after this all of it.
+            worker.finish = happens = partial(self._world.front.commit, request.commits)
         fault = self._faults.get(len(self.steps))
         self.steps.append(kind)
         if fault is None:
-            return answer(request)
+            return None if kind is ask.Begin else happens()
         self._world.faults[fault] += 1
         self._world.note("fault", f"{fault} at {kind.__name__}")
-        done = None if fault in (CRASH_BEFORE, UNKNOWN_NOT_DONE) else answer(request)
-        if fault in (UNKNOWN_DONE, UNKNOWN_NOT_DONE):
-            return self._unknown(worker, request, fault == UNKNOWN_DONE)
-        if fault == CRASH_AFTER and kind is ask.Begin:
-            worker.finish()
-        self._crash(worker)
-        return done
-
-    def _begin(self, worker: Worker, request: ask.Begin) -> None:
-        """It happens with its `Finish`: so a crash before that leaves nothing of it, and one after this all of it."""
-        worker.finish = lambda: self._world.front.commit(request.commits)
+        if fault in (CRASH_AFTER, UNKNOWN_DONE):
+            happens()
+        elif fault == UNKNOWN_LATE:
+            self._world.later(_LATE, happens)
+        return self._crash(worker) if fault in _CRASHES else self._unknown(worker, request)
 
     def _crash(self, worker: Worker) -> None:
         worker.crash()
@@ -136,11 +135,9 @@ class Interrupted:
         else:
             self._world.later(_RESTART, worker.reboot)
 
-    def _unknown(self, worker: Worker, request: ask.Request, done: bool) -> Any:
+    def _unknown(self, worker: Worker, request: ask.Request) -> Any:
         """What the worker is told in place of an answer."""
         if isinstance(request, ask.Begin):
-            if done:
-                worker.finish()
             worker.finish = lambda: [Outcome.UNKNOWN] * len(request.commits)
         elif isinstance(request, ask.Publish):
             return [Published.UNKNOWN] * len(request.messages)

@@ -26,8 +26,6 @@ from ..replay.execution import Execution
 from ..runtime import turns
 from .programs import CODES
 
-Step = Callable[..., Turn]
-
 
 def no_deduplication() -> AbstractContextManager[Any]:
     """Every outcome counts: there is one for each task."""
