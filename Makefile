@@ -57,7 +57,7 @@ bench: venv  ## how fast, on this machine
 simulate: venv  ## SEEDS=1000 simulated lives of a system whose parts fail
 	@$(RUN) -m durable.testing.simulator --seeds $(SEEDS)
 
-crash-points: venv  ## 15 small orchestrations, each with every step of its worker gone wrong, and pairs of steps
+crash-points: venv  ## 16 small orchestrations, each with every step of its worker gone wrong, and pairs of steps
 	@$(RUN) -m durable.testing.crash_points --pairs --jobs 2
 
 kill: venv  ## KILLS=20 times kill -9 on a real worker

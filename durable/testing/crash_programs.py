@@ -26,11 +26,15 @@ from .simulated_world import World
 
 
 class Program(NamedTuple):
-    """A program, and what its client does once it is started: a verb, or how many instances to wait for until then."""
+    """A program, and what its client does once it is started: a verb, or how many instances to wait for until then.
+
+    asked: the client asks a worker to create it together with its first turn, and creates it itself a moment later.
+    """
 
     body: Node
     acts: Sequence[str | int] = ()
     rounds: int = 0
+    asked: bool = False
 
 
 def _act(key: str, fails: int = 0, attempts: int = 1) -> Node:
@@ -46,6 +50,7 @@ PROGRAMS: Final[dict[str, Program]] = {
     "timer": Program(["seq", [["timer", 0.3], _act("a")]]),
     "event": Program(["event", "go", None], ["go"]),
     "late": Program(["try", ["event", "go", 0.4]], rounds=1),
+    "asked": Program(["seq", [_act("a"), ["timer", 0.1]]], asked=True),
     "fan-out": Program(["all", [_act(key) for key in "abcd"], False]),
     "map": Program(["map", [_act(key) for key in "abcde"], 2, False]),
     "children": Program(["all", [_child(_act("a")), _child(["seq", [_act("b"), _child(_act("c"))]])], False]),
@@ -71,7 +76,7 @@ class Steered(Client):
     def __init__(self, world: World, program: Program) -> None:
         super().__init__(world, 0, Script("generator", [program.body, program.rounds, []], []), False)
         self.delay = None
-        self._asks_worker = False
+        self._asks_worker = program.asked
         self.acts = [self._start]
         self._events = 0
         for act in program.acts:
