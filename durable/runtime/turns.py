@@ -417,7 +417,8 @@ class Turns:
             turn = self.triggers.step(instance, arrivals, now)
         except UnreadableHistory as error:
             found.leases.extend(self.parking.park(TRIGGERS, str(error), inbox, now.timestamp()))
-            found.foreign[TRIGGERS] = arrivals
+            self.triggers.leave()  # events of sources come again, to whoever can read them
+            found.foreign[TRIGGERS] = [arrival for arrival in arrivals if not arrival.bodies]
             return None
         self._lifecycle.learn(turn.instance.summary)
         self.ignored += turn.ignored
