@@ -62,7 +62,7 @@ class Client:
             for _ in range(random.choice((1, 1, 2))):
                 acts.insert(random.randint(1, len(acts)), self._cancel)
         self.delay = random.uniform(0.1, 4.0) if random.random() < 0.15 else None
-        if random.random() < 0.3:
+        if random.random() < 0.5:
             acts += [self._rewind] * random.choice((1, 2))
         if not script.events and random.random() < 0.1:
             acts.append(self._restart)
@@ -153,7 +153,8 @@ class Client:
             answered = drive(answer_requests(requests_of(commit), part), store)
             drive(end_rows(answered.answered), store)
             touched += answered.touched
-        world.notify(touched)
+        if world.random.random() < 0.5:  # else it is gone before it can say so, and its rows lie there
+            world.notify(touched)
         return True
 
     def _restart(self) -> bool:

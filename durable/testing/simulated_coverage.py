@@ -19,7 +19,7 @@ HELD: Final = "held"  # by whoever put it, who lives
 LEASED: Final = "leased"  # by somebody who lives
 OVERDUE: Final = "overdue"  # held or leased still, and its time is over
 ORPHANED: Final = "orphaned"  # whoever has it is gone
-WAITING: Final = "waiting"  # nobody's, for its time: with the broker, or a timer
+WAITING: Final = "waiting"  # nobody's, until its time comes: with the broker, or a timer
 DUE: Final = "due"  # anybody's
 KEPT: Final = "kept"  # for nobody who is there
 
@@ -46,9 +46,9 @@ def met_by(kind: str, about: About, rows: Iterable[Row], now: float, living: Col
 
 _STATES: Final = (
     *(f"task {stands}" for stands in (HELD, LEASED, OVERDUE, ORPHANED, WAITING, DUE)),
-    *(f"message {stands}" for stands in (HELD, LEASED, OVERDUE, ORPHANED, DUE)),
+    *(f"message {stands}" for stands in (HELD, LEASED, OVERDUE, ORPHANED, WAITING, DUE)),
     *(f"timer {stands}" for stands in (WAITING, DUE)),  # it has no holder
-    *(f"inbox {stands}" for stands in (HELD, LEASED, OVERDUE, ORPHANED, DUE, KEPT)),
+    *(f"inbox {stands}" for stands in (HELD, LEASED, OVERDUE, ORPHANED, WAITING, DUE, KEPT)),
 )
 _OF_TASKS: Final = ("done late", "done twice", "message late", "message lost", "message twice", "publish unknown")
 
