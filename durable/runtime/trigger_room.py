@@ -33,6 +33,7 @@ class TriggerRoom:
         self._clock = clock
         self._wanted: dict[str, Source] = {}
         self._served: dict[str, Source] = {}
+        self._left = False
         self._taken: list[SourceTag] = []
 
     def step(self, instance: Instance, arrivals: Sequence[Arrival], now: datetime) -> Turn:
@@ -56,14 +57,19 @@ class TriggerRoom:
         self._taken.append(arrival.tag)
 
     def leave(self) -> None:
-        """They are somebody else's by now, or this worker ends."""
+        """They are somebody else's by now, or this worker ends. What came meanwhile was not taken, and comes again."""
         self._wanted = {}
+        self._left = True
 
     def tend(self) -> Generator[Request, Any, None]:
         """Acknowledge what was taken; receive from what is named now."""
         if self._taken:
             taken, self._taken = self._taken, []
             yield Taken(taken)
+        if self._left and self._served:  # though they may be this worker's again by now
+            self._served = {}
+            yield Sources({})
+        self._left = False
         if self._served != self._wanted:
             self._served = self._wanted
             yield Sources(self._served)
