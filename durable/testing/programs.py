@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from functools import lru_cache
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -285,6 +285,18 @@ def make_script(random: Random, size: int = 6, *, ticks: bool = False) -> Script
         count[name] += 1
     kind = "coroutine" if random.random() < 0.35 else "generator"
     return Script(kind, [body, repeats, []], numbered)
+
+
+# It fails, and rewound it has a wait and a child that are open again.
+REWOUND: Final = Script(
+    "generator",
+    [
+        ["all", [["tick", "never", LONG], ["child", "coroutine", [["act", "k0", 9, 1, 0, ""], 0, []], 1]], False],
+        0,
+        [],
+    ],
+    [],
+)
 
 
 def make_order(random: Random) -> Node:

@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 from ..engine import triggering
 from .planted import PLANTED, planted
-from .programs import make_script
+from .programs import REWOUND, make_script
 from .simulated_broker import BROKER_FAULTS
 from .simulated_coverage import Met, can_meet
 from .simulated_end import check_the_end
@@ -29,6 +29,8 @@ from .simulated_store import STORE_FAULTS, Wrong
 from .simulated_world import MAIL_FAULTS, MESSAGE_FAULTS, PROCESS_FAULTS, World, make_plan
 
 FAULTS: Final = (*STORE_FAULTS, *PROCESS_FAULTS, *MAIL_FAULTS, *MESSAGE_FAULTS, *BROKER_FAULTS)
+
+LONGER: Final = 5
 
 
 class Report(NamedTuple):
@@ -54,7 +56,12 @@ def run_seed(seed: int, *, bug: str = "", trace: bool = False) -> Report:
     scripts = [
         make_script(random, random.choice((1, 2, 4, 7)), ticks=triggers) for _ in range(random.choice((1, 1, 2, 3)))
     ]
+    patient = seed % 8 == 6
+    if patient:
+        scripts.append(REWOUND)
     plan = make_plan(random, scripts, faults=random.random() > 0.1, triggers=triggers)
+    if patient:  # until what has ended is rewound, and that too meets faults
+        plan = plan._replace(heal=plan.heal * LONGER, strikes=[(at * LONGER, kind) for at, kind in plan.strikes])
     # A history of triggers that is soon too long begins anew.
     long = 5_000 if seed % 8 == 2 else triggering._LONG
     with planted(bug) as store_type, patch.object(triggering, "_LONG", long):

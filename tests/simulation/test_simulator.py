@@ -21,15 +21,15 @@ from durable.ports import Append
 from durable.ports import Outcome as CommitOutcome
 from durable.testing.allowed_results import Outcome, fits, fits_program
 from durable.testing.planted import AT_CRASH_POINTS, PLANTED
-from durable.testing.simulated_broker import BROKER_FAULTS
 from durable.testing.simulated_client import INTERVENTIONS
-from durable.testing.simulated_store import STORE_FAULTS, FaultyStore, Wrong
-from durable.testing.simulated_world import MAIL_FAULTS, MESSAGE_FAULTS, PROCESS_FAULTS
-from durable.testing.simulator import Total, command, main, run_seed, run_seeds
+from durable.testing.simulated_coverage import can_meet
+from durable.testing.simulated_store import FaultyStore, Wrong
+from durable.testing.simulator import FAULTS, Total, command, main, run_seed, run_seeds
 from durable.testing.store_samples import moment, turn
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 300
+MANY = 10_000
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,9 +54,21 @@ def test_everything_ends_right_whatever_fails(total: Total) -> None:
 
 
 def test_every_kind_of_fault_was_there(total: Total) -> None:
-    kinds = {*STORE_FAULTS, *PROCESS_FAULTS, *MESSAGE_FAULTS, *MAIL_FAULTS, *BROKER_FAULTS, *INTERVENTIONS}
-    missing = kinds - {kind for kind, count in total.faults.items() if count}
+    missing = {*FAULTS, *INTERVENTIONS} - {kind for kind, count in total.faults.items() if count}
     assert missing == set()
+
+
+def test_each_fault_meets_rows_in_most_states_and_each_state_a_fault(total: Total) -> None:
+    possible = can_meet(FAULTS)
+    met = possible & total.met
+    assert {state for _, state in met} == {state for _, state in possible}
+    few = {fault for fault in FAULTS if 2 * sum(f == fault for f, _ in met) < sum(f == fault for f, _ in possible)}
+    assert few == set()
+
+
+@pytest.mark.slow
+def test_every_fault_meets_rows_in_every_state() -> None:
+    assert can_meet(FAULTS) - run_seeds(range(1, MANY + 1)).met == set()
 
 
 def test_the_judge_follows_an_execution_that_is_forgotten() -> None:
