@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
+from durable.model.history import UNDECODABLE
+
 STRUCTURED: Final = "application/cloudevents+json"
 # Each binding of the specification has its own: RabbitMQ and HTTP, Kafka, AMQP 1.0 (twice).
 _PREFIXES: Final = ("ce-", "ce_", "cloudevents_", "cloudevents:")
@@ -36,14 +38,18 @@ def subjects(bodies: Iterable[bytes]) -> set[str]:
     for body in bodies:
         try:
             found.add(_subject.decode(body).subject)
-        except msgspec.DecodeError:  # includes ValidationError: a subject that is no string
+        except UNDECODABLE:  # also a subject that is no string
             continue
     found.discard("")
     return found
 
 
-def structured(body: bytes, content_type: str | None, headers: Mapping[str, Any] | None) -> bytes:
-    """The event as structured JSON, if it is a CloudEvent in binary mode; else `body` itself."""
+def structured(body: bytes, content_type: object, headers: Mapping[Any, Any] | None) -> bytes:
+    """The event as structured JSON, if it is a CloudEvent in binary mode; else `body` itself.
+
+    content_type, and the names of `headers`: what is no text there says nothing.
+    """
+    content_type = content_type if isinstance(content_type, str) else None
     if not headers or (content_type or "").lower().startswith("application/cloudevents"):
         return body
     attributes = _attributes(headers)
@@ -51,16 +57,17 @@ def structured(body: bytes, content_type: str | None, headers: Mapping[str, Any]
         return body
     if content_type:
         attributes["datacontenttype"] = content_type
-    else:
-        content_type = attributes.get("datacontenttype")
     if body:
-        attributes.update(_data(body, (content_type or "application/json").lower()))
+        kind = str(attributes.get("datacontenttype") or "application/json")
+        attributes.update(_data(body, kind.lower()))
     return msgspec.json.encode(attributes)
 
 
-def _attributes(headers: Mapping[str, Any]) -> dict[str, Any]:
+def _attributes(headers: Mapping[Any, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for header, value in headers.items():
+        if not isinstance(header, str):
+            continue
         lower = header.lower()
         for prefix in _PREFIXES:
             if lower.startswith(prefix) and _NAME.fullmatch(lower, len(prefix)):
@@ -86,7 +93,7 @@ def _data(body: bytes, content_type: str) -> dict[str, Any]:
     if _JSON.match(content_type):
         try:
             msgspec.json.decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except UNDECODABLE:
             return {"data_base64": base64.b64encode(body).decode()}
         return {"data": msgspec.Raw(body)}
     if content_type.startswith("text/"):

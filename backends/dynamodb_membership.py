@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from durable.model.history import UNDECODABLE
 from durable.ports import Beat
 
 from .dynamodb_connection import Connection
@@ -52,7 +53,7 @@ class DynamoMembership:
         for item in self._connection.query(self._pk, " ", LAST):
             try:
                 beats.append(_beat.decode(item["y"]["B"]))
-            except msgspec.MsgspecError as error:
+            except UNDECODABLE as error:
                 # One beat that is newer or damaged must not stop all the others; said once.
                 if item["sk"]["S"] not in self._unreadable:
                     self._unreadable.add(item["sk"]["S"])

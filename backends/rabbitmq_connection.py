@@ -26,6 +26,7 @@ from pika.adapters.select_connection import IOLoop  # type: ignore[import-untype
 
 from durable.model.errors import TransportError
 
+from .rabbitmq_frames import Connection
 from .rabbitmq_url import Target
 
 HEARTBEAT_SECONDS: Final = 5
@@ -194,7 +195,7 @@ class Session:
             return
         parameters = _parameters(self.target)
         for _ in range(2):
-            connection = pika.SelectConnection(
+            connection = Connection(
                 parameters,
                 on_open_callback=lambda _: self._on_open(opened),
                 on_open_error_callback=lambda _, error: self._on_open_error(error),

@@ -17,6 +17,7 @@ from typing import cast
 import msgspec
 
 from durable.model.errors import TransportError
+from durable.model.history import UNDECODABLE
 from durable.ports import Delivery, Message, Published
 
 from .queue_names import names
@@ -89,6 +90,6 @@ def _hand_over(sink: Sink, deliveries: Sequence[Delivery]) -> None:
 def _id_and_type(body: bytes) -> tuple[str, str]:
     try:
         head = _head.decode(body)
-    except msgspec.DecodeError:  # includes ValidationError
+    except UNDECODABLE:
         return "", ""
     return head.id, head.type

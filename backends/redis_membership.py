@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from durable.model.history import UNDECODABLE
 from durable.ports import Beat
 
 from .redis_connection import Connections, pack
@@ -46,7 +47,7 @@ class RedisMembership:
         for incarnation, text in zip(stored[::2], stored[1::2], strict=True):
             try:
                 beats.append(_beat.decode(text))
-            except msgspec.MsgspecError as error:
+            except UNDECODABLE as error:
                 # One beat that is newer or damaged must not stop all the others; said once.
                 if incarnation not in self._unreadable:
                     self._unreadable.add(incarnation)

@@ -117,7 +117,7 @@ class Triggerer(Steerer):
 
         The same source and id again is the same event, and counts once (of the last 100,000). delay: timedelta or
         seconds until it comes; until then it is kept. Raises TypeError for another object, ValueError for data that are
-        no JSON.
+        no JSON, or nest more than 128 arrays and objects.
         """
         refuse_inside("publish", "an activity that calls the client")
         body = from_sdk(event)

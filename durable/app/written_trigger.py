@@ -19,7 +19,7 @@ from ..model.retry import RetryPolicy
 from ..replay.callee import checked_tags
 from ..triggers.actions import AnyAction, Attempts, Pass, Publish, Resume, StartOrchestration
 from ..triggers.conditions import Always, AnyCondition, Expression, check_expression
-from ..triggers.event import read_event, to_sdk
+from ..triggers.event import new_event, to_sdk
 from ..triggers.pattern import EventPattern
 
 _NAMES: Final = frozenset("id name trigger_id instance_id queue group to".split())
@@ -70,7 +70,7 @@ def _check_meaning(made: msgspec.Struct) -> None:
     if isinstance(made, Expression):
         check_expression(made.text)
     elif isinstance(made, Publish):
-        read_event(bytes(made.event))
+        new_event(bytes(made.event))
         to_sdk(bytes(made.event))  # which refuses more
     elif isinstance(made, Resume):
         raise ValueError("an action of kind 'resume' comes with an orchestration's wait, and from nowhere else")

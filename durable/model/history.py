@@ -190,6 +190,9 @@ class HistoryEvent(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     voids: int | None = None
 
 
+# What msgspec raises for bytes that anybody may have written; text that is not UTF-8 is not among its own errors.
+UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 # One stored row holds the events of one turn: {"v": 1, "events": [...]}, written as a two-item array to stay small.
 FORMAT: Final = 1
 
@@ -207,10 +210,12 @@ def decode_events(row: bytes) -> list[Event]:
     """The events of one stored row. Raises `UnreadableHistory` for what this version can't read."""
     try:
         version, events = _decoder.decode(row)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise UnreadableHistory(f"a stored history row can't be decoded ({error})") from error
     if version != FORMAT:
         raise UnreadableHistory(f"a stored history row has format {version}; this version reads {FORMAT}")
+    if not events:
+        raise UnreadableHistory("a stored history row has no events")
     return events
 
 
@@ -223,7 +228,7 @@ def decode_event(data: bytes) -> Event:
     """The inverse of `encode_event`. Raises `UnreadableHistory`."""
     try:
         return _event_decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise UnreadableHistory(f"a stored event can't be decoded ({error})") from error
 
 

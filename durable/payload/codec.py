@@ -20,7 +20,7 @@ import msgspec
 
 from durable.model.errors import StoreError
 from durable.model.failure import FailureDetails, type_name
-from durable.model.history import Event, Raw
+from durable.model.history import UNDECODABLE, Event, Raw
 from durable.model.limits import Limits
 from durable.model.status import Summary
 
@@ -259,7 +259,7 @@ def summary(stored: Summary, way: Way) -> Summary:
 def _or_same(stored: bytes, change: Callable[[], bytes]) -> bytes:
     try:
         return change()
-    except msgspec.MsgspecError:  # whoever reads it says what is wrong with it
+    except UNDECODABLE:  # whoever reads it says what is wrong with it
         return stored
 
 

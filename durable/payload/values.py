@@ -34,7 +34,7 @@ import msgspec.inspect
 from durable.model.errors import PayloadError
 from durable.model.failure import type_name
 from durable.model.history import Raw
-from durable.model.limits import Limits
+from durable.model.limits import Limits, is_deeper
 
 from .codec import RESERVED
 from .custom_types import CustomError, from_json_able
@@ -55,8 +55,6 @@ _WRITTEN: Final = (
     ("duration", 'a duration is text such as "PT1H30M", or "PT20S"'),
     ("datetime", 'a datetime is text such as "2030-01-31T08:00:00Z"'),
 )
-_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
-_NO_BRACKET: Final = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 def encode(value: object, where: str, limits: Limits) -> Raw:
@@ -175,7 +173,7 @@ def _suspicious(value: object, data: bytes, depth: int) -> bool:
         or "NaN" in shape
         or "Infinity" in shape  # Decimals
         or ("00:00:00" in shape and shape.count("00:00:00") != len(_UTC.findall(shape)))  # no offset, or an odd one
-        or (shape.count("[") + shape.count("{") > depth and _deeper(data, depth))
+        or is_deeper(data, depth)
     )
 
 
@@ -198,20 +196,6 @@ def _may_hold_attrs(value: object, data: bytes) -> bool:
         else:
             left.extend(field for _, field in set_fields(item))
     return False
-
-
-def _deeper(data: bytes, depth: int) -> bool:
-    """Whether arrays and objects nest deeper than `depth`. Linear, and each of at most `depth` rounds in C."""
-    if b"\\" in data:
-        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = data.translate(_SQUARE, _NO_BRACKET).replace(b'""', b"")
-    if b'"' in brackets:  # some text holds brackets
-        brackets = b"".join(brackets.split(b'"')[::2])
-    for _ in range(depth):
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"[]", b"")
-    return bool(brackets)
 
 
 def _carefully(value: object, where: str, limits: Limits) -> bytes:

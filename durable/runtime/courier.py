@@ -138,11 +138,11 @@ class Courier:
         for delivery in deliveries:
             try:
                 if wire.is_outcome_queue(delivery.queue):
-                    returned = wire.read_outcome(delivery.body, self.clock())
+                    returned = wire.read_outcome(delivery.body, self.clock(), self.env.limits)
                     arrival = Arrival(returned.event, returned.execution_id, "", delivery.tag)
                     arrivals.append((returned.instance_id, arrival))
                 else:
-                    work.append((wire.read_work(delivery.body), delivery))
+                    work.append((wire.read_work(delivery.body, self.env.limits), delivery))
             except wire.NotOurs as error:
                 log.error("a message in queue %s can't be understood and is parked: %s", delivery.queue, error)
                 self.unreadable.append(delivery.tag)

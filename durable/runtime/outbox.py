@@ -11,15 +11,13 @@ from collections.abc import Callable, Generator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from ..engine.instance import Env
 from ..engine.ledger import Ledger
 from ..engine.messages import Message, decode_message, refused_start
 from ..engine.step import create
 from ..engine.triggering import begin
 from ..model.errors import StoreError
-from ..model.history import Event, encode_event
+from ..model.history import UNDECODABLE, Event, encode_event
 from ..model.names import TRIGGERS, partition_of
 from ..ports import Commit, Delivered, Fact, Lease, Outcome, Published, Record, Row, RowKey, Want
 from .requests import Begin, Claim, Deliver, Emit, Finish, Load, Read, Request
@@ -59,7 +57,7 @@ class Outbox:
         for row in rows.values():
             try:
                 message = decode_message(row.body)
-            except msgspec.MsgspecError as error:
+            except UNDECODABLE as error:
                 log.error("message %r of instance %r can't be read and is kept: %s", row.key, row.instance_id, error)
                 continue
             if message.kind == "start":

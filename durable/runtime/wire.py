@@ -3,7 +3,9 @@
 Laws.
 1. With these events alone a program in any language can be an activity worker: an invocation says everything, and
    names the queue that its outcome goes to.
-2. What is read was written by anybody: it is decoded into exact types, and what does not fit raises `NotOurs`.
+2. What is read was written by anybody: it is decoded into exact types, and what does not fit raises `NotOurs`. So does
+   what no store could keep or no history be read with again: text that is not UTF-8, an id that is no name, a time that
+   has no place on the calendar of UTC, nesting far beyond the limit of a payload.
 3. An outcome's id is instance/execution/task/attempt: the same outcome twice is one event.
 
 The format is that of the CloudEvents JSON event format; `durable.CloudEvent`, the SDK's class, reads and writes it too.
@@ -12,9 +14,9 @@ The format is that of the CloudEvents JSON event format; `durable.CloudEvent`, t
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
+from datetime import MAXYEAR, MINYEAR, datetime, timezone
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -22,9 +24,10 @@ import msgspec
 from ..engine.instance import Invocation, task_key
 from ..model import history as h
 from ..model.failure import FailureDetails
-from ..model.history import NO_PAYLOAD, Event, Raw
+from ..model.history import NO_PAYLOAD, UNDECODABLE, Event, Raw
+from ..model.limits import Limits, is_deeper
 from ..model.moments import from_timestamp
-from ..model.names import partition_of, sequence, traceparent
+from ..model.names import MAX_CHARS, check_foreign_id, partition_of, sequence, traceparent
 from ..model.status import DEFAULT_QUEUE, Summary
 from ..payload.codec import RESERVED, is_coded
 from ..ports import Message
@@ -36,7 +39,13 @@ FAILED: Final = "durable.task-failed"
 STARTED: Final = "durable.execution-started"
 ENDED: Final = "durable.execution-completed"
 
+_T = TypeVar("_T")
+
+_AROUND: Final = 64  # levels around a payload: the event, its data, a failure with its causes
 _LONGEST_PART: Final = 60  # characters; a queue's name and a routing key may have 255 in all
+
+
+_DEFAULT: Final = Limits()
 
 
 class NotOurs(ValueError):
@@ -216,13 +225,12 @@ def invocation_message(
     return Message(work_queue(workspace, i.queue), event_id, SCHEDULED, body)
 
 
-def read_work(body: bytes) -> Work:
+def read_work(body: bytes, limits: Limits = _DEFAULT) -> Work:
     """The inverse of `invocation_message`. Raises NotOurs."""
-    event = _read(body, (SCHEDULED,))
-    try:
-        call = _calls.decode(event.data)
-    except msgspec.MsgspecError as error:
-        raise NotOurs(f"the data of a {event.type} event: {error}") from None
+    event = _read(body, (SCHEDULED,), limits)
+    call = _decoded(_calls, event.data, f"the data of a {event.type} event")
+    _check_id(call.instance_id, "its instance_id")
+    _check_id(call.execution_id, "its execution_id")
     invocation = Invocation(
         call.instance_id,
         call.execution_id,
@@ -254,13 +262,12 @@ def outcome_message(invocation: Invocation, event: Event, workspace: str, to: st
     return Message(to, event_id, kind, body)
 
 
-def read_outcome(body: bytes, now: datetime) -> Returned:
+def read_outcome(body: bytes, now: datetime, limits: Limits = _DEFAULT) -> Returned:
     """The inverse of `outcome_message`; `now` stands in for a time that the sender left out. Raises NotOurs."""
-    event = _read(body, (COMPLETED, FAILED))
-    try:
-        outcome = _outcomes.decode(event.data)
-    except msgspec.MsgspecError as error:
-        raise NotOurs(f"the data of a {event.type} event: {error}") from None
+    event = _read(body, (COMPLETED, FAILED), limits)
+    outcome = _decoded(_outcomes, event.data, f"the data of a {event.type} event")
+    _check_id(outcome.instance_id, "its instance_id")
+    _check_id(outcome.execution_id, "its execution_id")
     failed = event.type == FAILED
     if failed and outcome.failure is None:
         raise NotOurs(f"a {FAILED} event without a failure")
@@ -280,16 +287,47 @@ def read_outcome(body: bytes, now: datetime) -> Returned:
 _NULL: Final = Raw(b"null")
 
 
-def _read(body: bytes, types: tuple[str, ...]) -> _CloudEvent:
-    try:
-        event = _events.decode(body)
-    except msgspec.MsgspecError as error:
-        raise NotOurs(f"no CloudEvent: {error}") from None
+def _read(body: bytes, types: tuple[str, ...], limits: Limits) -> _CloudEvent:
+    event = _decoded(_events, body, "no CloudEvent")
     if event.specversion != "1.0" or event.type not in types:
         raise NotOurs(f"type {event.type[:60]!a} (specversion {event.specversion[:10]!a}) is not one of {types}")
-    if event.time is not None and event.time.tzinfo is None:
-        raise NotOurs("its time has no offset from UTC")
+    if is_deeper(body, limits.payload_depth + _AROUND):
+        raise NotOurs(f"it nests deeper than Limits.payload_depth ({limits.payload_depth}) allows")
+    if not body.isascii():
+        try:
+            body.decode()  # the decoder passes over what it leaves encoded
+        except UnicodeDecodeError as error:
+            raise NotOurs(f"no CloudEvent: {error}") from None
+    if event.time is not None:
+        _check_time(event.time)
     return event
+
+
+def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes | Raw, what: str) -> _T:
+    try:
+        return decoder.decode(data)
+    except UNDECODABLE as error:
+        raise NotOurs(f"{what}: {error}") from None
+
+
+def _check_time(time: datetime) -> None:
+    if time.tzinfo is None:
+        raise NotOurs("its time has no offset from UTC")
+    if time.year in (MINYEAR, MAXYEAR):
+        try:
+            time.astimezone(timezone.utc)
+        except OverflowError:
+            raise NotOurs("its time is outside the years 1 to 9999 of UTC") from None
+
+
+def _check_id(text: str, what: str) -> None:
+    """Anything else is nobody's, and more than some stores can ask for."""
+    if 0 < len(text) <= MAX_CHARS and text.isascii() and text.isprintable():
+        return  # all but a few, without a walk over each character
+    try:
+        check_foreign_id(text, what)
+    except ValueError as error:
+        raise NotOurs(str(error)) from None
 
 
 def lifecycle_messages(summary: Summary, length: int, serving: Serving) -> list[Message]:

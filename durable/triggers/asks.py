@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from ..model.history import Raw, UnreadableHistory
+from ..model.history import UNDECODABLE, Raw, UnreadableHistory
 from .actions import Definition, Interception
 from .changes import Source
 
@@ -214,7 +214,7 @@ def decode_ask(stored: Raw) -> Ask:
     """Raises UnreadableHistory for what this version can't read."""
     try:
         return _decode(stored)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise UnreadableHistory(f"what is asked of the triggers can't be decoded ({error})") from error
 
 

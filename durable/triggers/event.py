@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
 
+from ..model.history import UNDECODABLE
+from ..model.limits import is_deeper
+
 if TYPE_CHECKING:
     from cloudevents.core.v1.event import CloudEvent
 
+_DEEPEST: Final = 128  # arrays and objects in each other; stored, an event stands within some more
 _DIGEST: Final = 8  # bytes: among 100,000 remembered ids, one event in 10^14 would be taken for another
 
 
@@ -36,12 +40,25 @@ def read_event(body: bytes) -> Occurrence:
     """Raises NotAnEvent for what is no CloudEvent 1.0 in JSON."""
     try:
         event = _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise NotAnEvent(f"not a CloudEvent in JSON: {error}") from error
     if event.specversion != "1.0" or not (event.id and event.source and event.type):
         raise NotAnEvent("a CloudEvent has specversion 1.0 and an id, a source and a type that are not empty")
     if event.expirytime is not None and event.expirytime.tzinfo is None:
         raise NotAnEvent(f"its expirytime {event.expirytime} has no time zone")
+    return event
+
+
+def new_event(body: bytes) -> Occurrence:
+    """One that comes from outside. Raises NotAnEvent also for what could not be read again where it is stored."""
+    event = read_event(body)
+    if not body.isascii():
+        try:
+            body.decode()  # the decoder passes over what it does not need
+        except UnicodeDecodeError as error:
+            raise NotAnEvent(f"not a CloudEvent in JSON: {error}") from error
+    if is_deeper(body, _DEEPEST):
+        raise NotAnEvent(f"a CloudEvent nests at most {_DEEPEST} arrays and objects in each other")
     return event
 
 
@@ -76,7 +93,7 @@ def from_sdk(event: CloudEvent) -> bytes:
         raise TypeError(f"give a durable.CloudEvent, not {type(event).__name__}")
     try:
         body = JSONFormat().write(event)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise NotAnEvent(f"the data of event {event.get_id()!r} can't be written as JSON: {error}") from error
-    read_event(body)
+    new_event(body)
     return body

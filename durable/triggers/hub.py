@@ -41,12 +41,13 @@ from .actions import (
 from .changes import Call, Waiting
 from .conditions import Always, Counter, Join, JoinSubjects, NotAfter, NotBefore, Occasion
 from .drafting import Drafting, FindFunction, no_function
-from .event import NotAnEvent, Occurrence, read_event, to_sdk
+from .event import NotAnEvent, Occurrence, new_event, read_event, to_sdk
 from .state import HubState, Live, copy_of
 
 ATTEMPTS: Final = 3
 FIRST_PAUSE: Final = 1.0  # seconds; twice as long each time
 CHAINED: Final = 10_000
+_SHOWN: Final = 4096  # bytes that are kept of what is no event
 
 _SURE: Final = (Always, Join, JoinSubjects, Counter, NotBefore, NotAfter)  # conditions that never raise
 
@@ -71,7 +72,7 @@ class Hub(HubState):
 
     def publish(self, body: bytes, now: datetime, find: FindFunction, due_at: float | None = None) -> None:
         """An event has come; with `due_at`, it is to come then. Raises NotAnEvent."""
-        event = read_event(body)
+        event = new_event(body)
         if not self._is_new(event):
             return
         if due_at is not None and due_at > now.timestamp():
@@ -82,8 +83,10 @@ class Hub(HubState):
 
     def refuse(self, body: bytes, error: NotAnEvent, now: datetime) -> None:
         """An event source has brought this, which is no event."""
-        text = msgspec.json.encode(body.decode(errors="replace"))
-        self._dead(Raw(text), "", "reading", str(error), 1, now)
+        text = body[:_SHOWN].decode(errors="replace")
+        if len(body) > _SHOWN:
+            text += f" ... ({len(body):,} bytes)"
+        self._dead(Raw(msgspec.json.encode(text)), "", "reading", str(error), 1, now)
 
     def wake(self, number: int, now: datetime, find: FindFunction) -> None:
         """The time of something that waits has come; of nothing, if it was forgotten meanwhile."""

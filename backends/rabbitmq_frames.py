@@ -1,0 +1,31 @@
+"""A connection of pika's that goes on when it meets a message whose properties can't be read.
+
+Anybody who may write to a queue can send such (a time past all years, tables in tables without end). pika raises then,
+and that ends the connection; the message comes again with the next one, and in a queue without a delivery limit for
+ever. Here it has no properties. Whether its body is of any use is for whoever reads it to say.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import pika  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
+from pika import frame, spec
+
+_FRAME = struct.Struct(">BHL")  # type, channel, size; the size is without this and without the end
+_CONTENT = struct.Struct(">HHQ")  # class, weight, size of the body
+
+
+class Connection(pika.SelectConnection):  # type: ignore[misc]  # as above
+    def _read_frame(self) -> tuple[int, Any]:
+        try:
+            consumed: tuple[int, Any] = super()._read_frame()
+            return consumed
+        except Exception:  # whatever pika's decoders meet
+            kind, channel, size = _FRAME.unpack_from(self._frame_buffer)
+            if kind != spec.FRAME_HEADER or size < _CONTENT.size:
+                raise
+            _, _, body_size = _CONTENT.unpack_from(self._frame_buffer, _FRAME.size)
+            end = _FRAME.size + size + spec.FRAME_END_SIZE
+            return end, frame.Header(channel, body_size, pika.BasicProperties())
