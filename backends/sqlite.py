@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -342,7 +343,15 @@ def open_sqlite(url: str, workspace: str = "default") -> Backend:
     """
     target = parse_url(url)
     if workspace != "default":
-        target = target._replace(path=f"{target.path}@{quote(workspace, safe='')}")
+        target = target._replace(path=f"{target.path}@{_part_of_path(workspace)}")
     if target.synchronous == "NORMAL":
         log.warning("SQLite store %s: synchronous=normal may lose the last commits in a power cut", target.path)
     return SqliteBackend(acquire(target))
+
+
+_BESIDE: Final = re.compile(r"-(?=(wal|shm|journal|worker|worker\.sock)\Z)")  # ends of files beside a store
+
+
+def _part_of_path(workspace: str) -> str:
+    """Its name in that of its file, which is none of the names beside the file of another workspace."""
+    return _BESIDE.sub("%2D", quote(workspace, safe=""))
