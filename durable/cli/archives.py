@@ -18,7 +18,7 @@ from ..model.errors import InstanceNotFoundError
 from ..model.names import check_name
 from .exits import CommandError, Exit
 from .loading import load
-from .run import prints_elsewhere
+from .run import prints_elsewhere, standard_input
 from .session import Session
 from .terminal import printable_json, safe
 
@@ -118,7 +118,7 @@ def _stored(session: Session, instance_id: str) -> Archive:
 def _read(file: str) -> Archive:
     try:
         if file == _STDIO:
-            return _parsed(sys.stdin.buffer, "standard input")
+            return _parsed(standard_input().buffer, "standard input")
         with open(file, "rb") as stream:
             return _parsed(stream, file)
     except FileNotFoundError:

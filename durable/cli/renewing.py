@@ -123,7 +123,7 @@ def _purge(
 
 def agreed(session: Session, question: str, purpose: str) -> bool:
     """Ask whoever sits there. Nobody to ask is no consent."""
-    if session.as_json or not sys.stdin.isatty():
+    if session.as_json or sys.stdin is None or not sys.stdin.isatty():
         raise CommandError(Exit.USAGE, f"nobody can be asked here: give --yes {purpose}")
     # Not typer.confirm: it leaves a space on stdout.
     sys.stderr.write(f"{question} [y/N] ")

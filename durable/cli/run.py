@@ -9,8 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 from uuid import uuid4
 
 import msgspec
@@ -21,6 +20,7 @@ from ..app.registry import default_registry
 from ..app.worker import Worker
 from ..model import history as h
 from ..model.history import HistoryEvent
+from ..model.limits import Limits
 from ..model.names import check_name
 from ..model.status import OrchestrationStatus, RuntimeStatus
 from .events import EventRows
@@ -32,6 +32,7 @@ from .session import Session
 from .terminal import cut, duration, json_text, safe
 
 GRACE_SECONDS: Final = 10.0
+_MOST: Final = 2 * Limits().payload_bytes  # what is written wider than a store writes it has room too
 # What was blocked before we came is tried again by our worker. Blocked after this long, it is blocked by this code.
 _STILL_BLOCKED_SECONDS: Final = 2.0
 
@@ -61,12 +62,30 @@ def _read(text: str, option: str) -> str:
     """No JSON is `-` alone, or begins with `@`."""
     try:
         if text == "-":
-            return sys.stdin.read()
-        return Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+            return _bounded(standard_input())
+        if not text.startswith("@"):
+            return text
+        with open(text[1:], encoding="utf-8") as file:
+            return _bounded(file)
     except FileNotFoundError:
         raise CommandError(Exit.NOT_FOUND, f"{option}: there is no file {text[1:]!a}") from None
     except (OSError, ValueError) as error:
         raise CommandError(Exit.USAGE, f"{option}: {text!a} can't be read ({error})") from None
+
+
+def _bounded(stream: TextIO) -> str:
+    """All of it. Raises ValueError where it does not end: a device, a pipe, a file that is no input."""
+    text = stream.read(_MOST + 1)
+    if len(text) > _MOST:
+        raise ValueError(f"it is longer than {_MOST:,} characters, and no payload is")
+    return text
+
+
+def standard_input() -> TextIO:
+    """Raises CommandError where there is none."""
+    if sys.stdin is None:  # Python's way to say that it is closed
+        raise CommandError(Exit.USAGE, "standard input is closed; give a file, or < /dev/null")
+    return sys.stdin
 
 
 def _no_constant(name: str) -> Any:
