@@ -191,6 +191,8 @@ def create_store(url: str) -> bool:
 def _opener(url: str, group: str, what: str, hint: str) -> Any:
     from importlib.metadata import entry_points  # a third of the import's time, and not needed before
 
+    if any(character < " " or character == "\x7f" for character in url):  # urlsplit would leave some out
+        raise ValueError(f"the {what}'s URL holds a line break or another control character; give it without")
     scheme = urlsplit(url).scheme if "://" in url else ""
     found = entry_points(group=group)
     if not scheme or scheme not in found.names:
