@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from durable.model.errors import StoreError
+from durable.model.history import UNDECODABLE
 from durable.model.status import Summary
 from durable.ports import Record, Row
 
@@ -117,5 +118,5 @@ def decode_summary(stored: bytes) -> Summary:
     """A stored summary. Raises StoreError for one that can't be read."""
     try:
         return _summary.decode(stored)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise StoreError(f"a stored summary can't be read ({error}); the file is damaged or newer") from error

@@ -62,7 +62,7 @@ def archive_of(store: Store, instance_id: str) -> Archive:
     pending = [] if ended else [decode_event(row.body) for row in record.inbox if row.body]
     for some in (*(execution.events for execution in executions), pending):
         refuse_claims(some, f"export: orchestration {instance_id!r}")
-    return Archive(msgspec.structs.replace(record.summary, reply_to=""), executions, pending)
+    return Archive(msgspec.structs.replace(record.summary, reply_to="", length=0), executions, pending)
 
 
 def _recorded(execution_id: str, events: Sequence[Event]) -> Recorded:

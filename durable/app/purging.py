@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -20,7 +21,7 @@ from ..engine.instance import task_key
 from ..engine.ledger import Ledger
 from ..model import history as h
 from ..model.errors import InstanceNotFinishedError, InstanceNotFoundError, TimeoutError
-from ..model.history import Event
+from ..model.history import Event, UnreadableHistory
 from ..model.names import check_name, partition_of
 from ..model.status import RuntimeStatus, Summary
 from ..payload.claims import refuse_claims
@@ -131,8 +132,9 @@ class Purger(Steerer):
         for summary, executions in zip(summaries, former, strict=True):
             histories = self._histories(summary, executions)
             if not recursive:
-                for _ in histories:
-                    pass  # they are read for what they refuse
+                with suppress(UnreadableHistory):  # it can go all the same
+                    for _ in histories:
+                        pass  # they are read for what they refuse
             elif children := self._children(summary, histories):
                 found.update({key.instance_id: key for key in self._family(children, recursive)})
         for summary in summaries:
@@ -143,7 +145,14 @@ class Purger(Steerer):
     def _histories(self, summary: Summary, former: Sequence[str]) -> Iterator[list[Event]]:
         """Of each of its executions. Raises PayloadError for payloads that lie where this client can't delete them."""
         for execution in (*former, summary.execution_id):
-            events = [event for _, event in self._numbered(self._outline, ExecutionKey(summary.instance_id, execution))]
+            key = ExecutionKey(summary.instance_id, execution)
+            try:
+                events = [event for _, event in self._numbered(self._outline, key)]
+            except UnreadableHistory as error:
+                raise UnreadableHistory(
+                    f"purge: which children {summary.instance_id!r} has can't be told ({error}); "
+                    "purge it alone, with recursive=False or --keep-children"
+                ) from error
             if not has_blobs(self._backend):
                 refuse_claims(events, f"purge: orchestration {summary.instance_id!r}")
             yield events

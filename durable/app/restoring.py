@@ -138,9 +138,9 @@ def _started(events: Sequence[Event], instance_id: str, ids: dict[str, str]) -> 
 
 
 def _creation(store: Store, archive: Archive, now: float) -> Commit:
-    summary = archive.summary
-    mint = Ids()
     current = archive.executions[-1].events
+    summary = msgspec.structs.replace(archive.summary, length=len(current))
+    mint = Ids()
     env = Env("", 0.0, mint, store.partitions, Limits(), Watch())
     instance = Instance(summary, 0, current[0], len(current))
     effects = Effects(instance, env, now)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 
 from ..model import history as h
-from ..model.history import Event, HistoryEvent, Raw, decode_events
+from ..model.history import Event, HistoryEvent, Raw, UnreadableHistory, decode_events
 from ..model.names import sequence, traceparent
 from ..model.status import OrchestrationStatus, Summary
 from ..payload.codec import shown
@@ -44,8 +44,13 @@ def status_view(
 
 
 def input_of(row: bytes | None) -> Raw:
-    """The input in the first stored row of an execution."""
-    return h.NO_PAYLOAD if row is None else decode_events(row)[0].input
+    """The input in the first stored row of an execution; words where that can't be read, for the rest can be shown."""
+    if row is None:
+        return h.NO_PAYLOAD
+    try:
+        return decode_events(row)[0].input
+    except UnreadableHistory as error:
+        return Raw(msgspec.json.encode(f"(not to be had: {error})"))
 
 
 def event_view(event: Event, number: int | None) -> HistoryEvent:

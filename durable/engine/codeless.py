@@ -64,7 +64,8 @@ def _end(instance: Instance, events: list[Event], arrivals: Sequence[Arrival], n
     if instance.started.parent is not None:
         outcome = child_outcome(instance.started.parent, ended, summary.instance_id)
         run.send(outcome, outcome_key(summary.execution_id, instance.length))
-    summary = ended_summary(summary, ended, summary.custom_status, now)
+    length = instance.length + len(events)
+    summary = ended_summary(summary, ended, summary.custom_status, now, length)
     append = Append(summary.execution_id, instance.length, encode_events(events))
     commit = Commit(
         env.mint(),
@@ -77,7 +78,7 @@ def _end(instance: Instance, events: list[Event], arrivals: Sequence[Arrival], n
         tuple(run.drop),
         tells=True,
     )
-    after = Instance(summary, instance.version + 1, instance.started, instance.length + len(events))
+    after = Instance(summary, instance.version + 1, instance.started, length)
     return Turn(commit, after, cancelled=run.cancelled, ignored=len(arrivals) - 1)
 
 
@@ -162,8 +163,8 @@ def outcome_fact(instance_id: str, arrival: Arrival, partitions: int, now: datet
     return Fact(instance_id, partition, f"task/{row_behind(arrival)}", encode_event(event), now.timestamp())
 
 
-def ended_summary(summary: Summary, ended: Event, custom: Raw, now: datetime) -> Summary:
-    """How an instance stands once it has ended."""
+def ended_summary(summary: Summary, ended: Event, custom: Raw, now: datetime, length: int) -> Summary:
+    """How an instance stands once it has ended, with so many events."""
     return replace(
         summary,
         status=RuntimeStatus(ended.status),
@@ -173,4 +174,5 @@ def ended_summary(summary: Summary, ended: Event, custom: Raw, now: datetime) ->
         failure=ended.failure,
         custom_status=custom,
         blocked_reason="",
+        length=length,
     )

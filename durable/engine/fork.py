@@ -81,6 +81,7 @@ def fork(
         appended = shared  # nothing is void, and nothing had to be scheduled by an event
     else:
         appended = [*shared, *opened.events]
+    summary = msgspec.structs.replace(summary, length=len(appended))
     append = Append(begun.execution_id, 0, encode_events(appended))
     partition = partition_of(instance_id, partitions)
     return Commit(mint(), instance_id, partition, 0, summary, (append,), tuple(opened.put), tuple(opened.drop))

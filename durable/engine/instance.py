@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 import msgspec
 
 from ..model import history as h
-from ..model.history import Event, Raw
+from ..model.history import Event, Raw, UnreadableHistory
 from ..model.limits import Limits
 from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE, Summary
 from ..ports import Commit, Fact, Record, Row
@@ -70,10 +71,43 @@ class Instance(msgspec.Struct, frozen=True):
     @classmethod
     def of_record(cls, record: Record) -> Instance:
         """A cold instance. Raises UnreadableHistory."""
-        assert record.history is not None
-        events = [event for row in record.history for event in h.decode_events(row)]
-        size = sum(map(len, record.history))
+        events = events_of(record)
+        size = sum(map(len, record.history or ()))
         return cls(record.summary, record.version, events[0], len(events), None, events, size)
+
+    @classmethod
+    def unread(cls, record: Record) -> Instance:
+        """One whose history can't be used here. It can be ended, if anybody counted the events."""
+        started = Event(h.EXECUTION_STARTED, record.summary.created_at)
+        with suppress(UnreadableHistory, IndexError):
+            first = h.decode_events((record.history or ())[0])[0]
+            started = first if first.type == h.EXECUTION_STARTED else started
+        return cls(record.summary, record.version, started, record.summary.length)
+
+
+def events_of(record: Record) -> list[Event]:
+    """The history of its current execution. Raises UnreadableHistory also where some of it is missing or misplaced."""
+    events = [event for row in record.history or () for event in h.decode_events(row)]
+    problem = _damage(events, record.summary)
+    if problem:
+        raise UnreadableHistory(f"its history is damaged: {problem}; restore the store from a backup")
+    return events
+
+
+def _damage(events: Sequence[Event], summary: Summary) -> str:
+    if not events or events[0].type != h.EXECUTION_STARTED or events[0].execution_id != summary.execution_id:
+        return f"event 0, which starts execution {summary.execution_id}, is missing"
+    turn_at = None
+    for number, event in enumerate(events):
+        if event.type == h.EXECUTION_STARTED and number:
+            return f"event {number} starts it once more"
+        if event.type == h.ORCHESTRATOR_STARTED:
+            if turn_at is not None and event.timestamp < turn_at:
+                return f"the turn at event {number} is older than the one before it"
+            turn_at = event.timestamp
+    if summary.length not in (0, len(events)):
+        return f"it has {len(events)} events, and had {summary.length}"
+    return ""
 
 
 class Invocation(msgspec.Struct, frozen=True, gc=False):

@@ -104,6 +104,7 @@ def rewind(
         return created.instance_id if by_code else child_id(*mine, created.attempt + 1)
 
     opened = reopen(summary, instance.history, back, rewound, mint, partitions, anew, rewinds=True)
+    summary = msgspec.structs.replace(summary, length=instance.length + len(opened.events))
     append = Append(summary.execution_id, instance.length, encode_events(opened.events))
     partition = partition_of(summary.instance_id, partitions)
     return Commit(

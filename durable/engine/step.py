@@ -53,6 +53,7 @@ def create(instance_id: str, started: Event, partitions: int, commit_id: str) ->
         parent_instance_id=started.parent.instance_id if started.parent else "",
         group=started.group or DEFAULT_GROUP,
         reply_to=started.reply_to,
+        length=1,
     )
     if started.fire_at is None:
         wake = wake_row(summary, partition, at.timestamp(), "")
@@ -228,12 +229,13 @@ def _commit(
             version=started.version,
             custom_status=custom,
             blocked_reason="",
+            length=len(opened),
         )
         run.put.append(wake_row(summary, run.partition, run.now, env.holder))
         live, length, size = None, len(opened), len(row)
     elif last.type == h.EXECUTION_COMPLETED:
         run.drop.extend(_timers_left(execution))
-        summary = ended_summary(summary, last, custom, now)
+        summary = ended_summary(summary, last, custom, now, length)
         if started.parent is not None:
             outcome = child_outcome(started.parent, last, summary.instance_id)
             run.send(outcome, outcome_key(summary.execution_id, instance.length))
@@ -252,6 +254,7 @@ def _commit(
             parent_instance_id=summary.parent_instance_id,
             group=summary.group,
             reply_to=summary.reply_to,
+            length=length,
         )
     run.forget_what_ended_at_once()
     began = instance.summary.status is RuntimeStatus.PENDING or instance.version <= 1

@@ -91,7 +91,7 @@ def _switched(
     undelivered, drop = to_inbox(instance, others, env, now)
     if instance.summary.status is RuntimeStatus.BLOCKED:
         drop.append(wake_key(instance.summary.execution_id))
-    summary = replace(instance.summary, status=status, updated_at=now, blocked_reason="")
+    summary = replace(instance.summary, status=status, updated_at=now, blocked_reason="", length=instance.length + 1)
     append = Append(summary.execution_id, instance.length, encode_events([event]))
     commit = _commit(instance, summary, [*drop, *used], env, append)
     after = Instance(summary, instance.version + 1, instance.started, instance.length + 1)

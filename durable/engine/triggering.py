@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from ..model import history as h
 from ..model.failure import FailureDetails
-from ..model.history import NO_PAYLOAD, Event, Parent, Raw, UnreadableHistory, encode_events
+from ..model.history import NO_PAYLOAD, UNDECODABLE, Event, Parent, Raw, UnreadableHistory, encode_events
 from ..model.names import TRIGGERS, derived_id, partition_of
 from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
 from ..ports import Append, Commit, Row
@@ -52,7 +52,7 @@ _SHOWN: Final = 20  # patterns in the status; for more there is one that fits al
 def begin(now: datetime, mint: Callable[[], str], partitions: int) -> Commit:
     """The commit that creates the instance, without any trigger."""
     started = _started(now, mint, encode_change(Hub().everything()))
-    summary = Summary(TRIGGERS, started.execution_id, TRIGGERS, RuntimeStatus.RUNNING, now, now)
+    summary = Summary(TRIGGERS, started.execution_id, TRIGGERS, RuntimeStatus.RUNNING, now, now, length=1)
     append = Append(started.execution_id, 0, encode_events([started]))
     return Commit(mint(), TRIGGERS, partition_of(TRIGGERS, partitions), 0, summary, (append,))
 
@@ -63,7 +63,7 @@ def hub_of(instance: Instance) -> Hub:
     try:
         for event in instance.history:
             hub.apply(decode_change(event.input))
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise UnreadableHistory(f"a stored change of the triggers can't be decoded ({error})") from error
     return hub
 
@@ -148,7 +148,7 @@ def _await(hub: Hub, awaited: Event) -> None:
     """An orchestration waits for the first event of a pattern. Raises UnreadableHistory."""
     try:
         pattern = _pattern(awaited.input)
-    except msgspec.MsgspecError as error:
+    except UNDECODABLE as error:
         raise UnreadableHistory(f"what {awaited.instance_id!r} waits for can't be decoded ({error})") from error
     hub.wait_for(pattern, _resume(awaited))
 
@@ -184,6 +184,7 @@ def _commit(
         row, first = encode_events([started]), 0
         size, length, replaces = len(row), 1, summary.execution_id
         summary = replace(summary, execution_id=started.execution_id)
+    summary = replace(summary, length=length)
     commit = Commit(
         mint(),
         TRIGGERS,

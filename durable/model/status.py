@@ -49,7 +49,8 @@ class RuntimeStatus(str, Enum):
 class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
     """What every commit stores beside the history, so that nobody needs the history to know how things stand.
 
-    The input is not here: it is event 0 of the execution, and may be large.
+    The input is not here: it is event 0 of the execution, and may be large. length: how many events that execution has,
+    so that one which was lost is missed; 0 where nobody has counted them.
     """
 
     instance_id: str
@@ -68,6 +69,7 @@ class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
     parent_instance_id: str = ""
     group: str = DEFAULT_GROUP
     reply_to: str = ""
+    length: int = 0
 
 
 class OrchestrationStatus(msgspec.Struct, frozen=True, kw_only=True):

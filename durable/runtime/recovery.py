@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..engine.effects import invocation_of
-from ..engine.instance import Invocation, row_behind
+from ..engine.instance import Invocation, events_of, row_behind
 from ..engine.ledger import Ledger
 from ..engine.step import inbox_arrivals
 from ..model.history import UnreadableHistory
@@ -28,7 +28,7 @@ def open_tasks(rows: Iterable[Row], found: dict[str, Record | None]) -> list[tup
             continue
         try:
             if row.instance_id not in ledgers:
-                ledgers[row.instance_id] = Ledger.of_rows(record.history or ())
+                ledgers[row.instance_id] = Ledger(events_of(record))
                 outcomes[row.instance_id] = _outcomes(record)
         except UnreadableHistory:
             continue
@@ -42,7 +42,7 @@ def open_task(row_key: str, record: Record | None) -> Invocation | None:
     try:
         if record is None:
             return None
-        return _open_task(row_key, record, Ledger.of_rows(record.history or ()), _outcomes(record))
+        return _open_task(row_key, record, Ledger(events_of(record)), _outcomes(record))
     except UnreadableHistory:
         return None
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple, Protocol
 
+from ..engine.codeless import park
 from ..engine.instance import Arrival, Env, Instance, Turn
 from ..engine.step import inbox_arrivals, step
 from ..model import history as h
@@ -373,9 +374,13 @@ class Turns:
                 try:
                     instance = Instance.of_record(record)
                 except UnreadableHistory as error:
-                    found.leases.extend(self.parking.park(instance_id, str(error), inbox, now.timestamp()))
-                    found.foreign[instance_id] = arrivals  # to the inbox: a newer worker may read it
-                    return None
+                    instance = Instance.unread(record)
+                    if instance_id == TRIGGERS:
+                        found.leases.extend(self.parking.park(instance_id, str(error), inbox, now.timestamp()))
+                        found.foreign[instance_id] = arrivals  # to the inbox: a newer worker may read it
+                        return None
+                    if not instance.summary.status.finished and not (instance.length and _is_terminated(inbox)):
+                        return self._parked(park(instance, arrivals, str(error), now, self.env), inbox, found, now)
         assert instance is not None
         if instance_id == TRIGGERS:
             return self._step_triggers(instance, arrivals, inbox, found, now)
@@ -402,10 +407,15 @@ class Turns:
             return None
         self.ignored += turn.ignored
         if turn.parked:
-            found.leases.extend(self.parking.park(instance_id, turn.parked, inbox, now.timestamp()))
+            self._parked(turn, inbox, found, now)
         if turn.alarm is not None:
             until = min(turn.alarm.due_at, now.timestamp() + RESTING)
             found.leases.extend(self.parking.lease(inbox, until))
+        return turn
+
+    def _parked(self, turn: Turn, inbox: Sequence[Row], found: Stepped, now: datetime) -> Turn:
+        instance_id = turn.instance.summary.instance_id
+        found.leases.extend(self.parking.park(instance_id, turn.parked, inbox, now.timestamp()))
         return turn
 
     def _step_triggers(
@@ -464,6 +474,10 @@ def _let_go(instance: Instance | None) -> None:
     """Its live code is thrown away: it ends here and now, on the engine's thread."""
     if instance is not None and instance.execution is not None:
         instance.execution.let_go()
+
+
+def _is_terminated(inbox: Sequence[Row]) -> bool:
+    return any(arrival.event.type == h.EXECUTION_TERMINATED for arrival in inbox_arrivals(inbox)[0])
 
 
 def _is_uncreated(known: Record | bool) -> bool:

@@ -249,7 +249,7 @@ def rewinds(system: System) -> Iterator[Commit]:
         if found is None:
             return
         commit = rewind(found, None, Raw(b"null"), NOW, system.env.mint, 1)
-        system.apply(commit, Instance(commit.summary, 2, system.history[0], len(system.history)))
+        system.apply(commit, Instance(commit.summary, 2, system.history[0], commit.summary.length))
         yield commit
 
 

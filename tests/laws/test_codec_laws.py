@@ -96,7 +96,7 @@ def test_what_another_key_cannot_open_stays_as_it_was_stored(payload: Raw, key: 
     assert "was encoded by a codec that this process does not have" in why_sealed(sealed)
 
 
-@given(turn=st.lists(events, max_size=4))
+@given(turn=st.lists(events, min_size=1, max_size=4))
 def test_rows_come_back_and_hold_nothing_open(turn: list[Event]) -> None:
     stored = h.encode_events(turn)
     sealed = coding.row(stored, SEAL)

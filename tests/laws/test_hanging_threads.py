@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from durable.engine.step import create
 from durable.model import history as h
@@ -29,7 +30,7 @@ def driven() -> Driven:
     row = Row(KEY, "task", "there", 0, due_at, holder="me")
     made = create("there", started, 1, "c1")
     events = Append("e", 1, encode_events([scheduled]))
-    driven.store.commit([made, Commit("c2", "there", 0, 1, made.summary, (events,), (row,))])
+    driven.store.commit([made, Commit("c2", "there", 0, 1, replace(made.summary, length=2), (events,), (row,))])
     driven.loop.work.held[KEY] = Held(0, 0, due_at)
     driven.loop.work.running.add(KEY)
     return driven

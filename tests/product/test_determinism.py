@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
+from msgspec.structs import replace
 
 import durable
 from durable.ports import Append, Commit, Want
@@ -680,7 +681,8 @@ def test_a_type_of_a_later_version_is_kept_and_blocks(bench: Bench) -> None:
     before = bench.client.history(handle.instance_id)
     later = record.history[-1].replace(b"EventAwaited", b"WishGranted")  # a turn, as that version would have written it
     append = Append(record.summary.execution_id, len(before), later)
-    store.commit([Commit("later", handle.instance_id, 0, record.version, record.summary, (append,))])
+    summary = replace(record.summary, length=len(before) + 2)
+    store.commit([Commit("later", handle.instance_id, 0, record.version, summary, (append,))])
     handle.raise_event("go")
     bench.serve(app)
     assert "event 4 has the type 'WishGranted', which this version does not know" in bench.blocked(handle)
