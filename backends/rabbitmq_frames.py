@@ -17,15 +17,18 @@ _FRAME = struct.Struct(">BHL")  # type, channel, size; the size is without this 
 _CONTENT = struct.Struct(">HHQ")  # class, weight, size of the body
 
 
-class Connection(pika.SelectConnection):  # type: ignore[misc]  # as above
+_Select: Any = pika.SelectConnection
+
+
+class Connection(_Select):  # type: ignore[misc]  # as above
     def _read_frame(self) -> tuple[int, Any]:
+        buffer: bytes = self._frame_buffer
         try:
-            consumed: tuple[int, Any] = super()._read_frame()
-            return consumed
+            return frame.decode_frame(buffer)
         except Exception:  # whatever pika's decoders meet
-            kind, channel, size = _FRAME.unpack_from(self._frame_buffer)
+            kind, channel, size = _FRAME.unpack_from(buffer)
             if kind != spec.FRAME_HEADER or size < _CONTENT.size:
                 raise
-            _, _, body_size = _CONTENT.unpack_from(self._frame_buffer, _FRAME.size)
+            _, _, body_size = _CONTENT.unpack_from(buffer, _FRAME.size)
             end = _FRAME.size + size + spec.FRAME_END_SIZE
             return end, frame.Header(channel, body_size, pika.BasicProperties())

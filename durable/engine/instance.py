@@ -79,9 +79,10 @@ class Instance(msgspec.Struct, frozen=True):
     def unread(cls, record: Record) -> Instance:
         """One whose history can't be used here. It can be ended, if anybody counted the events."""
         started = Event(h.EXECUTION_STARTED, record.summary.created_at)
-        with suppress(UnreadableHistory, IndexError):
-            first = h.decode_events((record.history or ())[0])[0]
-            started = first if first.type == h.EXECUTION_STARTED else started
+        with suppress(UnreadableHistory):
+            for row in (record.history or ())[:1]:
+                first = h.decode_events(row)[0]
+                started = first if first.type == h.EXECUTION_STARTED else started
         return cls(record.summary, record.version, started, record.summary.length)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import durable
+from tests.hostile.names import ALLOWED, REFUSED
 
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, Heard, Place, World
@@ -17,73 +18,6 @@ else:
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
 
-REFUSED = {
-    "empty": "",
-    "tab": "a\tb",
-    "nul": "a\x00b",
-    "newline": "a\nb",
-    "header": "a\r\nX-Injected: 1",
-    "escape": "\x1b[31mred",
-    "201 characters": "x" * 201,
-    "over 512 bytes": "\U0001f600" * 129,
-    "10 MB": "x" * 10_000_000,
-    "lone surrogate": "\ud800",
-    "not NFC": "e\u0301",
-    "bidi": "\u202egnp",
-    "zero width": "a\u200bb",
-    "line separator": "a\u2028b",
-    "private use": "\ue000",
-    "path": "../../etc/passwd",
-    "encoded path": "..%2f../",
-    "windows path": "C:\\x",
-    "share": "//host/share",
-    "question mark": "a?b=c",
-    "fragment": "#",
-    "star hash": "*.#",
-    "placeholder": "#v = :v",
-    "slash": "os/system",
-    "at": "@entity",
-    "img": "<img src=x onerror=alert(1)></img>",
-    "jndi": "${jndi:ldap://x}",
-}
-ALLOWED = {
-    "space": " ",
-    "spaces around": " a ",
-    "200 characters": "x" * 200,
-    "512 bytes": "\U0001f600" * 128,
-    "NFC": "\u00e9",
-    "homoglyph": "\u0440\u0430ypal",
-    "hash tag": "{x}",
-    "empty braces": "{}",
-    "turned braces": "}{",
-    "many braces": "a{b}c{d}",
-    "star": "*",
-    "class": "[a-z]",
-    "dots": "a.b.c",
-    "one dot": ".",
-    "two dots": "..",
-    "sql": "'; DROP TABLE history;--",
-    "percent": "%",
-    "underscore": "_",
-    "function": "attribute_exists(p)",
-    "img": "<img src=x onerror=alert(1)>",
-    "printf": "%n%s",
-    "format": "{0.__class__.__init__.__globals__}",
-    "option": "-rf",
-    "long option": "--help",
-    "proto": "__proto__",
-    "constructor": "constructor",
-    "internal": "meta",
-    "outbox": "outbox",
-    "namespaced": "ns:17",
-    "colon": "a:b",
-    "upper": "ID",
-    "lower": "id",
-    "import": "os.system",
-    "entry point": "builtins:eval",
-    "number": "0",
-    "null": "null",
-}
 NO_TEXT = [1, 1.5, b"id", ["id"], object(), True]
 
 
