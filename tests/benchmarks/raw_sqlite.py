@@ -62,11 +62,11 @@ class Transaction(NamedTuple):
 # ---- what is written
 
 
-def _summary(instance: str, execution: str, name: str, status: str, output: str, replies: str) -> bytes:
+def _summary(instance: str, execution: str, name: str, status: str, output: str, replies: str, length: int) -> bytes:
     ended = f',"completed_at":"{_TIME}","output":{output}' if output else ""
     return (
         f'{{"instance_id":"{instance}","execution_id":"{execution}","name":"{name}","status":"{status}",'
-        f'"created_at":"{_TIME}","updated_at":"{_TIME}"{ended}{replies}}}'
+        f'"created_at":"{_TIME}","updated_at":"{_TIME}"{ended}{replies},"length":{length}}}'
     ).encode()
 
 
@@ -153,7 +153,7 @@ class _Life:
         row = f"[1,[{','.join(events)}]]".encode()
         history = [(self.execution, self.length, row)]
         self.length += len(events)
-        summary = _summary(self.instance, self.execution, self.name, status, output, self.replies)
+        summary = _summary(self.instance, self.execution, self.name, status, output, self.replies, self.length)
         instance = (
             self.instance, self.version, self.execution, self.execution, status, self.name, _AT, None, summary,
         )  # fmt: skip
