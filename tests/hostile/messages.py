@@ -145,7 +145,7 @@ def messages() -> Iterator[Hostile]:
     yield Hostile("case 27 an instance id of 10 MB", event({"instance_id": "x" * 10_000_000}))
     yield Hostile("case 28 an instance id of half a character", event({"instance_id": "\ud800"}))
     yield Hostile("case 27 an execution id of 513 bytes", event({"execution_id": "😀" * 129}))
-    for depth in (1_000, 100_000):
+    for depth in (200, 1_000, 100_000):
         yield Hostile(f"case 74 a result {depth} deep", with_result(b"[" * depth + b"]" * depth))
     yield Hostile("case 74 brackets that nobody closes", b'{"id":' + b"[" * 100_000)
     yield Hostile("case 75 the same key twice", event()[:-1] + b',"type":"x"}')
