@@ -24,7 +24,8 @@ class Connection(_Select):  # type: ignore[misc]  # as above
     def _read_frame(self) -> tuple[int, Any]:
         buffer: bytes = self._frame_buffer
         try:
-            return frame.decode_frame(buffer)
+            decoded: tuple[int, Any] = frame.decode_frame(buffer)
+            return decoded
         except Exception:  # whatever pika's decoders meet
             kind, channel, size = _FRAME.unpack_from(buffer)
             if kind != spec.FRAME_HEADER or size < _CONTENT.size:
