@@ -102,9 +102,6 @@ def check(archive: Archive) -> None:
     _named(summary.instance_id, "the instance id")
     _named(summary.name, "the orchestrator's name")
     _named(summary.group, "the group")
-    times = (summary.created_at, summary.updated_at, summary.completed_at)
-    if any(at is not None and at.tzinfo is None for at in times):
-        raise ArchiveError("a time in the first line has no time zone")
     if not archive.executions:
         raise ArchiveError("it has no events")
     if archive.executions[-1].id != summary.execution_id:
@@ -133,8 +130,6 @@ def _check_execution(summary: Summary, execution: Recorded, previous: str) -> No
         raise wrong(0, "starts another orchestration or execution than the archive says")
     if previous and started.previous != previous:
         raise wrong(0, f"does not follow execution {previous!r}, which stands before it")
-    if not _aware(started):
-        raise wrong(0, "has a time without a time zone")
     walk = _Walk(wrong)
     for number, event in enumerate(execution.events[1:], 1):
         walk.step(number, event)
@@ -155,8 +150,6 @@ class _Walk:
             raise self._wrong(number, f"has the type {_shown(kind)}, which this version does not know")
         if kind == h.EXECUTION_STARTED:
             raise self._wrong(number, "starts the execution once more")
-        if not _aware(event):
-            raise self._wrong(number, "has a time without a time zone")
         if self._ended and kind not in (h.ORCHESTRATOR_STARTED, h.EXECUTION_REWOUND):
             raise self._wrong(number, f"is {kind}, after {self._ended}")
         if kind == h.EXECUTION_REWOUND:
@@ -210,10 +203,6 @@ def _check_end(summary: Summary, last: Event, pending: Sequence[Event]) -> None:
     for number, fact in enumerate(pending):
         if status.finished or fact.type not in h.FACTS or fact.type in (h.EXECUTION_STARTED, h.ORCHESTRATOR_STARTED):
             raise ArchiveError(f"pending fact {number} is {_shown(fact.type)}, which waits in no inbox of a {status}")
-
-
-def _aware(event: Event) -> bool:
-    return event.timestamp.tzinfo is not None and (event.fire_at is None or event.fire_at.tzinfo is not None)
 
 
 def _named(name: str, what: str) -> None:

@@ -19,6 +19,7 @@ import msgspec
 
 from .errors import StoreError
 from .failure import FailureDetails
+from .moments import Moment
 
 Raw = msgspec.Raw
 NO_PAYLOAD: Final = Raw()
@@ -108,14 +109,14 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One event as it is stored. Which fields are set depends on `type`; `HistoryEvent` documents them."""
 
     type: str
-    timestamp: datetime
+    timestamp: Moment
     task_id: int = 0
     name: str = ""
     attempt: int = 0
     input: Raw = NO_PAYLOAD
     result: Raw = NO_PAYLOAD
     failure: FailureDetails | None = None
-    fire_at: datetime | None = None
+    fire_at: Moment | None = None
     instance_id: str = ""
     execution_id: str = ""
     version: str = ""

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import math
 from datetime import datetime, timedelta, timezone
+from typing import Annotated
+
+from msgspec import Meta
 
 UTC = timezone.utc
+_FIRST = datetime.min.replace(tzinfo=UTC).timestamp()
+_LAST = datetime.max.replace(tzinfo=UTC, microsecond=0).timestamp()
+Moment = Annotated[datetime, Meta(tz=True)]  # read from a store, one without a time zone could be compared with none
 
 
 def to_utc(moment: datetime, where: str) -> datetime:
@@ -36,5 +42,5 @@ def to_timedelta(duration: object, where: str) -> timedelta:
 
 
 def from_timestamp(seconds: float) -> datetime:
-    """An aware UTC datetime from POSIX seconds."""
-    return datetime.fromtimestamp(seconds, UTC)
+    """An aware UTC datetime from POSIX seconds; for a time that no calendar has, the first or last one that it has."""
+    return datetime.fromtimestamp(min(max(seconds, _FIRST), _LAST), UTC)

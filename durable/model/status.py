@@ -11,6 +11,7 @@ import msgspec
 
 from .failure import FailureDetails
 from .history import NO_PAYLOAD, HistoryEvent, Raw
+from .moments import Moment
 
 T = TypeVar("T")
 
@@ -57,10 +58,10 @@ class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
     execution_id: str
     name: str
     status: RuntimeStatus
-    created_at: datetime
-    updated_at: datetime
+    created_at: Moment
+    updated_at: Moment
     version: str = ""
-    completed_at: datetime | None = None
+    completed_at: Moment | None = None
     output: Raw = NO_PAYLOAD
     custom_status: Raw = NO_PAYLOAD
     failure: FailureDetails | None = None

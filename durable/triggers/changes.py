@@ -5,12 +5,12 @@ A `Change` is what one step changed, as it stands afterwards; a hub is the sum o
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
 from ..model.history import Raw
+from ..model.moments import Moment
 from .actions import AnyAction, Definition, Interception
 from .conditions import AnyCondition
 from .pattern import EventPattern
@@ -72,7 +72,7 @@ class Dead(msgspec.Struct, frozen=True, kw_only=True):
     stage: Literal["condition", "action", "reading"]
     error: str
     attempts: int
-    at: datetime
+    at: Moment
 
 
 class Source(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -256,7 +256,7 @@ REFUSED: Final[dict[str, tuple[Callable[[Lines], object], str]]] = {
     "no task": (without("TaskScheduled"), "is TaskCompleted of task 1, which no event before it began"),
     "no turn": (without("OrchestratorStarted"), "is TaskScheduled, before the first OrchestratorStarted"),
     "no end of the first execution": (without("ContinueAsNew"), "does not end in ContinueAsNew, but another follows"),
-    "a naive time": (with_event(3, timestamp="2026-01-01T00:00:00"), "has a time without a time zone"),
+    "a naive time": (with_event(3, timestamp="2026-01-01T00:00:00"), "timezone"),
     "a time that goes back": (with_event(4, timestamp="2025-01-01T00:00:00Z"), "begins before the one before it"),
     "a second start": (with_event(2, type="ExecutionStarted"), "starts the execution once more"),
     "a pending command": (lambda lines: lines[-2]["pending"].update(type="TaskScheduled"), "waits in no inbox"),
