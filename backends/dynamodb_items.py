@@ -16,11 +16,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from hashlib import blake2b
 from struct import Struct
+from struct import error as StructError
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
 from durable.model.errors import StoreError
+from durable.model.history import UNDECODABLE
 from durable.model.status import Summary
 from durable.ports import Row, RowKind
 
@@ -150,7 +152,7 @@ def unpack_row(item: Item, partition: int, body: bytes) -> Row:
             body,
             item["g"]["S"],
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, StructError) as error:
         raise StoreError(f"a row in DynamoDB can't be read ({error}); the data are damaged or newer") from error
 
 
@@ -162,7 +164,7 @@ def decode_summary(stored: bytes) -> Summary:
     """Raises StoreError for one that can't be read."""
     try:
         return _summary.decode(stored)
-    except (ValueError, msgspec.MsgspecError) as error:
+    except UNDECODABLE as error:
         raise StoreError(f"a stored summary can't be read ({error}); the data are damaged or newer") from error
 
 

@@ -10,6 +10,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 import msgspec
 
+from durable.model.history import UNDECODABLE
 from durable.ports import Query
 
 Place = tuple[float, str]
@@ -31,7 +32,7 @@ def place_of(query: Query) -> Place | None:
         return None
     try:
         return _decoder.decode(urlsafe_b64decode(query.cursor))
-    except (ValueError, msgspec.MsgspecError):
+    except (ValueError, *UNDECODABLE):
         raise ValueError(
             f"cursor {query.cursor[:40]!a} was not made by a listing; leave it out to begin with the newest"
         ) from None

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from durable.model.errors import StoreError
+from durable.model.history import UNDECODABLE
 from durable.model.status import Summary
 from durable.ports import Append, Commit, Fact, Lease, Row, RowKind
 
@@ -114,14 +115,19 @@ def unpack_record(stored: bytes) -> StoredRecord:
         version, _, commit_id, execution_id, group = _RECORD.unpack_from(stored)
         commit_id += _RECORD.size
         summary = _summary.decode(memoryview(stored)[commit_id + execution_id + group :])
+        if (len(summary.execution_id.encode()), len(summary.group.encode())) != (execution_id, group):
+            raise ValueError("its summary is of another execution or group")
         return StoredRecord(version, stored[_RECORD.size : commit_id].decode(), summary)
-    except (ValueError, msgspec.MsgspecError, StructError) as error:
+    except (ValueError, *UNDECODABLE, StructError) as error:
         raise StoreError(f"a stored summary can't be read ({error}); the data are damaged or newer") from error
 
 
 def unpack_item(stored: bytes) -> Append:
-    """A stored row of a history; the caller knows the execution."""
-    return Append("", _START.unpack_from(stored)[0], stored[_START.size :])
+    """A stored row of a history; the caller knows the execution. Raises StoreError for one that can't be read."""
+    try:
+        return Append("", _START.unpack_from(stored)[0], stored[_START.size :])
+    except StructError as error:
+        raise StoreError(f"a stored row of a history can't be read ({error}); the data are damaged or newer") from error
 
 
 def pack_fact(fact: Fact) -> tuple[str, bytes, bytes]:

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import msgspec
 
+from durable.model.history import UNDECODABLE
 from durable.model.names import partition_of
 from durable.ports import FACTS, STATUS, Topic
 
@@ -81,7 +82,7 @@ class RedisSignals(LocalSignals):
     def _hear(self, channel: bytes, message: bytes) -> None:
         try:
             origin, *instance_ids = _decode(message)
-        except (ValueError, msgspec.MsgspecError):
+        except (ValueError, *UNDECODABLE):
             log.warning("a message on channel %r is not one of ours; it is left out", channel)
             return
         if origin != self._me:

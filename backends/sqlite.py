@@ -24,6 +24,7 @@ from urllib.parse import quote
 import msgspec
 
 from durable.model.errors import StoreError
+from durable.model.history import UNDECODABLE
 from durable.model.status import Summary
 from durable.ports import (
     Backend,
@@ -313,7 +314,7 @@ def _beats(descriptor: int) -> list[Beat]:
     try:
         # Whoever holds the lock is alive now, whenever it wrote this.
         return [msgspec.structs.replace(_beat_decoder.decode(os.pread(descriptor, 1_000_000, 0)), at=time.time())]
-    except msgspec.MsgspecError:
+    except UNDECODABLE:
         return []  # its holder is about to write it
 
 

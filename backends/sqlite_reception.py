@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from durable.model.errors import StoreError
+from durable.model.history import UNDECODABLE
 from durable.model.status import Summary
 from durable.ports import FACTS, Commit, Store
 
@@ -140,7 +141,7 @@ class Reception:
                 line.socket.sendall(framed(encode(self._apply(request))))
         except (OSError, EOFError):
             pass  # the sender is gone, or this worker is leaving
-        except (msgspec.MsgspecError, TooLarge) as error:
+        except (*UNDECODABLE, TooLarge) as error:
             log.warning("SQLite store %s: ended a connection that said what can't be read: %s", self._core.path, error)
             with suppress(OSError):
                 if isinstance(error, TooLarge):

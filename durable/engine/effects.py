@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from ..model import history as h
-from ..model.history import NO_PAYLOAD, Event, Parent, Raw
+from ..model.history import NO_PAYLOAD, UNDECODABLE, Event, Parent, Raw, UnreadableHistory
 from ..model.moments import from_timestamp
 from ..model.names import TRIGGERS, partition_of
 from ..model.status import DEFAULT_QUEUE, Summary
@@ -156,8 +156,11 @@ def timer_body(execution_id: str, task_id: int, attempt: int) -> bytes:
 
 
 def timer_arrival(row: Row, now: datetime) -> Arrival:
-    """The fact that a due timer row stands for."""
-    execution_id, task_id, attempt = _TIMER_READER.decode(row.body)
+    """The fact that a due timer row stands for. Raises UnreadableHistory."""
+    try:
+        execution_id, task_id, attempt = _TIMER_READER.decode(row.body)
+    except UNDECODABLE as error:
+        raise UnreadableHistory(f"a stored timer can't be decoded ({error})") from error
     at = max(now, from_timestamp(row.due_at))  # the clock may have gone back since it was found due
     return Arrival(Event(h.TIMER_FIRED, at, task_id=task_id, attempt=attempt), execution_id, row.key)
 

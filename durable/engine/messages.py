@@ -14,7 +14,7 @@ from ..model.errors import (
     OrchestrationTerminatedError,
 )
 from ..model.failure import describe
-from ..model.history import NO_PAYLOAD, Event, Parent
+from ..model.history import NO_PAYLOAD, UNDECODABLE, Event, Parent, UnreadableHistory
 from ..model.status import RuntimeStatus
 
 _FORMAT: Final = 1
@@ -42,8 +42,11 @@ def encode_message(message: Message) -> bytes:
 
 
 def decode_message(body: bytes) -> Message:
-    """Raises msgspec.MsgspecError for what this version can't read."""
-    return _decoder.decode(body)
+    """Raises UnreadableHistory for what this version can't read."""
+    try:
+        return _decoder.decode(body)
+    except UNDECODABLE as error:
+        raise UnreadableHistory(f"a stored message can't be decoded ({error})") from error
 
 
 def child_start(created: Event, parent: Parent | None, execution_id: str, seed: str) -> Message:

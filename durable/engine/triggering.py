@@ -47,6 +47,7 @@ ASKED: Final = "TriggersAsked"  # a fact: what somebody wants changed (asks.py)
 CALL: Final = "@call"  # the orchestrator that calls an activity for a trigger
 _LONG: Final = 1_000_000  # bytes of history
 _SHOWN: Final = 20  # patterns in the status; for more there is one that fits all
+_ALL: Final = EventPattern(type=f"{LIFECYCLE}*")
 
 
 def begin(now: datetime, mint: Callable[[], str], partitions: int) -> Commit:
@@ -63,7 +64,7 @@ def hub_of(instance: Instance) -> Hub:
     try:
         for event in instance.history:
             hub.apply(decode_change(event.input))
-    except UNDECODABLE as error:
+    except (*UNDECODABLE, LookupError) as error:  # also one of triggers that no change before it has added
         raise UnreadableHistory(f"a stored change of the triggers can't be decoded ({error})") from error
     return hub
 
@@ -205,13 +206,19 @@ def _hearing(hub: Hub) -> Raw:
     """For the status, where workers see it who have nothing else to do with the triggers (`heard_by`)."""
     patterns = hub.hearing
     if len(patterns) > _SHOWN:
-        patterns = [EventPattern(type=f"{LIFECYCLE}*")]
+        patterns = [_ALL]
     return Raw(msgspec.json.encode(patterns)) if patterns else NO_PAYLOAD
 
 
 def heard_by(summary: Summary) -> list[EventPattern]:
-    """Patterns of all that the triggers want to hear from orchestrations, from the status of theirs."""
-    return _patterns(summary.custom_status) if summary.custom_status else []
+    """Patterns of all that the triggers want to hear from orchestrations, from the status of theirs.
+
+    Of a status that can't be read one that fits all: what they are told in vain they leave out.
+    """
+    try:
+        return _patterns(summary.custom_status) if summary.custom_status else []
+    except UNDECODABLE:
+        return [_ALL]
 
 
 _patterns = msgspec.json.Decoder(list[EventPattern]).decode

@@ -22,7 +22,7 @@ from durable.model.history import Event, Raw
 
 MARK: Final = b'{"$durable.blob":'
 _CLAIM: Final = re.compile(
-    rb'\{"\$durable\.blob":"((?:[0-9a-f]{32}/){2}[0-9a-f]{64})","bytes":([0-9]{1,19})(?:,"why":"([^"\\]*)")?\}'
+    rb'\{"\$durable\.blob":"((?:[0-9a-f]{32}/){2}[0-9a-f]{64})","bytes":([0-9]{1,19})(?:,"why":"([ !#-\[\]-~]*)")?\}'
 )
 _LONGEST_REASON: Final = 200
 _LONGEST: Final = 400 + _LONGEST_REASON  # bytes of a claim

@@ -11,15 +11,19 @@ Laws.
 from __future__ import annotations
 
 import heapq
+import logging
 from collections.abc import Container, Generator, Iterable
 from datetime import datetime
 from typing import Any, Final
 
 from ..engine.effects import timer_arrival
 from ..engine.instance import Arrival
+from ..model.history import UnreadableHistory
 from ..ports import Row, Slice
 from .requests import Due, Request
 from .roster import Roster
+
+log = logging.getLogger("durable.worker")
 
 _PAGES: Final = 5  # of a sweep, at most
 _LATEST: Final = 10 * 365 * 86_400.0  # later than any row that is with the broker
@@ -158,8 +162,13 @@ class Agenda:
         while self._timers and self._timers[0][0] <= now.timestamp():
             _, key = heapq.heappop(self._timers)
             row = self._armed.pop(key, None)
-            if row is not None:
+            if row is None:
+                continue
+            try:
                 fired.append((row.instance_id, timer_arrival(row, now)))
+            except UnreadableHistory as error:
+                log.error("timer %r of instance %r is kept: %s", key, row.instance_id, error)
+                self._armed[key] = row  # for the next sweep not to arm it, and not to say so again
         return fired
 
     @property

@@ -17,7 +17,7 @@ from ..engine.messages import Message, decode_message, refused_start
 from ..engine.step import create
 from ..engine.triggering import begin
 from ..model.errors import StoreError
-from ..model.history import UNDECODABLE, Event, encode_event
+from ..model.history import Event, UnreadableHistory, encode_event
 from ..model.names import TRIGGERS, partition_of
 from ..ports import Commit, Delivered, Fact, Lease, Outcome, Published, Record, Row, RowKey, Want
 from .requests import Begin, Claim, Deliver, Emit, Finish, Load, Read, Request
@@ -57,7 +57,7 @@ class Outbox:
         for row in rows.values():
             try:
                 message = decode_message(row.body)
-            except UNDECODABLE as error:
+            except UnreadableHistory as error:
                 log.error("message %r of instance %r can't be read and is kept: %s", row.key, row.instance_id, error)
                 continue
             if message.kind == "start":

@@ -96,7 +96,11 @@ class Hub(HubState):
         self._change.ended.append(number)
         self._forget_attempt(number, waiting)
         body = bytes(waiting.event)
-        event = read_event(body)
+        try:
+            event = read_event(body)
+        except NotAnEvent as error:
+            self.refuse(body, error, now)
+            return
         if not waiting.stage:
             self._take(event, body, now, find)
         else:
