@@ -168,6 +168,8 @@ def _compiled(text: str) -> Any:
         raise ImportError(f"conditions.expression needs a package that is not installed: {EXTRA}") from error
     try:
         return compiled(text)
+    except RecursionError:
+        raise ValueError("this JMESPath expression is nested too deeply") from None
     except JMESPathError as error:
         raise ValueError(f"{text!r} is no JMESPath expression: {' '.join(str(error).split())}") from None
 
