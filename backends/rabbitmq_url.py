@@ -101,7 +101,8 @@ def _parse(url: str, found: dict[str, str]) -> Target:
 
 def _split(url: str) -> SplitResult | None:
     """Not in an `except`: what Python says of a wrong URL quotes it, and would stay with our error as its context."""
-    with suppress(ValueError):  # a broken IPv6 address
+    with suppress(ValueError):  # a broken IPv6 address, or what is no Unicode
+        url.encode()
         return urlsplit(url)
     return None
 
@@ -146,6 +147,6 @@ def _tls(parts: SplitResult, found: dict[str, str]) -> ssl.SSLContext | None:
         context = ssl.create_default_context(cafile=given.get("cacertfile"))
         if "certfile" in given:
             context.load_cert_chain(given["certfile"], given.get("keyfile"))
-    except OSError as error:  # also ssl.SSLError
+    except (OSError, ValueError) as error:  # also ssl.SSLError, and a name that no file can have
         raise TransportError(f"the certificates that the events URL names can't be loaded: {error}") from None
     return context

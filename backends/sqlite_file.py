@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import sqlite3
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 from durable.model.errors import StoreError
+
+from .url_parts import parsed
 
 APPLICATION_ID: Final = 0x44555242  # "DURB"
 SCHEMA_VERSION: Final = 3
@@ -104,11 +105,11 @@ class Target(NamedTuple):
 
 def parse_url(url: str) -> Target:
     """`sqlite:///relative.db` or `sqlite:////absolute.db`, optionally `?synchronous=normal`. Raises StoreError."""
-    shown = ascii(re.sub(r"//[^/]*@", "//", url))  # a URL of another kind may hold a password
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise StoreError(f"{shown} is not a URL ({error}); write sqlite:///relative.db or sqlite:////abs.db") from None
+    # A URL of another kind may hold a password, and what Python's parser says may quote it.
+    shown = ascii(url) if url.startswith("sqlite:///") else "this"
+    parts = parsed(url)
+    if parts is None:
+        raise StoreError("this is not a URL; write sqlite:///relative.db or sqlite:////abs.db")
     if parts.scheme != "sqlite" or parts.netloc or parts.fragment or not parts.path.startswith("/"):
         raise StoreError(f"{shown} is not the URL of a SQLite store; write sqlite:///relative.db or sqlite:////abs.db")
     path = unquote(parts.path[1:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -27,6 +28,8 @@ FROM_ENVIRONMENT: Final = "env:"
 DEFAULT_URL: Final = "sqlite:///.durable/durable.db"
 DEFAULT_WORKSPACE: Final = "default"
 NO_BROKER: Final = "no broker"
+_VARIABLE: Final = re.compile(r"[\w.-]{1,200}")
+_SCHEME: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*")
 _CARRY_EVENTS: Final = ("redis", "rediss", "redis+cluster", "rediss+cluster")  # schemes of stores that are brokers too
 _PORTS: Final = {"amqp": 5672, "amqps": 5671, **dict.fromkeys(_CARRY_EVENTS, 6379)}
 
@@ -157,10 +160,11 @@ def checked_source_url(url: object) -> str:
     password, TypeError for no text."""
     text = _given(url, "the event source's URL")
     if text.startswith(FROM_ENVIRONMENT):
-        check_name(text.removeprefix(FROM_ENVIRONMENT), "the variable's name")
-    elif "://" not in text:
+        if not _VARIABLE.fullmatch(text, len(FROM_ENVIRONMENT)):
+            raise ValueError("after env: stands the name of a variable, such as ORDERS_URL")
+    elif not _scheme(text):
         raise ValueError("an event source's URL has the form scheme://..., or env:NAME for the one in a variable")
-    elif urlsplit(text).password:
+    elif ":" in text.partition("://")[2].rpartition("@")[0] or "password=" in text:
         raise ValueError(
             "an event source's URL is stored in the workspace, and this one holds a password: put it into a variable "
             "of each worker's environment, and give env:NAME"
@@ -180,7 +184,7 @@ def create_store(url: str) -> bool:
     """Make what the store behind `url` needs; False when it is there, or is made by opening it. Raises StoreError."""
     from importlib.metadata import entry_points
 
-    scheme = urlsplit(url).scheme if "://" in url else ""
+    scheme = _scheme(url)
     found = entry_points(group=CREATORS)
     if scheme not in found.names:
         return False
@@ -188,12 +192,18 @@ def create_store(url: str) -> bool:
     return creator(url)
 
 
+def _scheme(url: str) -> str:
+    """'' where none can be told. What Python's parser says of a URL that it can't take apart would quote it."""
+    before, there, _ = url.partition("://")
+    return before.lower() if there and _SCHEME.fullmatch(before) else ""
+
+
 def _opener(url: str, group: str, what: str, hint: str) -> Any:
     from importlib.metadata import entry_points  # a third of the import's time, and not needed before
 
     if any(character < " " or character == "\x7f" for character in url):  # urlsplit would leave some out
         raise ValueError(f"the {what}'s URL holds a line break or another control character; give it without")
-    scheme = urlsplit(url).scheme if "://" in url else ""
+    scheme = _scheme(url)
     found = entry_points(group=group)
     if not scheme or scheme not in found.names:
         known = ", ".join(f"{name}://" for name in sorted(found.names)) or "none (is the package installed?)"

@@ -27,7 +27,7 @@ def load(target: str) -> ModuleType:
         search(Path.cwd())
         return _import(target, target)
     path = Path(target)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise CommandError(Exit.USAGE, f"there is no file {target!r}")
     if path.suffix != ".py" or "." in path.stem:
         raise CommandError(Exit.USAGE, f"{target!r} can't be imported: give a Python file named like orders.py")
@@ -47,7 +47,7 @@ def load(target: str) -> ModuleType:
 def split_target(target: str) -> tuple[str, str | None]:
     """`FILE` or `FILE:FUNCTION`; a file whose name has a colon is still a file."""
     file, colon, function = target.rpartition(":")
-    return (file, function) if colon and not Path(target).is_file() else (target, None)
+    return (file, function) if colon and not os.path.isfile(target) else (target, None)
 
 
 def choose(module: ModuleType, function: str | None, file: str) -> Orchestrator[..., Any]:

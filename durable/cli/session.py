@@ -95,6 +95,8 @@ class Session:
             except ValueError:
                 message = message.replace(url, "URL")
                 continue
+            if "@" in url.replace(parts.netloc, "", 1):  # where it should be encoded: the password may be anywhere
+                message = message.replace(url, "URL")
             for secret in _secrets(parts):
                 message = message.replace(secret, "***")
         return message
@@ -281,6 +283,8 @@ def _shown(url: str, otherwise: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
+        return otherwise
+    if not parts.netloc or "@" in parts.path:  # a password may be anywhere in what can't be taken apart
         return otherwise
     return safe(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
 
