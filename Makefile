@@ -6,6 +6,7 @@ PLACE  ?= rabbitmq
 FAULT  ?= all
 SECONDS ?= 60
 RATE   ?= 200
+INPUTS ?= 100000
 # Most tests wait for something. Each of the two processes starts servers of its own.
 SIDE_BY_SIDE ?= -n 2 --dist loadfile
 # ALLOW_SKIP=1: tests that need a server which is not there are skipped, visibly.
@@ -18,7 +19,7 @@ RUN   := "$(BIN)/python"
 TESTS  = dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && $(RUN) -m pytest -q $(SIDE_BY_SIDE) --basetemp="$$dir/t"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types servers docs bench simulate crash-points kill chaos joins test-all package clean
+.PHONY: help venv demo test lint types servers docs bench simulate crash-points fuzz kill chaos joins test-all package clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## this list
@@ -59,6 +60,9 @@ simulate: venv  ## SEEDS=1000 simulated lives of a system whose parts fail
 
 crash-points: venv  ## 16 small orchestrations, each with every step of its worker gone wrong, and pairs of steps
 	@$(RUN) -m durable.testing.crash_points --pairs --jobs 2
+
+fuzz: venv  ## INPUTS=100000 wrong inputs for each parser
+	@$(RUN) -m tests.fuzz --inputs $(INPUTS)
 
 kill: venv  ## KILLS=20 times kill -9 on a real worker
 	@$(RUN) tests/chaos/kill.py --kills $(KILLS)

@@ -39,6 +39,7 @@ from durable.triggers.actions import (
 )
 from durable.triggers.changes import decode_change, encode_change
 from durable.triggers.context import Draft
+from durable.triggers.drafting import no_function
 from durable.triggers.event import Occurrence, read_event
 from durable.triggers.hub import CHAINED, Hub, Outgoing
 from durable.triggers.state import KEPT, REMEMBERED
@@ -426,6 +427,15 @@ def test_events_that_fit_nothing_are_counted_and_the_last_kept_if_asked() -> Non
 
 
 # ---- failures
+
+
+def test_what_waited_and_is_no_event_is_a_dead_letter() -> None:
+    """Nobody of ours has stored it; whoever did must not end the worker whose turn it is."""
+    world = World()
+    world.hub.apply(decode_change(Raw(b'{"waiting":{"5":{"due_at":1,"event":{"id":1}}}}')))
+    world.hub.wake(5, at(1), no_function)
+    assert [letter.stage for letter in world.hub.dead.values()] == ["reading"]
+    assert not world.hub.waiting
 
 
 @pytest.mark.parametrize("stage", ["condition", "action"])
