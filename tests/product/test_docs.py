@@ -42,7 +42,7 @@ def guide(path: Path) -> object:
 
 
 GUIDES = [guide(path) for path in PAGES if "```python" in path.read_text(encoding="utf-8")]
-EVERY_PAGE = [guide(path) for path in [*PAGES, ROOT / "README.md"]]
+EVERY_PAGE = [guide(path) for path in [*PAGES, ROOT / "README.md", ROOT / "SECURITY.md"]]
 
 
 class Shell:

@@ -139,7 +139,7 @@ def test_the_sdist_has_the_sources_where_they_stand(dist: Path, tracked: list[st
     with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive}
     ours = {n for n in tracked if n.startswith(("durable/", "backends/")) and n != "durable/backends"}
-    assert ours | {"pyproject.toml", "setup.cfg", "LICENSE"} <= names
+    assert ours | {"pyproject.toml", "setup.cfg", "LICENSE", "SECURITY.md"} <= names
 
 
 def test_the_link_points_at_the_folder() -> None:
