@@ -101,6 +101,9 @@ class Queues:
         )
         if any(isinstance(answer, Exception) for answer in (length, groups, consumers)):
             return None
+        for refused in (names, time):
+            if isinstance(refused, Exception):
+                raise explain(self.connections.target, refused) from refused
         earliest = int(time[0]) - SILENT_SECONDS
         alive = {name for name, at in zip(names[::2], names[1::2], strict=True) if float(at) / 1000 >= earliest}
         pending = next(int(g[b"pending"]) for g in map(fields_of, groups) if g[b"name"] == GROUP)

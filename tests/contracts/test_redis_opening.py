@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from durable.backends.redis_backend import open_redis
+from durable.backends.redis_backend import open_redis, open_streams
 from durable.backends.redis_url import parse_url
-from durable.model.errors import StoreError
+from durable.model.errors import StoreError, TransportError
 from durable.ports import FACTS, STATUS, Beat, Delivered, Fact, Outcome, Query
 from durable.testing.store_samples import events, turn, work
 from tests.servers.certificate import Certificate
@@ -192,6 +192,15 @@ def test_a_user_without_config(own_server: RedisServer, after: ExitStack, caplog
     refused(url, "has maxmemory-policy allkeys-lru")
     raw(own_server.port, ("CONFIG", "SET", "maxmemory-policy", "noeviction"))
     refused(url + "?prefix=elsewhere", "does not let this user do that.*ACL SETUSER")
+
+
+def test_a_user_without_time(own_server: RedisServer, after: ExitStack) -> None:
+    raw(own_server.port, ("ACL", "SETUSER", "app", "on", f">{SECRET}", "~durable:*", "&durable:*", "+@all", "-time"))
+    streams = open_streams(f"redis://app:{SECRET}@{HOST}:{own_server.port}", "w")
+    after.callback(streams.close)
+    streams.declare(["q"])
+    with pytest.raises(TransportError, match=r"does not let this user do that.*'time'"):
+        streams.subscribe("q", 1, lambda deliveries: None)
 
 
 def test_a_replica(own_server: RedisServer) -> None:
