@@ -2,11 +2,9 @@
 PYTHON ?= python3
 SEEDS  ?= 1000
 KILLS  ?= 20
-PLACE  ?= rabbitmq
-FAULT  ?= all
-SECONDS ?= 60
-RATE   ?= 200
 INPUTS ?= 100000
+MINUTES ?= 10
+IMAGES ?= 500
 # Most tests wait for something. Each of the two processes starts servers of its own.
 SIDE_BY_SIDE ?= -n 2 --dist loadfile
 # ALLOW_SKIP=1: tests that need a server which is not there are skipped, visibly.
@@ -19,7 +17,7 @@ RUN   := "$(BIN)/python"
 TESTS  = dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && $(RUN) -m pytest -q $(SIDE_BY_SIDE) --basetemp="$$dir/t"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types servers docs bench simulate crash-points fuzz kill chaos joins test-all package clean
+.PHONY: help venv demo test lint types servers docs bench simulate crash-points fuzz kill chaos power-cut joins test-all package clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## this list
@@ -67,8 +65,11 @@ fuzz: venv  ## INPUTS=100000 wrong inputs for each parser
 kill: venv  ## KILLS=20 times kill -9 on a real worker
 	@$(RUN) tests/chaos/kill.py --kills $(KILLS)
 
-chaos: servers  ## PLACE=rabbitmq FAULT=all SECONDS=60 RATE=200: workers and servers killed under a steady load
-	@$(RUN) tests/chaos/cluster.py --place $(PLACE) --fault $(FAULT) --seconds $(SECONDS) --rate $(RATE)
+chaos: servers  ## MINUTES=10, or all: workers and servers killed, frozen, cut off, filled up, under a load
+	@$(RUN) tests/chaos/plan.py $(if $(filter all,$(MINUTES)),,--minutes $(MINUTES))
+
+power-cut: venv  ## IMAGES=500 of what a disk may hold of a SQLite store after a power cut
+	@$(RUN) tests/chaos/power_cut.py --images $(IMAGES)
 
 joins: servers  ## 200,000 events for 200 triggers, and kill -9 of their worker in the middle
 	@$(RUN) tests/chaos/joins.py --place redis

@@ -21,18 +21,22 @@ class Turn(NamedTuple):
 class Account(NamedTuple):
     """outcomes: how often the histories hold one for each attempt. recorded: when the turn was that took the first.
 
-    odd: facts that stand twice, and whatever else is not as it must be.
+    odd: facts that stand twice, and whatever else is not as it must be. instances: it and its children. scheduled:
+    attempts. open: the keys of tasks and timers that wait for their outcome.
     """
 
     outcomes: Counter[str]
     recorded: dict[str, float]
     turns: list[Turn]
     odd: list[str]
+    instances: list[str]
+    scheduled: set[str]
+    open: set[str]
 
 
 def read(client: durable.Client, instance: str) -> Account:
     """All executions of an instance, its children included."""
-    account = Account(Counter(), {}, [], [])
+    account = Account(Counter(), {}, [], [], [], set(), set())
     _read(client, instance, account)
     return account
 
@@ -42,11 +46,14 @@ def _read(client: durable.Client, instance: str, account: Account) -> None:
     if status is None:
         account.odd.append(f"{instance} is lost")
         return
+    account.instances.append(instance)
     histories = {status.execution_id: status.history or []}
-    for execution in status.custom_status or ():
+    # The programs tell of them too, in the first turn of the next one.
+    for execution in {*(status.custom_status or ()), *client.backend.store.former([instance])[0]}:
         histories[execution] = client.history(instance, execution_id=execution)
     for execution, history in histories.items():
         account.odd.extend(f"{instance}: {what}" for what in oddities(history))
+        account.open.update(_open(execution, history))
         turn = 0.0
         for event in history:
             if event.type == "OrchestratorStarted":
@@ -56,10 +63,29 @@ def _read(client: durable.Client, instance: str, account: Account) -> None:
                 attempt = f"{execution}/{event.task_id}/{event.attempt}"
                 account.outcomes[attempt] += 1
                 account.recorded.setdefault(attempt, turn)
+            elif event.type == "TaskScheduled":
+                account.scheduled.add(f"{execution}/{event.task_id}/{event.attempt}")
             elif event.type == "SubOrchestrationInstanceCreated":
                 child = event.instance_id
                 if child and client.get_status(child) is not None:  # it may not have been started yet
                     _read(client, child, account)
+
+
+def _open(execution: str, history: Iterable[durable.HistoryEvent]) -> set[str]:
+    keys: set[str] = set()
+    for event in history:
+        key = f"{execution}/{event.task_id}/{event.attempt or 0}"
+        if event.type == "TaskScheduled":
+            keys.add(key)
+        elif event.type == "TimerCreated" or (event.type == "EventAwaited" and event.fire_at):
+            keys.add(f"{key}/timer")
+        elif event.event_id is None:  # no turn has taken it yet
+            continue
+        elif event.type in ("TaskCompleted", "TaskFailed"):
+            keys.discard(key)
+        elif event.type == "TimerFired":
+            keys.discard(f"{key}/timer")
+    return keys
 
 
 def oddities(history: Iterable[durable.HistoryEvent]) -> list[str]:
@@ -74,3 +100,12 @@ def oddities(history: Iterable[durable.HistoryEvent]) -> list[str]:
     if raised != list(range(len(raised))):
         found.append(f"events {raised}")
     return found
+
+
+def disagreements(outcomes: Counter[str], ran: Counter[str]) -> list[str]:
+    """Where histories and the ledger of what really ran don't tell the same."""
+    return [
+        *(f"attempt {key}: {n} outcomes" for key, n in outcomes.items() if n != 1),
+        *(f"attempt {key} has an outcome and never ran" for key in outcomes if not ran[key]),
+        *(f"attempt {key} ran and has no outcome" for key in ran if not outcomes[key]),
+    ]

@@ -1,13 +1,17 @@
-"""Workers on real servers under a steady load, while workers or servers are killed; then see that all is right.
+"""Workers on real servers under a steady load, while workers or servers are hurt; then see that all is right.
 
-    python tests/chaos/cluster.py --place rabbitmq --fault worker-kill --seconds 60 --seed 1
+    python tests/chaos/cluster.py --place rabbitmq --fault worker-kill --seconds 60
+    python tests/chaos/cluster.py --place rabbitmq --fault worker-kill=300 --fault rabbit-kill=30
 
-Places: see places.py. Faults: worker-kill (kill -9 of a random worker every second, another one is started at once),
-worker-freeze (SIGSTOP for 8 s), rabbit-kill and redis-kill (kill -9, started again; of a cluster, any master),
-queues-deleted (every queue, with what is in it), all that the place has, none. In the end every instance must have
-finished with the result that plain Python says, every history must hold each outcome once, nothing may be left in the
-store or on the broker, and partitions must have been taken over in time. Exit status 1 when anything is wrong; the
-folder with what the workers said is kept then.
+A fault with a number happens so often, and the load lasts until then; without one it happens for --seconds. Places:
+places.py. Faults: of workers, worker-kill (kill -9 of a random one every second, another one is started at once) and
+worker-freeze (SIGSTOP for 8 s); of servers, harms.py: -kill, -freeze, -cut (off from the workers, an answer in its
+middle too), redis-memory and redis-disk (full), rabbit-memory and rabbit-disk (alarms), queues-deleted.
+
+In the end every instance must have finished with the result and the number of attempts that plain Python says, every
+history must hold each outcome once, `durable doctor` must have had nothing to say within 30 s of the last fault,
+nothing may be left in the store or on the broker, and partitions must have been taken over in time. Exit status 1 when
+anything is wrong, or when faults or load were less than was asked; the folder with what the workers said is kept then.
 """
 
 from __future__ import annotations
@@ -15,7 +19,6 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import logging
-import math
 import os
 import shutil
 import signal
@@ -23,55 +26,34 @@ import sys
 import tempfile
 import threading
 import time
-from bisect import bisect_right
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from random import Random
-from statistics import median
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import durable
-from durable.model.names import partition_of
-
-if TYPE_CHECKING:
-    from tests.chaos import account, fleet, places, programs
-    from tests.chaos.places import WORKSPACE
-else:
-    import account
-    import fleet
-    import places
-    import programs
-    from places import WORKSPACE
+from tests.chaos import fleet, places
+from tests.chaos.faults import Faults, of_workers
+from tests.chaos.load import Load
+from tests.chaos.outcome import Outcome, complaint
+from tests.chaos.places import WORKSPACE
+from tests.chaos.verdict import Verdict, left
 
 OF_WORKERS: Final = ("worker-kill", "worker-freeze")
-# A program's size and how many of all are of it: two activities each on average.
-SHAPES: Final[dict[Any, tuple[int, int]]] = {
-    programs.sequence: (2, 6),
-    programs.fan_out: (3, 1),
-    programs.children: (2, 1),
-    programs.timers: (1, 2),
-    programs.events: (1, 2),
-    programs.late: (1, 1),
-    programs.retries: (1, 1),
-    programs.rounds: (2, 1),
-}
 STALLED: Final = 45.0  # seconds without any instance finishing, after the load: what is open then is stuck
-TAKEOVER: Final = {"killed": 5.0, "frozen": 20.0}  # seconds
-FROZEN: Final = 8.0
-EMPTY_WITHIN: Final = 15.0
+LOGGED: Final = "%(asctime)s %(levelname)s %(name)s %(message)s"
+WELL_WITHIN: Final = 30.0  # seconds from the last fault until `durable doctor` has nothing to say
 
 
 def work(url: str, events: str, eager: str) -> int:
     """A worker until SIGTERM, or until the process that watches it ends."""
     fleet.end_with_parent()
     faulthandler.register(signal.SIGUSR1)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format=LOGGED)
     try:
         with durable.connect(url, events=events, workspace=WORKSPACE) as client:
             durable.Worker(client, eager_activities={"True": True, "False": False}.get(eager), shutdown_grace=5).run()
@@ -81,235 +63,17 @@ def work(url: str, events: str, eager: str) -> int:
     return 0
 
 
-# ---- the load
-
-
-class Load:
-    """Starts instances at a steady rate, whatever happens, as a careful program would: until it is told that each has
-    been started. Some of them are waited for, to see how late `result()` is."""
-
-    def __init__(self, client: durable.Client, rate: float, random: Random) -> None:
-        self.client = client
-        self.rate = rate
-        self.random = random
-        self.expected: dict[str, int] = {}
-        self.handles: dict[str, Any] = {}
-        self.repeated = 0  # calls that were tried again after an error
-        self.returned: dict[str, float] = {}  # when `result()` of one had returned, in POSIX seconds
-
-    def run(self, seconds: float) -> None:
-        began = time.monotonic()
-        while (elapsed := time.monotonic() - began) < seconds:
-            for _ in range(int(elapsed * self.rate) - len(self.expected)):
-                self._start_one()
-            time.sleep(0.01)
-
-    def _start_one(self) -> None:
-        program = self.random.choices(list(SHAPES), [weight for _, weight in SHAPES.values()])[0]
-        size, value = SHAPES[program][0], self.random.randrange(1_000)
-        instance = f"{program.name}-{len(self.expected)}"
-        self.expected[instance] = programs.ORACLE[program](value, size)
-        self._surely(
-            lambda: self.client.start_orchestration(program, value, size, instance_id=instance, if_exists="return")
-        )
-        if program is programs.events:
-            for n in range(size):
-                self._surely(lambda: self._raise(instance, n))  # noqa: B023  # called at once
-
-    def _raise(self, instance: str, n: int) -> None:
-        for _ in range(self.random.randint(1, 2)):  # sent twice is sent once
-            try:
-                self.client.raise_event(instance, "add", n, event_id=f"{instance}.{n}")
-            except durable.InstanceFinishedError:
-                return  # it has it from the first time
-
-    def _surely(self, call: Callable[[], object]) -> None:
-        while True:
-            try:
-                call()
-            except durable.StoreError:
-                self.repeated += 1
-                time.sleep(0.05)
-            else:
-                return
-
-    def wait_for_some(self, over: threading.Event) -> None:
-        """Wait for one of those that were started last, again and again."""
-        while not over.is_set():
-            instance = next(reversed(self.expected), None)
-            if instance is None or instance in self.returned:
-                time.sleep(0.01)
-                continue
-            try:
-                self.client.handle(instance).result(1.0)
-            except durable.TimeoutError:
-                continue
-            except (durable.StoreError, durable.InstanceNotFoundError):  # it is being started
-                time.sleep(0.05)
-            else:
-                self.returned[instance] = time.time()
-
-
-# ---- the faults
-
-
-class Faults:
-    """Each plan runs on a thread of its own until `over`."""
-
-    def __init__(self, workers: fleet.Fleet, place: places.Place, random: Random) -> None:
-        self.workers = workers
-        self.random = random
-        self.over = threading.Event()
-        self.count: Counter[str] = Counter()
-        self.broken: list[str] = []  # plans that could not go on
-        self.plans: dict[str, Callable[[], None]] = {
-            "worker-kill": self._worker_kill,
-            "worker-freeze": self._worker_freeze,
-            **{fault: partial(self._harm, harm) for fault, harm in place.harms.items()},
-        }
-
-    def run(self, names: Sequence[str]) -> None:
-        threads = [threading.Thread(target=self._run, args=(name,), daemon=True) for name in names]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-
-    def _run(self, name: str) -> None:
-        try:
-            self.plans[name]()
-        except Exception as error:
-            self.broken.append(f"fault {name} could not go on: {type(error).__name__}: {error}")
-            raise
-
-    def _worker_kill(self) -> None:
-        while not self.over.wait(1.0):
-            self.workers.kill()
-            self.count["workers killed"] += 1
-
-    def _worker_freeze(self) -> None:
-        while not self.over.wait(self.random.uniform(1.0, 3.0)):
-            frozen = self.workers.freeze()
-            self.count["workers frozen"] += 1
-            self.over.wait(FROZEN)
-            self.workers.thaw(frozen)
-
-    def _harm(self, harm: places.Harm) -> None:
-        pause = harm.first
-        while not self.over.wait(pause):
-            self.count[harm.what] += harm.act()
-            pause = self.random.uniform(*harm.pause)
-
-
-# ---- the verdict
-
-
-class Verdict:
-    """What is wrong, and the figures."""
-
-    def __init__(self, client: durable.Client, load: Load, folder: Path, prompt: bool) -> None:
-        self.client = client
-        self.load = load
-        self.folder = folder
-        self.prompt = prompt  # with servers that are hurt nobody can promise how soon a partition is taken over
-        self.wrong: list[str] = []
-        self.figures: list[str] = []
-
-    def judge(self, blows: Sequence[fleet.Blow], over_at: float) -> None:
-        """Once everything has finished, or will not. `over_at`: when the load ended, in POSIX seconds."""
-        statuses = self._results()
-        with ThreadPoolExecutor(4) as pool:
-            read = list(pool.map(lambda instance: account.read(self.client, instance), statuses))
-        for one in read:
-            self.wrong += one.odd
-        self._attempts(read)
-        self._takeovers(blows, [turn for one in read for turn in one.turns], over_at)
-        ends = {i: status.completed_at.timestamp() for i, status in statuses.items() if status.completed_at}
-        took = [ends[i] - status.created_at.timestamp() for i, status in statuses.items() if i in ends]
-        self.figures.append(f"{len(statuses)} instances, {spread(took)} from start to end")
-        late = [at - ends[i] for i, at in self.load.returned.items() if i in ends]
-        self.figures.append(f"result() of {len(late)}: {spread(late)} after the end")
-
-    def _results(self) -> dict[str, durable.OrchestrationStatus]:
-        found: dict[str, durable.OrchestrationStatus] = {}
-        for instance, expected in self.load.expected.items():
-            status = self.client.get_status(instance)
-            if status is None:
-                self.wrong.append(f"{instance}: lost")
-                continue
-            found[instance] = status
-            if not status.runtime_status.finished:
-                self.wrong.append(f"{instance}: stuck, {status.runtime_status.name}")
-            elif status.output != expected:
-                self.wrong.append(f"{instance}: {status.output} {status.failure}, but plain Python says {expected}")
-        return found
-
-    def _attempts(self, read: Sequence[account.Account]) -> None:
-        outcomes: Counter[str] = Counter()
-        recorded: dict[str, float] = {}
-        for one in read:
-            outcomes += one.outcomes
-            recorded |= one.recorded
-        entries = programs.entries(self.folder)
-        ran = programs.runs(entries)
-        self.wrong += [f"attempt {key}: {n} outcomes" for key, n in outcomes.items() if n != 1]
-        self.wrong += [f"attempt {key} has an outcome and never ran" for key in outcomes if not ran[key]]
-        self.wrong += [f"attempt {key} ran and has no outcome" for key in ran if not outcomes[key]]
-        again = Counter({key: n - 1 for key, n in ran.items() if n > 1})
-        late = [entry for entry in entries if entry.at > recorded.get(entry.attempt, math.inf) + 0.5]
-        self.figures.append(
-            f"{len(ran)} attempts of activities, {again.total()} runs more than one each (one at most "
-            f"{max(again.values(), default=0)} times), {len(late)} after the outcome was recorded"
-        )
-
-    def _takeovers(self, blows: Sequence[fleet.Blow], turns: Sequence[account.Turn], over_at: float) -> None:
-        """For each partition of a worker that was hit: how long until one of its instances had a turn."""
-        by_partition: dict[int, list[float]] = defaultdict(list)
-        partitions = self.client.backend.store.partitions
-        for turn in turns:
-            by_partition[partition_of(turn.instance_id, partitions)].append(turn.at)
-        for times in by_partition.values():
-            times.sort()
-        gaps: dict[str, list[float]] = defaultdict(list)
-        for number, times in by_partition.items():
-            last: dict[float, fleet.Blow] = {}
-            for blow in blows:
-                place = bisect_right(times, blow.at)
-                if number in blow.partitions and place < len(times) and blow.at < over_at - TAKEOVER[blow.kind]:
-                    last[times[place]] = blow  # its successor was hit too: counted from there
-            for progress, blow in last.items():
-                gap = progress - blow.at
-                gaps[blow.kind].append(gap)
-                if gap > TAKEOVER[blow.kind] and self.prompt:
-                    self.wrong.append(
-                        f"partition {number} stood still for {gap:.1f} s after worker {blow.pid} was {blow.kind} at "
-                        f"{time.strftime('%H:%M:%S', time.localtime(blow.at))}"
-                    )
-        for kind, some in gaps.items():
-            self.figures.append(f"{len(some)} partitions of {kind} workers: {spread(some)} until the next turn")
-
-
-def spread(seconds: Sequence[float]) -> str:
-    if not seconds:
-        return "nothing"
-    ordered = sorted(seconds)
-    return f"p50 {median(ordered):.3f} s, p99 {ordered[int(0.99 * len(ordered))]:.3f} s, max {ordered[-1]:.3f} s"
-
-
-# ---- a run
-
-
 class Plan(NamedTuple):
-    """What one run is."""
+    """faults: how often each; 0 is for as long as the load lasts. seconds: of the load; with numbers, at most."""
 
     place: str
-    faults: Sequence[str]
+    faults: Mapping[str, int]
     seconds: float
-    rate: float
-    workers: int
-    partitions: int
-    seed: int
-    quiet: bool
+    rate: float = 40
+    workers: int = 4
+    partitions: int = 16
+    seed: int = 1
+    quiet: bool = False
 
 
 class Run:
@@ -321,41 +85,57 @@ class Run:
         self.wrong: list[str] = []
         self.figures: list[str] = []
 
-    def run(self) -> None:
+    def run(self) -> Outcome:
         plan, random = self.plan, Random(self.plan.seed)
+        wanted = places.Wanted(plan.partitions, places.needs_wires(plan.faults), Random(random.random()))
         with ExitStack() as closing:
-            place = closing.enter_context(places.PLACES[plan.place](plan.partitions, Random(random.random())))
-            client = closing.enter_context(durable.connect(place.url, events=place.events, workspace=WORKSPACE))
-            command = [sys.executable, os.path.abspath(__file__), "--work", place.url, place.events, str(place.eager)]
+            place = closing.enter_context(places.PLACES[plan.place](wanted))
+            client, theirs = (
+                closing.enter_context(durable.connect(url, events=events, workspace=WORKSPACE))
+                for url, events in (place.way, place.theirs)
+            )
+            command = [sys.executable, os.path.abspath(__file__), "--work", *place.theirs, str(place.eager)]
             workers = fleet.Fleet(command, plan.workers, self.folder, client, Random(random.random()))
             closing.callback(workers.close)
-            until(lambda: workers.serving() == plan.workers, "all workers serve")
-            load = Load(client, plan.rate, Random(random.random()))
-            faults = Faults(workers, place, Random(random.random()))
-            over_at = self._live(load, faults)
+            seats = 1 if client.backend.membership.exclusive else plan.workers
+            until(lambda: workers.serving() == seats, "all workers serve")
+            load = Load(theirs, plan.rate, Random(random.random()))
+            closing.callback(load.give_up)
+            faults = Faults({**of_workers(workers), **place.harms}, plan.faults, random)
+            over_at = self._live(load, faults, workers)
             self.wrong += faults.broken
-            self.figures += [f"{n} {what}" for what, n in faults.count.items()]
-            self._finish(load, workers)
+            self._get_well(place, faults.last if faults.reached else time.monotonic(), workers)
+            self._finish(load, client, workers)
             prompt = place.quick and set(OF_WORKERS).issuperset(plan.faults)
             verdict = Verdict(client, load, self.folder, prompt)
             verdict.judge(workers.blows, over_at)
-            self.wrong += [*verdict.wrong, *self._left(client, place), *workers.stop(15)]
-            self.figures += [*verdict.figures, f"{load.repeated} calls of the client tried again"]
+            self.wrong += [*verdict.wrong, *left(client, place, self.folder)]
+            if said := complaint(*place.theirs, WORKSPACE):
+                self.wrong.append(f"in the end durable doctor says: {said}")
+            self.wrong += workers.stop(15)
+            self.figures += [*verdict.figures, f"{load.repeated} calls of the client tried again", *self._said()]
+        planned = {fault: times for fault, times in plan.faults.items() if times}
+        return Outcome(planned, faults.reached, load.asked, len(load.expected), self.wrong, self.figures)
 
-    def _live(self, load: Load, faults: Faults) -> float:
-        over = threading.Event()
-        loading = threading.Thread(target=load.run, args=(self.plan.seconds,), daemon=True)
+    def _live(self, load: Load, faults: Faults, workers: fleet.Fleet) -> float:
+        """Returns when the load ended, in POSIX seconds."""
+        enough, over = threading.Event(), threading.Event()
+        loading = threading.Thread(target=load.run, args=(enough,), daemon=True)
         waiting = [threading.Thread(target=load.wait_for_some, args=(over,), daemon=True) for _ in range(4)]
-        hurting = threading.Thread(target=faults.run, args=(self.plan.faults,), daemon=True)
+        hurting = threading.Thread(target=faults.run, daemon=True)
         for thread in (loading, *waiting, hurting):
             thread.start()
-        while loading.is_alive():
-            loading.join(0.2)
-            faults.workers.look_after()
+        began = time.monotonic()
+        counted = all(self.plan.faults.values()) and bool(self.plan.faults)
+        while time.monotonic() < began + self.plan.seconds and not (counted and faults.done()):
+            time.sleep(0.2)
+            workers.look_after()
             self._say(load, faults)
         over_at = time.time()
         faults.over.set()
         hurting.join(60)
+        enough.set()
+        loading.join(30)
         over.set()
         for thread in waiting:
             thread.join(20)
@@ -363,44 +143,36 @@ class Run:
 
     def _say(self, load: Load, faults: Faults) -> None:
         if not self.plan.quiet:
-            done = ", ".join(f"{n} {what}" for what, n in faults.count.items())
+            done = ", ".join(f"{fault} {n}" for fault, n in faults.reached.items())
             print(f"\r{len(load.expected)} started; {done}   ", end="", file=sys.stderr, flush=True)
 
-    def _finish(self, load: Load, workers: fleet.Fleet) -> None:
+    def _get_well(self, place: places.Place, last: float, workers: fleet.Fleet) -> None:
+        """Until `durable doctor` has nothing to say. last: when the last fault was over, on the monotonic clock."""
+        while said := complaint(*place.theirs, WORKSPACE):
+            if time.monotonic() > last + WELL_WITHIN:
+                self.wrong.append(f"{WELL_WITHIN:g} s after the last fault durable doctor says: {said}")
+                return
+            workers.look_after()
+            time.sleep(0.5)
+        self.figures.append(f"durable doctor had nothing to say {time.monotonic() - last:.1f} s after the last fault")
+
+    def _finish(self, load: Load, client: durable.Client, workers: fleet.Fleet) -> None:
         """Until all have finished, or none does any more."""
         began = moved = time.monotonic()
         still = list(load.expected)
         while still and time.monotonic() - moved < STALLED:
-            left = list(unfinished(load.client, still))
-            if len(left) < len(still):
-                still, moved = left, time.monotonic()
+            remaining = list(unfinished(client, still))
+            if len(remaining) < len(still):
+                still, moved = remaining, time.monotonic()
             workers.look_after()
             time.sleep(0.1)
         if still:
             workers.dump()
             self.figures.append(f"{len(still)} STUCK")
         else:
-            self.figures.append(f"all finished {moved - began:.1f} s after the load")
+            self.figures.append(f"all finished {moved - began:.1f} s after that")
 
-    def _left(self, client: durable.Client, place: places.Place) -> Iterator[str]:
-        """Rows and messages that are left although everything has finished."""
-        store = client.backend.store
-        deadline = time.monotonic() + EMPTY_WITHIN
-        while True:
-            rows = [row for n in range(store.partitions) for row in store.due(n, "default", math.inf, 1000).items]
-            messages = {queue: n for queue, n in place.messages().items() if n}
-            if not (rows or messages) or time.monotonic() > deadline:
-                break
-            time.sleep(0.5)
-        now = time.time()
-        for row in rows:
-            yield f"a row is left: {row.kind} {row.key}, due in {row.due_at - now:.0f} s, holder {row.holder!r}"
-        for queue, n in messages.items():
-            yield f"{n} messages are left in queue {queue}"
-        if messages:
-            (self.folder / "broker").write_text(place.detail())
-
-    def said(self) -> Counter[str]:
+    def _said(self) -> Iterator[str]:
         """What the workers logged, without what differs from line to line."""
         lines: Counter[str] = Counter()
         for log in self.folder.glob("worker-*.log"):
@@ -410,7 +182,8 @@ class Run:
                     lines[words[2][:150]] += 1
                 elif line.startswith("Traceback"):
                     self.wrong.append(f"a traceback in {log.name}")
-        return lines
+        for line, n in lines.most_common(12):
+            yield f"workers said {n} times: {line}"
 
 
 def unfinished(client: durable.Client, instances: Sequence[str]) -> Iterator[str]:
@@ -432,46 +205,26 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> No
         time.sleep(0.05)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="kill workers and servers under a steady load")
-    parser.add_argument("--place", choices=places.PLACES, default="rabbitmq")
-    every = [*OF_WORKERS, *dict.fromkeys(fault for some in places.FAULTS.values() for fault in some)]
-    parser.add_argument("--fault", action="append", choices=[*every, "all", "none"], help="several times for several")
-    parser.add_argument("--seconds", type=float, default=60, help="how long the load lasts")
-    parser.add_argument("--rate", type=float, default=200, help="orchestrations started a second")
-    parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--partitions", type=int, default=16)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--quiet", action="store_true")
-    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.work is not None:
-        return work(*given.work)
-    asked = given.fault or ["all"]
-    there = [*OF_WORKERS, *places.FAULTS[given.place]]
-    faults = [fault for fault in there if fault in asked or "all" in asked]
-    if missing := set(asked).difference(there, ("all", "none")):
-        parser.error(f"--place {given.place} has no {', '.join(sorted(missing))}")
+def run(plan: Plan) -> Outcome:
+    """One run, in a folder of its own, which is kept when anything is wrong; prints what there is to tell."""
     folder = Path(tempfile.mkdtemp(prefix="durable-cluster-"))
-    plan = Plan(
-        given.place, faults, given.seconds, given.rate, given.workers, given.partitions, given.seed, given.quiet
-    )
-    run = Run(plan, folder)
+    logging.basicConfig(filename=folder / "client.log", format=LOGGED, force=True)
     began = time.monotonic()
-    run.run()
-    said = run.said()
-    what = "+".join(faults) or "no fault"
-    print(f"\n{plan.place}: {what}, {plan.rate:g}/s for {plan.seconds:g} s, {plan.workers} workers, seed {plan.seed}")
-    print(*(f"  {figure}" for figure in run.figures), sep="\n")
-    for line, n in said.most_common(12):
-        print(f"  workers said {n} times: {line}")
-    print(f"{len(run.wrong)} WRONG" if run.wrong else "all right", f"after {time.monotonic() - began:.0f} s")
-    if run.wrong:
-        (folder / "wrong").write_text("\n".join(run.wrong))
-        print(*(f"  {example}" for example in some_of_each_kind(run.wrong)), f"what is left of it: {folder}", sep="\n")
-        return 1
-    shutil.rmtree(folder)
-    return 0
+    outcome = Run(plan, folder).run()
+    wanted = ", ".join(f"{fault} {times or ''}".strip() for fault, times in plan.faults.items()) or "no fault"
+    print(f"\n{plan.place}: {wanted}; {plan.rate:g}/s, {plan.workers} workers, seed {plan.seed}")
+    for fault, n in outcome.reached.items():
+        print(f"  {fault}: {n}")
+    for figure in (f"{outcome.started} of {outcome.asked} instances started", *outcome.figures):
+        print(f"  {figure}")
+    print(f"{outcome.verdict} after {time.monotonic() - began:.0f} s", *outcome.missing(), sep="\n  ")
+    if outcome.wrong:
+        (folder / "wrong").write_text("\n".join(outcome.wrong))
+        print(*(f"  {example}" for example in some_of_each_kind(outcome.wrong)), sep="\n")
+        print(f"what is left of it: {folder}")
+    else:
+        shutil.rmtree(folder)
+    return outcome
 
 
 def some_of_each_kind(wrong: Sequence[str]) -> Iterator[str]:
@@ -482,6 +235,33 @@ def some_of_each_kind(wrong: Sequence[str]) -> Iterator[str]:
         shown[kind] += 1
         if shown[kind] <= 3:
             yield text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--place", choices=places.PLACES, default="rabbitmq")
+    parser.add_argument("--fault", action="append", metavar="NAME[=TIMES]", help="or all, or none; several for several")
+    parser.add_argument("--seconds", type=float, help="how long the load lasts: 60, or at most 600 with TIMES")
+    parser.add_argument("--rate", type=float, default=200, help="orchestrations started a second")
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--partitions", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.work is not None:
+        return work(*given.work)
+    there = [*OF_WORKERS, *places.FAULTS[given.place]]
+    asked = dict(fault.partition("=")[::2] for fault in given.fault or ["all"])
+    if "all" in asked:
+        asked = {**dict.fromkeys(there, asked.pop("all")), **asked}
+    asked.pop("none", None)
+    if missing := set(asked).difference(there):
+        parser.error(f"--place {given.place} has no {', '.join(sorted(missing))}; it has {', '.join(there)}")
+    faults = {fault: int(times or 0) for fault, times in asked.items()}
+    seconds = given.seconds or (600 if any(faults.values()) else 60)
+    fixed = given.rate, given.workers, given.partitions, given.seed, given.quiet
+    return int(run(Plan(given.place, faults, seconds, *fixed)).verdict != "all right")
 
 
 if __name__ == "__main__":

@@ -58,12 +58,13 @@ class Fleet:
 
     # ---- hitting
 
-    def kill(self) -> None:
+    def kill(self) -> bool:
         """kill -9 of a random worker; another one is started at once."""
         with self._lock:
             pid = self._hit("killed", signal.SIGKILL)
             self._workers.pop(pid).wait(_REAP_SECONDS)
             self._spawn()
+            return True
 
     def freeze(self) -> int:
         """SIGSTOP of a random worker, whose pid it returns: it holds all its connections and says nothing."""

@@ -12,6 +12,7 @@ must have run at least once and at most once more than there were kills, none af
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shutil
 import signal
@@ -23,17 +24,16 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import durable
-
-if TYPE_CHECKING:
-    from tests.chaos import account, programs
-else:
-    import account
-    import programs
+from tests.chaos import account, programs
+from tests.chaos.outcome import Outcome, complaint
 
 PATIENCE = 60.0  # seconds in which something must happen
+WELL_WITHIN = 30.0  # seconds from the last kill until `durable doctor` has nothing to say
 SIZES: dict[Any, int] = {
     programs.sequence: 8,
     programs.fan_out: 10,
@@ -61,6 +61,17 @@ def connect(folder: Path, blobs: bool) -> durable.Client:
     return durable.connect(f"sqlite:///{folder}/store.db")
 
 
+def spawn(folder: Path, cached: int, slots: int, blobs: bool = False) -> subprocess.Popen[str]:
+    """A worker that serves. Raises AssertionError when it does not."""
+    command = [sys.executable, os.path.abspath(__file__), "--work", str(cached), str(slots)]
+    command += ["--blobs"] if blobs else []
+    worker = subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert worker.stdout is not None
+    if worker.stdout.readline() != "serving\n":
+        raise AssertionError("the worker did not start; what it said is above")
+    return worker
+
+
 # ---- the killing
 
 
@@ -72,7 +83,7 @@ class Chaos:
         self.folder = folder
         self.blobs = blobs
         self.client = connect(folder, blobs)
-        self.expected: dict[str, int] = {}
+        self.expected: dict[str, programs.Expected] = {}
         self.open: set[str] = set()
         self.recorded: dict[str, int] = {}  # attempts with an outcome in the store: how often they had run by then
         self.kills = 0
@@ -91,9 +102,13 @@ class Chaos:
             self.kills += 1
             self.take_stock()
         worker = self.spawn()
+        killed = time.monotonic()
         try:
+            while said := complaint(f"sqlite:///{self.folder}/store.db", "", "default"):
+                assert time.monotonic() < killed + WELL_WITHIN, f"durable doctor says: {said}"
             for instance in self.expected:
                 self.client.wait(instance, PATIENCE)
+            until(lambda: not self.client.backend.store.due(0, "default", math.inf, 1).items)
         finally:
             worker.kill()
             worker.communicate()
@@ -113,13 +128,7 @@ class Chaos:
 
     def spawn(self) -> subprocess.Popen[str]:
         cached, slots = self.random.choice([10_000, 10_000, 2, 0]), self.random.choice([2, 8, 32])
-        command = [sys.executable, os.path.abspath(__file__), "--work", str(cached), str(slots)]
-        command += ["--blobs"] if self.blobs else []
-        worker = subprocess.Popen(command, cwd=self.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert worker.stdout is not None
-        if worker.stdout.readline() != "serving\n":
-            raise AssertionError("the worker did not start; what it said is above")
-        return worker
+        return spawn(self.folder, cached, slots, self.blobs)
 
     def unfinished(self) -> bool:
         return len(self.client.list_orchestrations(status=["PENDING", "RUNNING"], limit=1)) > 0
@@ -145,16 +154,16 @@ class Chaos:
         found: list[str] = []
         ran = self.ledger()
         outcomes: Counter[str] = Counter()
-        for instance, expected in self.expected.items():
+        for instance, (expected, attempts) in self.expected.items():
             output = self.client.handle(instance).result(PATIENCE)
             if output != expected:
                 found.append(f"{instance}: {output}, but plain Python says {expected}")
             read = account.read(self.client, instance)
             outcomes += read.outcomes
             found += read.odd
-        found += [f"attempt {key}: {n} outcomes" for key, n in outcomes.items() if n != 1]
-        found += [f"attempt {key} has an outcome and never ran" for key in outcomes if not ran[key]]
-        found += [f"attempt {key} ran and has no outcome" for key in ran if not outcomes[key]]
+            if len(read.outcomes) != attempts:
+                found.append(f"{instance}: {len(read.outcomes)} attempts, but plain Python says {attempts}")
+        found += account.disagreements(outcomes, ran)
         found += [f"attempt {key} ran {n} times" for key, n in ran.items() if n > 1 + self.kills]
         found += [
             f"attempt {key} ran again after its outcome was recorded"
@@ -195,6 +204,28 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+def run(kills: int, seed: int, blobs: bool = False) -> Outcome:
+    """One run, in a folder of its own, which is kept when anything is wrong; prints what there is to tell."""
+    folder = Path(tempfile.mkdtemp(prefix="durable-kill-"))
+    began = time.monotonic()
+    chaos = Chaos(folder, seed, blobs)
+    try:
+        chaos.lives(kills)
+        wrong = chaos.wrong()
+    except (AssertionError, durable.DurableError) as error:
+        wrong = [f"{type(error).__name__}: {error}"]
+    chaos.client.close()
+    started = len(chaos.expected)
+    figures = [chaos.summary(time.monotonic() - began)]
+    outcome = Outcome({"worker-kill": kills}, {"worker-kill": chaos.kills}, started, started, wrong, figures)
+    print(f"seed {seed}: {figures[0]}: {outcome.verdict}")
+    if wrong:
+        print(*wrong[:20], f"what is left of it: {folder}", sep="\n")
+    else:
+        shutil.rmtree(folder)
+    return outcome
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="kill -9 a worker on SQLite, again and again")
     parser.add_argument("--kills", type=int, default=50)
@@ -206,22 +237,7 @@ def main() -> int:
         cached, slots = options.work
         work(cached, slots, options.blobs)
         return 0
-    folder = Path(tempfile.mkdtemp(prefix="durable-kill-"))
-    began = time.monotonic()
-    chaos = Chaos(folder, options.seed, options.blobs)
-    try:
-        chaos.lives(options.kills)
-        wrong = chaos.wrong()
-    except (AssertionError, durable.DurableError) as error:
-        wrong = [f"{type(error).__name__}: {error}"]
-    chaos.client.close()
-    verdict = f"{len(wrong)} WRONG" if wrong else "all right"
-    print(f"seed {options.seed}: {chaos.summary(time.monotonic() - began)}: {verdict}")
-    if wrong:
-        print(*wrong[:20], f"what is left of it: {folder}", sep="\n")
-        return 1
-    shutil.rmtree(folder)
-    return 0
+    return int(run(options.kills, options.seed, options.blobs).verdict != "all right")
 
 
 if __name__ == "__main__":

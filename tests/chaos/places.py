@@ -1,23 +1,31 @@
 """Where the fleet works: servers, what can be done to them, and what they hold when all is done.
 
 `rabbitmq`: histories on Redis, everything else through RabbitMQ. `streams`: Redis alone, every activity through its
-streams. `cluster`: the same on three masters without replicas, for what a master has confirmed is on its disk, and not
-yet on a replica. `dynamodb`: a test server that keeps everything in memory, so that only workers can be killed.
+streams. `everysec`: the same with the flushing that Redis has by default; such a Redis refuses to write while its disk
+is full, where one with `always`, as in all other places, ends itself. `cluster`: three masters without replicas, for
+what a master has confirmed is on its disk, and not yet on a replica. `dynamodb`: a test server that keeps everything
+in memory, so that only workers can be killed. `sqlite`: one worker at a time has the file, the others stand by.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
 import redis
 
+import durable
 from durable.backends.dynamodb_backend import create_dynamodb
+from tests.chaos import harms
+from tests.chaos.faults import Harm
 from tests.servers.dynamodb_server import CREDENTIALS, DynamoServer
-from tests.servers.process import ServerFailed, ServerProcess
+from tests.servers.process import HOST
+from tests.servers.proxy import Proxy
 from tests.servers.rabbitmq_server import RabbitServer
 from tests.servers.redis_cluster import RedisCluster
 from tests.servers.redis_server import RedisServer
@@ -25,97 +33,171 @@ from tests.servers.redis_server import RedisServer
 WORKSPACE: Final = "chaos"
 
 
-class Harm(NamedTuple):
-    """What is done again and again: `act` returns how often it was; seconds before the first and between two."""
-
-    what: str
-    act: Callable[[], int]
-    first: float
-    pause: tuple[float, float]
-
-
-class Place(NamedTuple):
-    """eager: for `durable.Worker`. harms: by the name of the fault. messages: by queue, delivered ones included.
-    detail: what to keep for whoever looks into messages that are left. quick: whether it can keep workers to a time."""
+class Way(NamedTuple):
+    """URLs of the store and the broker."""
 
     url: str
     events: str
+
+
+class Place(NamedTuple):
+    """way: for whoever looks on. theirs: for workers and the load; wires that can be cut lie in it, where asked for.
+
+    eager: for `durable.Worker`. messages: by queue, delivered ones included. detail: what to keep for whoever looks
+    into messages that are left. quick: whether it can keep workers to a time.
+    """
+
+    way: Way
+    theirs: Way
     eager: bool | None
-    harms: dict[str, Harm]
+    harms: Mapping[str, Harm]
     messages: Callable[[], dict[str, int]] = dict
     detail: Callable[[], str] = str
     quick: bool = True
 
 
+class Wanted(NamedTuple):
+    """wired: whether workers reach the servers through wires that can be cut."""
+
+    partitions: int
+    wired: bool
+    random: Random
+
+
 @contextmanager
-def rabbitmq(partitions: int, random: Random) -> Iterator[Place]:
-    with _started(_Redis()) as store, _started(RabbitServer()) as broker:
-        harms = {
-            "redis-kill": _kill("Redis", [store], random),
-            "rabbit-kill": Harm("RabbitMQ killed", lambda: _killed(broker), 3.0, (5.0, 12.0)),
-            "queues-deleted": Harm("queues deleted", lambda: _delete_queues(broker), 4.0, (3.0, 6.0)),
+def rabbitmq(wanted: Wanted) -> Iterator[Place]:
+    random = wanted.random
+    with _started(_redis()) as store, _started(RabbitServer()) as broker, ExitStack() as wires:
+        way = Way(f"{store.url}?partitions={wanted.partitions}", broker.url())
+        hurt_store = _of_redis(store, random)
+        hurt_broker = {
+            "rabbit-kill": harms.killed([broker], random, (2.0, 6.0)),
+            "rabbit-freeze": harms.frozen(broker),
+            "rabbit-memory": harms.memory_alarm(broker),
+            "rabbit-disk": harms.disk_alarm(broker),
+            "queues-deleted": harms.queues_deleted(broker),
         }
+        theirs = way
+        if wanted.wired:
+            to_store, to_broker = (wires.enter_context(closing(Proxy(server.port))) for server in (store, broker))
+            hurt_store["redis-cut"] = harms.cut_off(to_store, random)
+            hurt_broker["rabbit-cut"] = harms.cut_off(to_broker, random)
+            theirs = Way(_through(to_store, wanted), broker.url(port=to_broker.port))
         yield Place(
-            f"{store.url}?partitions={partitions}",
-            broker.url(),
+            way,
+            theirs,
             None,
-            harms,
-            lambda: _depths(broker),
+            {**harms.in_turn(hurt_store), **harms.in_turn(hurt_broker)},
+            lambda: harms.depths(broker),
             lambda: "".join(broker.control(*question) for question in _QUESTIONS),
         )
 
 
 @contextmanager
-def streams(partitions: int, random: Random) -> Iterator[Place]:
-    with _started(_Redis()) as store, redis.Redis.from_url(store.url) as client:
-        harms = {
-            "redis-kill": _kill("Redis", [store], random),
-            "queues-deleted": Harm("queues deleted", lambda: _delete_streams(client), 4.0, (3.0, 6.0)),
-        }
-        yield Place(
-            f"{store.url}?partitions={partitions}",
-            "",
-            False,
-            harms,
-            lambda: {key.decode(): client.xlen(key) for key in _streams(client)},
-        )
+def streams(wanted: Wanted, appendfsync: str = "always") -> Iterator[Place]:
+    with (
+        _started(_redis(appendfsync)) as store,
+        redis.Redis.from_url(store.url) as client,
+        ExitStack() as wires,
+    ):
+        theirs = way = Way(f"{store.url}?partitions={wanted.partitions}", "")
+        hurt = {**_of_redis(store, wanted.random), "queues-deleted": harms.streams_deleted(client, WORKSPACE)}
+        if wanted.wired:
+            wire = wires.enter_context(closing(Proxy(store.port)))
+            hurt["redis-cut"] = harms.cut_off(wire, wanted.random)
+            theirs = Way(_through(wire, wanted), "")
+
+        def messages() -> dict[str, int]:
+            return {key.decode(): client.xlen(key) for key in harms.streams(client, WORKSPACE)}
+
+        yield Place(way, theirs, False, harms.in_turn(hurt), messages)
+
+
+def everysec(wanted: Wanted) -> AbstractContextManager[Place]:
+    return streams(wanted, "everysec")
 
 
 @contextmanager
-def cluster(partitions: int, random: Random) -> Iterator[Place]:
+def cluster(wanted: Wanted) -> Iterator[Place]:
     with _started(RedisCluster(replicas=0, server=_Redis)) as nodes:
-        harms = {"redis-kill": _kill("masters", nodes.nodes, random)}
-        yield Place(f"{nodes.url}?partitions={partitions}", "", False, harms)
+        way = Way(f"{nodes.url}?partitions={wanted.partitions}", "")
+        kill = harms.killed(nodes.nodes, wanted.random, (2.0, 5.0))
+        yield Place(way, way, False, {"redis-kill": kill})
 
 
 @contextmanager
-def dynamodb(partitions: int, random: Random) -> Iterator[Place]:
+def dynamodb(wanted: Wanted) -> Iterator[Place]:
     with _started(DynamoServer()) as server:
         os.environ.update(CREDENTIALS)
-        url = server.url(f"&partitions={partitions}")
-        create_dynamodb(url)
-        yield Place(url, "", None, {}, quick=False)
+        way = Way(server.url(f"&partitions={wanted.partitions}"), "")
+        create_dynamodb(way.url)
+        yield Place(way, way, None, {}, quick=False)
 
 
-PLACES: Final[dict[str, Callable[[int, Random], AbstractContextManager[Place]]]] = {
+@contextmanager
+def sqlite(wanted: Wanted) -> Iterator[Place]:
+    with TemporaryDirectory(prefix="durable-sqlite-") as folder:
+        way = Way(f"sqlite:///{folder}/store.db", "")
+        with durable.connect(way.url, events=way.events, workspace=WORKSPACE) as client:
+            log = Path(folder, f"store.db@{WORKSPACE}-wal")
+            harm = harms.log_full(lambda: client.backend.membership.members()[0].pid, log)
+            yield Place(way, way, None, {"disk-full": harm}, quick=False)
+
+
+PLACES: Final[Mapping[str, Callable[[Wanted], AbstractContextManager[Place]]]] = {
     "rabbitmq": rabbitmq,
     "streams": streams,
+    "everysec": everysec,
     "cluster": cluster,
     "dynamodb": dynamodb,
+    "sqlite": sqlite,
 }
-FAULTS: Final = {
-    "rabbitmq": ("rabbit-kill", "redis-kill", "queues-deleted"),
-    "streams": ("redis-kill", "queues-deleted"),
+_WIRED: Final = ("redis-cut", "rabbit-cut")
+_REDIS: Final = ("redis-kill", "redis-freeze", "redis-memory", "redis-disk", "redis-cut")
+FAULTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "rabbitmq": (
+        *("rabbit-kill", "rabbit-freeze", "rabbit-memory", "rabbit-disk", "rabbit-cut", "queues-deleted"),
+        *_REDIS,
+    ),
+    "streams": (*_REDIS, "queues-deleted"),
+    # What is killed while its disk lags behind may lose what it confirmed, as the guide says.
+    "everysec": ("redis-freeze", "redis-memory", "redis-disk", "redis-cut", "queues-deleted"),
     "cluster": ("redis-kill",),
     "dynamodb": (),
+    "sqlite": ("disk-full",),
 }
+
+
+def needs_wires(faults: Mapping[str, int]) -> bool:
+    return not faults.keys().isdisjoint(_WIRED)
 
 
 class _Redis(RedisServer):
     """With `everysec` it would confirm what it may hold back for two seconds, while the disk is busy."""
 
     def __init__(self, port: int | None = None, **options: str) -> None:
-        super().__init__(port, appendfsync="always", **options)
+        super().__init__(port, **{"appendfsync": "always", **options})
+
+    def command(self) -> list[str]:
+        # A write beyond the limit of its files is to fail, as on a full disk, and not to kill it.
+        return ["/bin/sh", "-c", 'trap "" XFSZ; exec "$@"', "sh", *super().command()]
+
+
+def _redis(appendfsync: str = "always") -> _Redis:
+    return _Redis(appendfsync=appendfsync)
+
+
+def _of_redis(store: RedisServer, random: Random) -> dict[str, Harm]:
+    return {
+        "redis-kill": harms.killed([store], random, (2.0, 5.0)),
+        "redis-freeze": harms.frozen(store),
+        "redis-memory": harms.memory_full(store),
+        "redis-disk": harms.disk_full(store),
+    }
+
+
+def _through(wire: Proxy, wanted: Wanted) -> str:
+    return f"redis://{HOST}:{wire.port}?partitions={wanted.partitions}"
 
 
 @contextmanager
@@ -126,59 +208,8 @@ def _started(server: Any) -> Iterator[Any]:
         yield server
 
 
-def _kill(what: str, servers: Sequence[ServerProcess], random: Random) -> Harm:
-    return Harm(f"{what} killed", lambda: _killed(random.choice(servers)), 6.0, (3.0, 9.0))
-
-
-def _killed(server: ServerProcess) -> int:
-    server.restart(graceful=False)
-    return 1
-
-
-# ---- what is on its way
-
-
 _QUESTIONS: Final = (
     ("list_queues", "name", "messages_ready", "messages_unacknowledged", "consumers"),
     ("list_consumers",),
     ("list_channels", "pid", "consumer_count", "messages_unacknowledged"),
 )
-
-
-def _depths(rabbit: RabbitServer) -> dict[str, int]:
-    lines = rabbit.control("list_queues", "name", "messages", "--no-table-headers", "--quiet").splitlines()
-    return {name: int(count) for name, count in (line.split("\t") for line in lines if "\t" in line)}
-
-
-def _delete_queues(rabbit: RabbitServer) -> int:
-    """All of them but those that belong to one connection; how many."""
-    import pika  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
-    from pika.exceptions import AMQPError  # type: ignore[import-untyped]  # as above
-
-    deleted = 0
-    try:
-        if not (rabbit.running and rabbit.ready()):
-            return 0
-        queues = _depths(rabbit)
-        with pika.BlockingConnection(pika.URLParameters(rabbit.url())) as connection:
-            channel = connection.channel()
-            for queue in queues:
-                if ".reply." not in queue:
-                    channel.queue_delete(queue)
-                    deleted += 1
-    except (AMQPError, OSError, ServerFailed):
-        return deleted  # somebody else kills the broker as well
-    return deleted
-
-
-def _streams(client: redis.Redis) -> list[bytes]:
-    return list(client.scan_iter(f"durable:{{durable.{WORKSPACE}.*}}:stream", count=1_000))
-
-
-def _delete_streams(client: redis.Redis) -> int:
-    try:
-        found = _streams(client)
-        deleted: int = client.delete(*found) if found else 0
-        return deleted
-    except redis.RedisError:
-        return 0  # somebody else kills Redis as well

@@ -126,6 +126,13 @@ def rounds(ctx: Ctx, value: int, size: int, before: list[str] | None = None) -> 
 # ---- what plain Python says
 
 
+class Expected(NamedTuple):
+    """What must come of an instance: its output, and how many attempts of activities it takes, children included."""
+
+    output: int
+    attempts: int
+
+
 def mixed(value: int, times: int) -> int:
     for _ in range(times):
         value = mix(value)
@@ -138,15 +145,15 @@ def added(value: int, times: int) -> int:
     return value
 
 
-ORACLE: dict[Any, Callable[[int, int], int]] = {
-    sequence: mixed,
-    fan_out: lambda v, size: mix(sum(mix(v + n) for n in range(size))),
-    children: lambda v, size: sum(mixed(v + n, 2) for n in range(size)),
-    timers: mixed,
-    events: added,
-    late: mixed,
-    retries: mixed,
-    rounds: mixed,
+ORACLE: dict[Any, Callable[[int, int], Expected]] = {
+    sequence: lambda v, size: Expected(mixed(v, size), size),
+    fan_out: lambda v, size: Expected(mix(sum(mix(v + n) for n in range(size))), size + 1),
+    children: lambda v, size: Expected(sum(mixed(v + n, 2) for n in range(size)), 2 * size),
+    timers: lambda v, size: Expected(mixed(v, size), size),
+    events: lambda v, size: Expected(added(v, size), size),
+    late: lambda v, size: Expected(mixed(v, size), size),
+    retries: lambda v, size: Expected(mixed(v, size), 3 * size),
+    rounds: lambda v, size: Expected(mixed(v, size), size),
 }
 
 

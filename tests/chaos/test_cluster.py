@@ -28,24 +28,51 @@ def run(program: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProces
 
 
 def test_killed_workers_and_a_killed_broker_lose_nothing(tmp_path: Path) -> None:
-    faults = ("--fault", "worker-kill", "--fault", "rabbit-kill")
-    done = run(CLUSTER, *faults, "--seconds", "8", "--rate", "60", "--workers", "3", cwd=tmp_path)
+    faults = ("--fault", "worker-kill=5", "--fault", "rabbit-kill=1")
+    done = run(CLUSTER, *faults, "--rate", "60", "--workers", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"\n  \d+ workers killed\n", done.stdout), done.stdout
-    assert re.search(r"\n  1 RabbitMQ killed\n", done.stdout), done.stdout
+    assert "\n  worker-kill: 5\n" in done.stdout, done.stdout
+    assert "\n  rabbit-kill: 1\n" in done.stdout, done.stdout
+    assert re.search(r"\n  durable doctor had nothing to say \d+\.\d s after the last fault\n", done.stdout), (
+        done.stdout
+    )
     assert "\nall right after" in done.stdout
     assert list(tmp_path.iterdir()) == [], "nothing is left behind when all is right"
 
 
-@pytest.mark.parametrize(
-    ("place", "rate", "killed"), [("streams", 60, "Redis"), ("cluster", 60, "masters"), ("dynamodb", 8, "workers")]
-)
-def test_so_does_everything_else_that_workers_can_share(tmp_path: Path, place: str, rate: int, killed: str) -> None:
-    load = ("--seconds", "8", "--rate", str(rate), "--workers", "2", "--partitions", "4")
-    done = run(CLUSTER, "--place", place, "--fault", "all", *load, cwd=tmp_path)
+def test_alarms_of_the_broker_and_a_store_whose_memory_is_full_lose_nothing(tmp_path: Path) -> None:
+    faults = ("rabbit-memory=1", "redis-memory=1", "queues-deleted=1")
+    wanted = (word for fault in faults for word in ("--fault", fault))
+    done = run(CLUSTER, *wanted, "--rate", "40", "--workers", "2", "--partitions", "4", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(rf"\n  \d+ {killed} killed\n", done.stdout), done.stdout
     assert "\nall right after" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("place", "rate", "fault"),
+    [
+        ("streams", 60, "redis-kill"),
+        ("streams", 60, "redis-cut"),
+        ("everysec", 60, "redis-disk"),
+        ("cluster", 60, "redis-kill"),
+        ("dynamodb", 8, "worker-kill"),
+        ("sqlite", 60, "disk-full"),
+    ],
+)
+def test_so_does_everything_else_that_workers_can_share(tmp_path: Path, place: str, rate: int, fault: str) -> None:
+    load = ("--rate", str(rate), "--workers", "2", "--partitions", "4")
+    done = run(CLUSTER, "--place", place, "--fault", f"{fault}=2", "--fault", "worker-kill=3", *load, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"\n  {fault}: " in done.stdout, done.stdout
+    assert "\nall right after" in done.stdout
+
+
+def test_a_run_whose_faults_did_not_happen_is_no_pass(tmp_path: Path) -> None:
+    short = ("--seconds", "1", "--rate", "20", "--workers", "1")
+    done = run(CLUSTER, "--place", "sqlite", "--fault", "worker-kill=100", *short, cwd=tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "\nNOT RUN after" in done.stdout
+    assert re.search(r"\n  worker-kill happened \d times, not 100\n", done.stdout), done.stdout
 
 
 def test_a_fault_that_a_place_does_not_have_is_refused(tmp_path: Path) -> None:

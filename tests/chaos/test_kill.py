@@ -46,13 +46,13 @@ def test_with_payloads_outside_the_store(tmp_path: Path) -> None:
     ids=["a wrong output", "an attempt that never ran", "one that ran too often"],
 )
 def test_it_would_notice(tmp_path: Path, right: str, wrong: str, says: str) -> None:
-    for module in KILL.parent.glob("*.py"):
-        shutil.copy(module, tmp_path)
-    programs = tmp_path / "programs.py"
+    chaos = tmp_path / "tests" / "chaos"
+    shutil.copytree(KILL.parent, chaos, ignore=shutil.ignore_patterns("__pycache__"))
+    programs = chaos / "programs.py"
     text = programs.read_text()
     assert wrong in text.replace(right, wrong, 1) != text
     programs.write_text(text.replace(right, wrong, 1))
-    done = run("2", cwd=tmp_path, program=tmp_path / "kill.py")
+    done = run("2", cwd=tmp_path, program=chaos / "kill.py")
     assert done.returncode == 1, done
     assert says in done.stdout
     assert "WRONG" in done.stdout
