@@ -142,7 +142,7 @@ class Run:
         return over_at
 
     def _say(self, load: Load, faults: Faults) -> None:
-        if not self.plan.quiet:
+        if not self.plan.quiet and sys.stderr.isatty():
             done = ", ".join(f"{fault} {n}" for fault, n in faults.reached.items())
             print(f"\r{len(load.expected)} started; {done}   ", end="", file=sys.stderr, flush=True)
 

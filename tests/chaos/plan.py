@@ -36,7 +36,6 @@ class Round(NamedTuple):
     place: str
     faults: Mapping[str, int]
     seconds: float
-    rate: float = 40
 
 
 class Did(NamedTuple):
@@ -48,8 +47,8 @@ class Did(NamedTuple):
 
 # Workers alone first: only then can it be asked that others take over in time.
 ROUNDS: Final = (
-    Round("rabbitmq", {"worker-kill": 120}, 130, rate=80),
-    Round("streams", {"worker-kill": 100}, 110, rate=80),
+    Round("rabbitmq", {"worker-kill": 120}, 130),
+    Round("streams", {"worker-kill": 100}, 110),
     Round("cluster", {"worker-kill": 60, "redis-kill": 15}, 75),
     Round("rabbitmq", {"rabbit-kill": 30, "redis-kill": 20, "worker-kill": 20}, 330),
     Round("streams", {"redis-kill": 25, "queues-deleted": 10}, 120),
@@ -90,7 +89,7 @@ def carry_out(each: Round, seed: int) -> Outcome:
         alone = ALONE.get((each.place, first[0]))
         if alone is not None:
             return alone(first[1], seed)
-        return cluster.run(cluster.Plan(each.place, each.faults, 3 * each.seconds + 60, each.rate, seed=seed))
+        return cluster.run(cluster.Plan(each.place, each.faults, 3 * each.seconds + 60, seed=seed))
     except Exception as error:
         traceback.print_exc()
         return Outcome(each.faults, {}, 0, 0, [f"{type(error).__name__}: {error}"], [])

@@ -1,0 +1,38 @@
+"""A short form of `make chaos`: each round that needs nobody else, with one fault of each kind; and what is no pass."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.outcome import Outcome
+
+PLAN = Path(__file__).with_name("plan.py")
+
+
+def test_a_plan_ends_with_a_table_and_a_verdict(tmp_path: Path) -> None:
+    command = [sys.executable, str(PLAN), "--minutes", "0", "--only", "13", "--only", "14"]
+    done = subprocess.run(command, cwd=tmp_path, env={"TMPDIR": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0, done
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
+    assert [row[:4] for row in rows] == [["sqlite", "worker-kill", "1", "1"], ["sqlite", "power-cut", "1", "1"]]
+    assert {row[-1] for row in rows} == {"all right"}
+    assert done.stdout.splitlines()[-1].startswith("2 faults (kill -9 of a worker on SQLite 1, power-cut 1)"), done
+    assert done.stdout.endswith("minutes: all right\n")
+
+
+@pytest.mark.parametrize(
+    ("reached", "started", "wrong", "verdict"),
+    [
+        (9, 95, [], "all right"),
+        (8, 100, [], "NOT RUN"),
+        (10, 94, [], "NOT RUN"),
+        (0, 100, ["a-1: lost"], "1 WRONG"),
+    ],
+)
+def test_what_did_not_take_place_proves_nothing(reached: int, started: int, wrong: list[str], verdict: str) -> None:
+    outcome = Outcome({"redis-kill": 10}, {"redis-kill": reached}, 100, started, wrong, [])
+    assert outcome.verdict == verdict
