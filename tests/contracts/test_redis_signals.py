@@ -131,6 +131,23 @@ def test_an_idle_connection_is_kept(
     assert [record.message for record in caplog.records] == []
 
 
+def test_a_connection_is_kept_while_the_disk_of_redis_is_full(
+    own_server: RedisServer, open_here: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every PING is answered with an error then, which is no refusal of what anybody wants to hear."""
+    monkeypatch.setattr(subscriber, "PING_SECONDS", 0.3)
+    here = open_here(port=own_server.port)
+    here.signals.listen(STATUS, Heard(), "a")
+    (own_server.folder / "dump.rdb" / "in the way").mkdir(parents=True)
+    raw(own_server.port, ("CONFIG", "SET", "save", "3600 1"), ("BGSAVE",))
+
+    def refused() -> int:
+        return int(raw(own_server.port, ("INFO", "errorstats")).get("errorstat_MISCONF", {}).get("count", 0))
+
+    wait_until(lambda: refused() >= 2, 20, "two pings answered with an error")
+    assert [record.message for record in caplog.records] == []
+
+
 def test_a_user_who_may_not_listen_is_told_once(
     own_server: RedisServer, after: ExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:
