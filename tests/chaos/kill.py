@@ -217,7 +217,7 @@ def run(kills: int, seed: int, blobs: bool = False) -> Outcome:
     chaos.client.close()
     started = len(chaos.expected)
     figures = [chaos.summary(time.monotonic() - began)]
-    outcome = Outcome({"worker-kill": kills}, {"worker-kill": chaos.kills}, started, started, wrong, figures)
+    outcome = Outcome({"sqlite-kill": kills}, {"sqlite-kill": chaos.kills}, started, started, wrong, figures)
     print(f"seed {seed}: {figures[0]}: {outcome.verdict}")
     if wrong:
         print(*wrong[:20], f"what is left of it: {folder}", sep="\n")
