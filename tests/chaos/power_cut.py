@@ -45,6 +45,7 @@ from tests.chaos.outcome import Outcome
 
 OPEN: Final = 8  # instances at once, about
 PATIENCE: Final = 60.0
+STRETCH: Final = 8  # frames, at least
 OF_ONE_LIFE: Final = 500  # images: the log is restarted after some thousand frames
 
 Rows = dict[str, list[tuple[int, bytes]]]  # stored histories, by execution
@@ -281,7 +282,7 @@ def survived(image: wal.Image, recorded: Recorded) -> list[str]:
 def of_one_life(images: int, random: Random) -> tuple[Counter[str], int, list[str]]:
     """How many images of each kind, instances, and what was wrong with the images."""
     folder = Path(tempfile.mkdtemp(prefix="durable-life-"))
-    made, recorded = Life(folder, random).live(images // 2)
+    made, recorded = Life(folder, random).live(max(STRETCH, images // 2))
     shutil.rmtree(folder)
     others = (made.torn, made.with_a_hole, made.in_a_checkpoint)
     every = [*islice(made.at_boundaries(), images // 2)]
