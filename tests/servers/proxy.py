@@ -20,7 +20,6 @@ from typing import Final
 from .process import HOST, free_port
 
 _RESET: Final = struct.pack("ii", 1, 0)  # of SO_LINGER: to close is to send RST
-_NO_RESET: Final = struct.pack("ii", 0, 0)
 
 
 class Proxy:
@@ -49,9 +48,10 @@ class Proxy:
         """Close all connections there are, with RST where wanted; new ones may come."""
         with self._lock:
             connections = list(self._open)
-        for connection in connections:
+        for connection in connections if reset else ():  # all of them first: the end of one is the end of its pair
             with suppress(OSError):
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET if reset else _NO_RESET)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        for connection in connections:
             self._end(connection)
 
     def refuse(self) -> None:
