@@ -267,7 +267,7 @@ def survived(image: wal.Image, recorded: Recorded) -> list[str]:
     os.chdir(folder)
     try:
         wrong = list(Survivor(image, recorded, folder).wrong())
-    except durable.DurableError as error:
+    except (durable.DurableError, sqlite3.Error) as error:
         wrong = [f"{type(error).__name__}: {error}"]
     os.chdir("/")
     if wrong:
