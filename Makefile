@@ -5,6 +5,7 @@ KILLS  ?= 20
 INPUTS ?= 100000
 MINUTES ?= 10
 IMAGES ?= 500
+OF     ?= durable/engine durable/replay durable/runtime
 # Most tests wait for something. Each of the two processes starts servers of its own.
 SIDE_BY_SIDE ?= -n 2 --dist loadfile
 # ALLOW_SKIP=1: tests that need a server which is not there are skipped, visibly.
@@ -17,7 +18,7 @@ RUN   := "$(BIN)/python"
 TESTS  = dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && $(RUN) -m pytest -q $(SIDE_BY_SIDE) --basetemp="$$dir/t"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types servers docs bench simulate crash-points fuzz kill chaos power-cut joins test-all package clean
+.PHONY: help venv demo test lint types servers docs bench simulate crash-points fuzz kill chaos power-cut mutants joins test-all package clean
 MAKEFLAGS += --no-print-directory
 
 help:  ## this list
@@ -61,6 +62,9 @@ crash-points: venv  ## 16 small orchestrations, each with every step of its work
 
 fuzz: venv  ## INPUTS=100000 wrong inputs for each parser
 	@$(RUN) -m tests.fuzz --inputs $(INPUTS)
+
+mutants: venv  ## OF="durable/engine ...": small mistakes in these, one at a time: which ones does no test see?
+	@$(RUN) -m tests.mutation $(OF)
 
 kill: venv  ## KILLS=20 times kill -9 on a real worker
 	@$(RUN) tests/chaos/kill.py --kills $(KILLS)

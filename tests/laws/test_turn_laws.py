@@ -1,0 +1,218 @@
+"""The laws of a turn, whatever it is: taken, suspended, parked, terminated, or nothing new.
+
+Random programs live in a store. Now and then they are suspended, lose their code, hear old news, or are terminated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from itertools import count
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from durable.backends.memory import MemoryStore
+from durable.engine.codeless import terminate_request
+from durable.engine.instance import Arrival, Env, Instance, Turn, row_behind, task_key, wake_key
+from durable.engine.ledger import Ledger
+from durable.engine.messages import decode_message
+from durable.engine.step import create, step
+from durable.model import history as h
+from durable.model.history import Event, Parent, Raw, decode_event
+from durable.model.limits import Limits
+from durable.model.names import partition_of
+from durable.model.status import RuntimeStatus
+from durable.ports import Outcome, Row, Want
+from durable.replay.guard import Watch
+from durable.replay.live_code import Code
+
+from .test_replay_laws import NOW, Life, lives
+
+PARTITIONS = 8
+HOLD = 60.0
+OUTCOMES = (h.TASK_COMPLETED, h.TASK_FAILED)
+some = settings(max_examples=60, deadline=None)
+
+
+class Stored:
+    """A life in a store, turn by turn; each is compared with what the store then has."""
+
+    def __init__(self, life: Life, begun: bool = True) -> None:
+        self.life = life
+        self.store = MemoryStore(PARTITIONS)
+        ids = count()
+        self.env = Env("w", HOLD, lambda: f"id{next(ids)}", PARTITIONS, Limits(), Watch())
+        self.now = NOW
+        self.store.commit([create("i", life.started, PARTITIONS, "c")])
+        self.instance = self.loaded()
+        if begun:
+            self.take([])
+
+    @property
+    def over(self) -> bool:
+        summary = self.instance.summary
+        return summary.status.finished or summary.execution_id != self.life.started.execution_id
+
+    def loaded(self) -> Instance:
+        [record] = self.store.load([Want("i")])
+        assert record is not None
+        return Instance.of_record(record)
+
+    def rows(self) -> list[Row]:
+        return self.store.due(partition_of("i", PARTITIONS), "default", float("inf"), 10_000).items
+
+    def take(self, arrivals: Sequence[Arrival], code: Code | None = None, clock: datetime | None = None) -> Turn:
+        """One turn of today's code."""
+        return self.turn(arrivals, code or self.life.code, clock)
+
+    def turn(self, arrivals: Sequence[Arrival], code: Code | None, clock: datetime | None = None) -> Turn:
+        self.now += timedelta(seconds=1)
+        before = self.instance
+        turn = step(before, arrivals, code, "no code here", clock or self.now, self.env)
+        commit = turn.commit
+        if commit is not None:
+            assert commit.expect == before.version
+            assert [a.start for a in commit.appends if a.execution_id == "x"] == [before.length] * len(
+                commit.appends[:1]
+            )
+            assert {commit.partition, *(row.partition for row in commit.put)} == {partition_of("i", PARTITIONS)}
+            assert commit.summary.updated_at >= before.summary.updated_at
+            assert self.store.commit([commit]) == [Outcome.COMMITTED]
+        after, stored = turn.instance, self.loaded()
+        assert (after.summary, after.version) == (stored.summary, stored.version)
+        assert (after.started, after.length) == (stored.started, stored.length)
+        if after.execution is not None:
+            assert after.size == stored.size
+        self.instance = stored if after.execution is None else after
+        return turn
+
+    def arrival(self, fact: Event, row_key: str = "") -> Arrival:
+        mine = fact.type not in (h.EVENT_RAISED, h.EXECUTION_CANCELED)
+        return Arrival(fact, "x" if mine else "", row_key)
+
+    def until(self, number: int) -> None:
+        """Live through the first facts."""
+        for fact in self.life.facts[:number]:
+            if not self.over:
+                self.take([self.arrival(fact)])
+
+
+def kept(turn: Turn, arrivals: Sequence[Arrival]) -> None:
+    """No turn took these: outcomes that were only in memory go to the inbox, where they are safe."""
+    outcomes = [arrival for arrival in arrivals if arrival.event.type in OUTCOMES]
+    homeless = [arrival for arrival in outcomes if not arrival.row_key]
+    assert [fact.id for fact in turn.undelivered] == [f"task/{row_behind(arrival)}" for arrival in homeless]
+    for fact, arrival in zip(turn.undelivered, homeless, strict=True):
+        assert decode_event(fact.body) == msgspec.structs.replace(arrival.event, execution_id="x")
+        assert (fact.instance_id, fact.partition) == ("i", partition_of("i", PARTITIONS))
+    dropped = turn.commit.drop if turn.commit else ()
+    assert {row_behind(arrival) for arrival in outcomes} <= {*dropped}
+    assert not {arrival.row_key for arrival in arrivals} & {*dropped}
+
+
+@some
+@given(life=lives, data=st.data())
+def test_the_instance_after_a_turn_is_the_one_that_is_stored(life: Life, data: st.DataObject) -> None:
+    here = Stored(life)
+    for number, fact in enumerate(life.facts):
+        if here.over:
+            break
+        news = [here.arrival(fact, data.draw(st.sampled_from(("", f"in/{number}"))))]
+        happens = data.draw(st.sampled_from(("nothing", "suspended", "no code", "again", "clock back")))
+        if happens == "suspended":
+            here.take([Arrival(Event(h.EXECUTION_SUSPENDED, here.now), "", f"in/{number}s")])
+            turn = here.take(news)
+            assert turn.parked
+            assert not turn.again
+            kept(turn, news)
+            assert here.take([Arrival(Event(h.EXECUTION_RESUMED, here.now), "", f"in/{number}r")]).again
+            assert here.instance.summary.status is RuntimeStatus.RUNNING
+        elif happens == "no code":
+            turn = here.turn(news, None)
+            assert turn.parked == here.instance.summary.blocked_reason == "no code here"
+            assert here.instance.summary.status is RuntimeStatus.BLOCKED
+            kept(turn, news)
+            [wakes] = turn.commit.put if turn.commit else ()
+            assert (wakes.kind, wakes.due_at, wakes.holder) == ("inbox", here.now.timestamp() + HOLD, "w")
+        here.take(news, clock=NOW if happens == "clock back" else None)
+        if happens == "again" and not here.over:
+            turn = here.take([here.arrival(fact, "in/late")] if fact.type in OUTCOMES else [])
+            assert turn.ignored == (fact.type in OUTCOMES)
+            assert here.instance.summary.status is RuntimeStatus.RUNNING
+    if not here.over:
+        assert here.instance.summary.status is not RuntimeStatus.BLOCKED
+        assert here.instance.summary.blocked_reason == ""
+
+
+@some
+@given(life=lives, data=st.data(), recursive=st.booleans(), parent=st.none() | st.just(Parent("p", "px", 7, 2)))
+def test_what_is_terminated_leaves_nothing_but_messages(
+    life: Life, data: st.DataObject, recursive: bool, parent: Parent | None
+) -> None:
+    life = life._replace(started=msgspec.structs.replace(life.started, parent=parent))
+    here = Stored(life)
+    here.until(data.draw(st.integers(0, len(life.facts))))
+    if here.over:
+        return
+    before = {row.key for row in here.rows()}
+    cold = here.loaded()
+    here.instance = cold
+    ledger = Ledger(cold.history)
+    late = [here.arrival(Event(h.EVENT_RAISED, NOW, name="late"), "in/late")] * data.draw(st.integers(0, 2))
+    asked = Arrival(terminate_request(Raw(b'"enough"'), here.now, recursive=recursive), "", "in/end")
+    turn = here.turn([*late, asked], None)
+
+    summary = here.instance.summary
+    assert (summary.status, bytes(summary.output)) == (RuntimeStatus.TERMINATED, b'"enough"')
+    assert (summary.completed_at, summary.updated_at) == (here.now, here.now)
+    assert turn.ignored == len(late)
+    assert {*turn.cancelled} == {task_key("x", task.task_id, task.attempt) for task in ledger.tasks.values()}
+    assert {row.kind for row in here.rows()} <= {"message"}
+    new = {row.key: decode_message(row.body) for row in here.rows() if row.key not in before}
+    told = {m.target: m.event for m in new.values() if m.event.type == h.EXECUTION_TERMINATED}
+    assert {*told} == ({child.instance_id for child in ledger.children.values()} if recursive else set())
+    for child in ledger.children.values() if recursive else ():
+        event = told[child.instance_id]
+        assert event == terminate_request(
+            Raw(b'"enough"'), here.now, recursive=True, parent=Parent("i", "x", child.task_id, child.attempt)
+        )
+    outcomes = [m for m in new.values() if m.event.type == h.CHILD_FAILED]
+    if parent is None:
+        assert not outcomes
+    else:
+        [outcome] = outcomes
+        event = outcome.event
+        assert (outcome.target, event.execution_id, event.task_id, event.attempt) == ("p", "px", 7, 2)
+        assert event.failure is not None
+        assert "'i' was terminated" in event.failure.message
+
+    again = here.turn([asked], None)
+    assert (again.ignored, again.late) == (1, True)
+    assert again.commit is not None
+    assert again.commit.drop == ("in/end",)
+    assert (here.turn([], None).commit, here.turn([Arrival(asked.event)], None).ignored) == (None, 1)
+
+
+@some
+@given(life=lives, data=st.data())
+def test_what_is_parked_says_why_and_is_looked_at_again(life: Life, data: st.DataObject) -> None:
+    """The status is written once a reason, and never for what has not begun: it is PENDING still."""
+    here = Stored(life, begun=data.draw(st.booleans()))
+    if here.instance.begun:
+        here.until(data.draw(st.integers(0, len(life.facts))))
+    if here.over:
+        return
+    before = here.instance
+    first = here.turn([], None)
+    assert first.parked == "no code here"
+    assert first.instance.execution is None
+    if not before.begun:
+        assert (first.commit, here.instance.summary) == (None, before.summary)
+        return
+    assert here.instance.summary.updated_at == here.now
+    assert {row.key for row in here.rows() if row.kind == "inbox"} == {wake_key("x")}
+    second = here.turn([Arrival(Event(h.EVENT_RAISED, NOW, name="go"), "", "in/1")], None)
+    assert (second.commit, second.parked) == (None, "no code here")
+    assert second.instance.execution is None
