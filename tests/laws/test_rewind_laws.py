@@ -8,17 +8,21 @@ from itertools import count
 from random import Random
 from typing import Any, NamedTuple
 
+import msgspec
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from durable.engine.fork import fork, last_to_share
+from durable.engine.instance import wake_key
 from durable.engine.ledger import Ledger
 from durable.engine.rewind import look_back, rewind
 from durable.engine.step import inbox_arrivals
 from durable.model import history as h
 from durable.model.errors import TaskFailedError
 from durable.model.failure import FailureDetails
-from durable.model.history import Event, Raw, decode_events, encode_events
+from durable.model.history import Event, Former, Parent, Raw, decode_events, encode_events
+from durable.model.names import partition_of
 from durable.model.rewinding import standing
 from durable.model.status import RuntimeStatus, Summary
 from durable.ports import Commit, Record
@@ -186,6 +190,54 @@ def test_a_fork_at_any_event_replays_and_lives_on(seed: int, size: int, order: i
     assert begun.execution_id != life.started.execution_id
     forked = life._replace(started=begun)
     go_on(after(forked, [], commit), Random(order))
+
+
+@many
+@given(seed=seeds, size=st.integers(1, 9), order=seeds, place_=st.integers(0, 200), kept=st.booleans())
+def test_a_fork_is_an_instance_of_its_own(seed: int, size: int, order: int, place_: int, kept: bool) -> None:
+    """Nobody's child, started at once and for whoever forks; only what its code was given is the other's."""
+    given = {"tags": {"of": "both"}, "group": "g"} if kept else {}
+    begun = {"parent": Parent("p", "px", 1, 1), "depth": 3, "reply_to": "them", "fire_at": NOW, "previous": "before"}
+    life = live(make_script(Random(seed), size), Random(order))
+    started = msgspec.structs.replace(life.started, instance_id="i", **begun, **given)
+    history = [started, *life.history]
+    cut = place_ % (last_to_share(history) + 1)
+    record = record_of(life, history)
+    record = msgspec.structs.replace(record, summary=msgspec.structs.replace(record.summary, version="2"))
+    commit = fork(record, cut, "other", LATER, mint(), 8, "me")
+
+    [append] = commit.appends
+    first = decode_events(append.events)[0]
+    at_once = {"parent": None, "depth": 0, "reply_to": "me", "fire_at": None, "previous": ""}
+    own = {"instance_id": "other", "execution_id": first.execution_id, "formerly": (Former(cut + 1, "i", "x", "p"),)}
+    assert first == msgspec.structs.replace(started, **at_once, **own)
+    assert (commit.instance_id, commit.expect, append.execution_id, append.start) == ("other", 0, first.execution_id, 0)
+    summary = commit.summary
+    assert (summary.instance_id, summary.execution_id, summary.name) == ("other", first.execution_id, started.name)
+    assert (summary.created_at, summary.updated_at, summary.reply_to) == (LATER, LATER, "me")
+    assert (summary.version, summary.tags, summary.group) == ("2", started.tags, "g" if kept else "default")
+    assert {(row.instance_id, row.group) for row in commit.put} == {("other", summary.group)}
+    assert {commit.partition, *(row.partition for row in commit.put)} == {partition_of("other", 8)}
+    wakes = wake_key(first.execution_id) in {row.key for row in commit.put}
+    assert summary.status is (RuntimeStatus.PENDING if wakes else RuntimeStatus.RUNNING)
+    assert wakes or cut
+
+
+@pytest.mark.parametrize(
+    ("switches", "status"),
+    [
+        ([], RuntimeStatus.RUNNING),
+        ([h.EXECUTION_SUSPENDED], RuntimeStatus.SUSPENDED),
+        ([h.EXECUTION_SUSPENDED, h.EXECUTION_RESUMED], RuntimeStatus.RUNNING),
+        ([h.EXECUTION_SUSPENDED, h.EXECUTION_RESUMED, h.EXECUTION_SUSPENDED], RuntimeStatus.SUSPENDED),
+    ],
+)
+def test_a_fork_is_suspended_where_the_other_was(switches: list[str], status: RuntimeStatus) -> None:
+    execution = begin(code_of(collects_late))
+    life = Life(execution.code, execution.started, [], [execution.take([], NOW)], execution)
+    history = [life.started, *life.history, *(Event(kind, NOW) for kind in switches)]
+    commit = fork(record_of(life, history), len(history) - 1, "other", LATER, mint(), 1)
+    assert commit.summary.status is status
 
 
 # ---- what a program of one kind does: maps, patches, cancellations
