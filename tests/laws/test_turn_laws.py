@@ -5,35 +5,50 @@ Random programs live in a store. Now and then they are suspended, lose their cod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from datetime import datetime, timedelta
 from itertools import count
+from typing import Any
 
 import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from durable.backends.memory import MemoryStore
-from durable.engine.codeless import terminate_request
-from durable.engine.instance import Arrival, Env, Instance, Turn, row_behind, task_key, wake_key
+from durable.engine.codeless import outcome_of, terminate_request
+from durable.engine.instance import Arrival, Env, Instance, Turn, row_behind, task_key, timer_key, wake_key
 from durable.engine.ledger import Ledger
-from durable.engine.messages import decode_message
+from durable.engine.messages import child_outcome, decode_message
 from durable.engine.step import create, step
 from durable.model import history as h
-from durable.model.history import Event, Parent, Raw, decode_event
+from durable.model.history import Event, Parent, Raw, decode_event, decode_events
 from durable.model.limits import Limits
 from durable.model.names import partition_of
 from durable.model.status import RuntimeStatus
-from durable.ports import Outcome, Row, Want
+from durable.ports import Commit, Outcome, Row, Want
+from durable.replay.context import OrchestrationContext
 from durable.replay.guard import Watch
 from durable.replay.live_code import Code
 
-from .test_replay_laws import NOW, Life, lives
+from .test_replay_laws import NOW, Life, Op, begin, code_of, lives, orchestrator
 
+OPS = [Op("activity", "a", 1), Op("child", "b", 2), Op("timer", "c", 3), Op("event", "d", 4), Op("child", "e", 5)]
 PARTITIONS = 8
 HOLD = 60.0
+PARENT = Parent("p", "px", 7, 2)
 OUTCOMES = (h.TASK_COMPLETED, h.TASK_FAILED)
 some = settings(max_examples=60, deadline=None)
+
+
+def all_open() -> Life:
+    """The start of a life with one of each open."""
+    return begun(orchestrator(OPS, True))
+
+
+def begun(code: Code) -> Life:
+    """A life after its first turn."""
+    execution = begin(code)
+    return Life(execution.code, execution.started, [], [execution.take([], NOW)], execution)
 
 
 class Stored:
@@ -49,6 +64,7 @@ class Stored:
         self.instance = self.loaded()
         if begun:
             self.take([])
+            assert not {wake_key("x"), timer_key("x", 0, 0)} & {row.key for row in self.rows()}
 
     @property
     def over(self) -> bool:
@@ -80,6 +96,7 @@ class Stored:
             assert {commit.partition, *(row.partition for row in commit.put)} == {partition_of("i", PARTITIONS)}
             assert commit.summary.updated_at >= before.summary.updated_at
             assert self.store.commit([commit]) == [Outcome.COMMITTED]
+            self.left_behind(turn, commit)
         after, stored = turn.instance, self.loaded()
         assert (after.summary, after.version) == (stored.summary, stored.version)
         assert (after.started, after.length) == (stored.started, stored.length)
@@ -87,6 +104,23 @@ class Stored:
             assert after.size == stored.size
         self.instance = stored if after.execution is None else after
         return turn
+
+    def left_behind(self, turn: Turn, commit: Commit) -> None:
+        """Work is held by whoever has decided it; what it is to run next is in the history, and has a row."""
+        until = commit.summary.updated_at.timestamp() + HOLD
+        for row in commit.put:
+            assert (row.instance_id, row.group, row.attempt) == ("i", "default", 0)
+            if row.kind in ("task", "message"):
+                assert (row.due_at, row.holder) == (until, "w")
+        assert [run.row_key for run in turn.invocations] == [row.key for row in commit.put if row.kind == "task"]
+        events = [event for append in commit.appends[:1] for event in decode_events(append.events)]
+        for run in turn.invocations:
+            asked = events[run.number - commit.appends[0].start]
+            assert (asked.type, asked.task_id, asked.attempt) == (h.TASK_SCHEDULED, run.task_id, run.attempt)
+            assert (asked.name, asked.input) == (run.name, run.input)
+            assert run.row_key == task_key("x", run.task_id, run.attempt)
+            assert (run.instance_id, run.execution_id, run.group) == ("i", "x", "default")
+            assert run.orchestrator == commit.summary.name
 
     def arrival(self, fact: Event, row_key: str = "") -> Arrival:
         mine = fact.type not in (h.EVENT_RAISED, h.EXECUTION_CANCELED)
@@ -113,9 +147,11 @@ def kept(turn: Turn, arrivals: Sequence[Arrival]) -> None:
 
 
 @some
-@given(life=lives, data=st.data())
-def test_the_instance_after_a_turn_is_the_one_that_is_stored(life: Life, data: st.DataObject) -> None:
-    here = Stored(life)
+@given(life=lives, data=st.data(), fire_at=st.none() | st.just(NOW))
+def test_the_instance_after_a_turn_is_the_one_that_is_stored(
+    life: Life, data: st.DataObject, fire_at: datetime | None
+) -> None:
+    here = Stored(life._replace(started=msgspec.structs.replace(life.started, fire_at=fire_at)))
     for number, fact in enumerate(life.facts):
         if here.over:
             break
@@ -141,21 +177,33 @@ def test_the_instance_after_a_turn_is_the_one_that_is_stored(life: Life, data: s
             turn = here.take([here.arrival(fact, "in/late")] if fact.type in OUTCOMES else [])
             assert turn.ignored == (fact.type in OUTCOMES)
             assert here.instance.summary.status is RuntimeStatus.RUNNING
-    if not here.over:
-        assert here.instance.summary.status is not RuntimeStatus.BLOCKED
-        assert here.instance.summary.blocked_reason == ""
+    summary = here.instance.summary
+    if summary.status.finished:  # what a parent hears that asks later is what it was told
+        told = (child_outcome(PARENT, ended, "i") for ended in (here.loaded().history[-1], outcome_of(summary)))
+        assert next(told) == next(told)
+    elif not here.over:
+        assert summary.status is not RuntimeStatus.BLOCKED
+        assert summary.blocked_reason == ""
 
 
 @some
-@given(life=lives, data=st.data(), recursive=st.booleans(), parent=st.none() | st.just(Parent("p", "px", 7, 2)))
+@given(
+    life=lives | st.builds(all_open),
+    data=st.data(),
+    recursive=st.booleans(),
+    parent=st.none() | st.just(PARENT),
+    blocked=st.booleans(),
+)
 def test_what_is_terminated_leaves_nothing_but_messages(
-    life: Life, data: st.DataObject, recursive: bool, parent: Parent | None
+    life: Life, data: st.DataObject, recursive: bool, parent: Parent | None, blocked: bool
 ) -> None:
     life = life._replace(started=msgspec.structs.replace(life.started, parent=parent))
     here = Stored(life)
     here.until(data.draw(st.integers(0, len(life.facts))))
     if here.over:
         return
+    if blocked:
+        here.turn([], None)
     before = {row.key for row in here.rows()}
     cold = here.loaded()
     here.instance = cold
@@ -164,9 +212,14 @@ def test_what_is_terminated_leaves_nothing_but_messages(
     asked = Arrival(terminate_request(Raw(b'"enough"'), here.now, recursive=recursive), "", "in/end")
     turn = here.turn([*late, asked], None)
 
-    summary = here.instance.summary
-    assert (summary.status, bytes(summary.output)) == (RuntimeStatus.TERMINATED, b'"enough"')
-    assert (summary.completed_at, summary.updated_at) == (here.now, here.now)
+    assert here.instance.summary == msgspec.structs.replace(
+        cold.summary,
+        status=RuntimeStatus.TERMINATED,
+        output=Raw(b'"enough"'),
+        updated_at=here.now,
+        completed_at=here.now,
+        blocked_reason="",
+    )
     assert turn.ignored == len(late)
     assert {*turn.cancelled} == {task_key("x", task.task_id, task.attempt) for task in ledger.tasks.values()}
     assert {row.kind for row in here.rows()} <= {"message"}
@@ -216,3 +269,18 @@ def test_what_is_parked_says_why_and_is_looked_at_again(life: Life, data: st.Dat
     second = here.turn([Arrival(Event(h.EVENT_RAISED, NOW, name="go"), "", "in/1")], None)
     assert (second.commit, second.parked) == (None, "no code here")
     assert second.instance.execution is None
+    here.take([])  # the code is back, and has nothing to do
+    assert here.instance.execution is not None
+    third = here.turn([], None)
+    assert (third.commit, third.parked, third.instance.execution) == (None, "no code here", None)
+
+
+def test_what_begins_and_ends_in_one_turn_leaves_nothing() -> None:
+    def hasty(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        wanted, given_up, late = ctx.call_activity("a", 1), ctx.call_activity("b", 2), ctx.create_timer(5)
+        given_up.cancel()
+        late.cancel()
+        return (yield wanted)
+
+    here = Stored(begun(code_of(hasty)))
+    assert [row.key for row in here.rows()] == [task_key("x", 1, 1)]
