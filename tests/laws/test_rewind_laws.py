@@ -223,6 +223,18 @@ def test_a_fork_is_an_instance_of_its_own(seed: int, size: int, order: int, plac
     assert wakes or cut
 
 
+@many
+@given(seed=seeds, size=st.integers(1, 9), order=seeds, terminated=st.booleans())
+def test_all_is_shared_but_the_end(seed: int, size: int, order: int, terminated: bool) -> None:
+    life = live(make_script(Random(seed), size), Random(order))
+    ends = [Event(h.EXECUTION_TERMINATED, NOW), Event(h.EXECUTION_COMPLETED, NOW)] if terminated else []
+    history = [life.started, *life.history, *ends]
+    last = last_to_share(history)
+    ended = {h.EXECUTION_TERMINATED, h.EXECUTION_COMPLETED, h.CONTINUE_AS_NEW}
+    assert history[last].type not in ended
+    assert {event.type for event in history[last + 1 :]} <= ended
+
+
 @pytest.mark.parametrize(
     ("switches", "status"),
     [

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from durable.backends.memory import MemoryStore
 from durable.engine.codeless import outcome_of, terminate_request
+from durable.engine.effects import timer_arrival
 from durable.engine.instance import Arrival, Env, Instance, Turn, row_behind, task_key, timer_key, wake_key
 from durable.engine.ledger import Ledger
 from durable.engine.messages import child_outcome, decode_message
@@ -77,7 +78,8 @@ class Stored:
         return Instance.of_record(record)
 
     def rows(self) -> list[Row]:
-        return self.store.due(partition_of("i", PARTITIONS), "default", float("inf"), 10_000).items
+        group = self.instance.summary.group
+        return self.store.due(partition_of("i", PARTITIONS), group, float("inf"), 10_000).items
 
     def take(self, arrivals: Sequence[Arrival], code: Code | None = None, clock: datetime | None = None) -> Turn:
         """One turn of today's code."""
@@ -109,7 +111,7 @@ class Stored:
         """Work is held by whoever has decided it; what it is to run next is in the history, and has a row."""
         until = commit.summary.updated_at.timestamp() + HOLD
         for row in commit.put:
-            assert (row.instance_id, row.group, row.attempt) == ("i", "default", 0)
+            assert (row.instance_id, row.group, row.attempt) == ("i", commit.summary.group, 0)
             if row.kind in ("task", "message"):
                 assert (row.due_at, row.holder) == (until, "w")
         assert [run.row_key for run in turn.invocations] == [row.key for row in commit.put if row.kind == "task"]
@@ -119,7 +121,8 @@ class Stored:
             assert (asked.type, asked.task_id, asked.attempt) == (h.TASK_SCHEDULED, run.task_id, run.attempt)
             assert (asked.name, asked.input) == (run.name, run.input)
             assert run.row_key == task_key("x", run.task_id, run.attempt)
-            assert (run.instance_id, run.execution_id, run.group) == ("i", "x", "default")
+            assert (run.timeout, run.heartbeat_timeout, run.queue) == (0, 0, "default")
+            assert (run.instance_id, run.execution_id, run.group) == ("i", "x", commit.summary.group)
             assert run.orchestrator == commit.summary.name
 
     def arrival(self, fact: Event, row_key: str = "") -> Arrival:
@@ -147,11 +150,12 @@ def kept(turn: Turn, arrivals: Sequence[Arrival]) -> None:
 
 
 @some
-@given(life=lives, data=st.data(), fire_at=st.none() | st.just(NOW))
+@given(life=lives, data=st.data(), fire_at=st.none() | st.just(NOW), group=st.sampled_from(("", "g")))
 def test_the_instance_after_a_turn_is_the_one_that_is_stored(
-    life: Life, data: st.DataObject, fire_at: datetime | None
+    life: Life, data: st.DataObject, fire_at: datetime | None, group: str
 ) -> None:
-    here = Stored(life._replace(started=msgspec.structs.replace(life.started, fire_at=fire_at)))
+    here = Stored(life._replace(started=msgspec.structs.replace(life.started, fire_at=fire_at, group=group)))
+    assert here.instance.summary.group == (group or "default")
     for number, fact in enumerate(life.facts):
         if here.over:
             break
@@ -284,3 +288,27 @@ def test_what_begins_and_ends_in_one_turn_leaves_nothing() -> None:
 
     here = Stored(begun(code_of(hasty)))
     assert [row.key for row in here.rows()] == [task_key("x", 1, 1)]
+
+
+def test_a_start_that_waits_for_its_time_is_begun_by_its_row() -> None:
+    at = NOW + timedelta(hours=1)
+    life = all_open()
+    here = Stored(life._replace(started=msgspec.structs.replace(life.started, fire_at=at, group="g")), begun=False)
+    [row] = here.rows()
+    assert (row.kind, row.key, row.due_at, row.group) == ("timer", timer_key("x", 0, 0), at.timestamp(), "g")
+    event = Arrival(Event(h.EVENT_RAISED, NOW, name="go"), "", "in/1")
+    stale = Arrival(Event(h.TASK_COMPLETED, NOW, task_id=1, attempt=1), "of the life before", "in/2")
+    early = here.take([event, stale])
+    assert early.alarm == row
+    assert early.ignored == 1
+    assert early.commit is not None
+    assert early.commit.drop == ("in/2", task_key("of the life before", 1, 1))
+    assert here.take([event]).commit is None
+
+    due = timer_arrival(row, NOW)  # by a clock that has gone back since
+    assert (due.event, due.execution_id, due.row_key) == (Event(h.TIMER_FIRED, at), "x", row.key)
+    begun = here.take([event, due])
+    assert begun.began
+    assert here.instance.summary.status is RuntimeStatus.RUNNING
+    assert here.instance.summary.updated_at == at
+    assert row.key not in {left.key for left in here.rows()}
