@@ -11,6 +11,7 @@ from itertools import count
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,13 +21,13 @@ from durable.engine.effects import timer_arrival
 from durable.engine.instance import Arrival, Env, Instance, Turn, row_behind, task_key, timer_key, wake_key
 from durable.engine.ledger import Ledger
 from durable.engine.messages import child_outcome, decode_message
-from durable.engine.step import create, step
+from durable.engine.step import create, created, in_place_of, step, uncreated
 from durable.model import history as h
-from durable.model.history import Event, Parent, Raw, decode_event, decode_events
+from durable.model.history import Event, Parent, Raw, decode_event, decode_events, encode_event
 from durable.model.limits import Limits
 from durable.model.names import partition_of
-from durable.model.status import RuntimeStatus
-from durable.ports import Commit, Outcome, Row, Want
+from durable.model.status import RuntimeStatus, Summary
+from durable.ports import PARKED, Commit, Fact, Outcome, Row, Want
 from durable.replay.context import OrchestrationContext
 from durable.replay.guard import Watch
 from durable.replay.live_code import Code
@@ -307,8 +308,52 @@ def test_a_start_that_waits_for_its_time_is_begun_by_its_row() -> None:
 
     due = timer_arrival(row, NOW)  # by a clock that has gone back since
     assert (due.event, due.execution_id, due.row_key) == (Event(h.TIMER_FIRED, at), "x", row.key)
-    begun = here.take([event, due])
-    assert begun.began
+    assert here.take([event, due]).began
     assert here.instance.summary.status is RuntimeStatus.RUNNING
     assert here.instance.summary.updated_at == at
     assert row.key not in {left.key for left in here.rows()}
+
+
+@pytest.mark.parametrize("parent", [None, PARENT])
+def test_a_creation_and_what_is_stored_are_the_same(parent: Parent | None) -> None:
+    started = all_open().started
+    started = msgspec.structs.replace(started, parent=parent, tags={"a": "b"}, version="2", reply_to="me", group="g")
+    creation = create("i", started, PARTITIONS, "c")
+    assert creation.summary == Summary(
+        "i",
+        "x",
+        "o",
+        RuntimeStatus.PENDING,
+        NOW,
+        NOW,
+        version="2",
+        tags={"a": "b"},
+        parent_instance_id="p" if parent else "",
+        group="g",
+        reply_to="me",
+    )
+    [wakes] = creation.put
+    assert (wakes.key, wakes.kind, wakes.due_at, wakes.holder) == (wake_key("x"), "inbox", NOW.timestamp(), "")
+    store = MemoryStore(PARTITIONS)
+    assert store.commit([creation]) == [Outcome.COMMITTED]
+    assert store.load([Want("i")]) == [created(creation)]
+    before = uncreated(creation)
+    assert (before.version, before.summary, before.history) == (0, creation.summary, created(creation).history)
+    assert (before.commit_id, before.inbox) == ("", ())
+
+
+def test_another_life_takes_the_place_of_a_finished_one_and_what_waits_for_it() -> None:
+    here = Stored(all_open())
+    here.turn([Arrival(terminate_request(Raw(b"1"), NOW, recursive=False))], None)
+    partition = partition_of("i", PARTITIONS)
+    here.store.deliver([Fact("i", partition, "early", encode_event(Event(h.EVENT_RAISED, NOW, name="go")), 0.0, True)])
+    [record] = here.store.load([Want("i")])
+    assert record is not None
+    assert [row.group for row in record.inbox] == [PARKED]
+    old = Row("in/old", "inbox", "i", partition, 0.0)
+    record = msgspec.structs.replace(record, inbox=(*record.inbox, old))
+    started = msgspec.structs.replace(here.life.started, execution_id="y")
+    again = in_place_of(record, create("i", started, PARTITIONS, "e"))
+    assert (again.expect, again.replaces, again.drop) == (record.version, "x", ("in/old",))
+    assert here.store.commit([again]) == [Outcome.COMMITTED]
+    assert here.loaded().started == started
