@@ -699,6 +699,7 @@ def test_a_first_turn_that_creates_its_instance_leaves_what_two_commits_would(li
     assert [row.key for row in one.commit.put] == [row.key for row in two.commit.put]
     assert {row.key for row in creation.put} == {*two.commit.drop} - {*one.commit.drop}
     assert one.instance.length == two.instance.length
+    assert one.instance.size == sum(len(append.events) for append in one.commit.appends)
 
 
 def test_terminate_for_somebody_s_child_spares_a_stranger_of_that_id() -> None:
