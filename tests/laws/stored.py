@@ -15,6 +15,7 @@ from durable.model import history as h
 from durable.model.history import Event, Parent, decode_event, decode_events
 from durable.model.limits import Limits
 from durable.model.names import partition_of
+from durable.model.status import RuntimeStatus, Summary
 from durable.ports import Commit, Outcome, Row, Want
 from durable.replay.guard import Watch
 from durable.replay.live_code import Code
@@ -88,10 +89,14 @@ class Stored:
             assert self.store.commit([commit]) == [Outcome.COMMITTED]
             self.left_behind(turn, commit)
         after, stored = turn.instance, self.loaded()
+        assert fixed(after.summary) == fixed(before.summary)
         assert (after.summary, after.version) == (stored.summary, stored.version)
         assert (after.started, after.length) == (stored.started, stored.length)
         if after.execution is not None:
             assert after.size == stored.size
+            assert turn.began == (before.summary.status is RuntimeStatus.PENDING)
+            said = after.execution.custom_status
+            assert after.summary.custom_status == (before.summary.custom_status if said is None else said)
         self.instance = stored if after.execution is None else after
         return turn
 
@@ -104,6 +109,9 @@ class Stored:
                 assert (row.due_at, row.holder) == (until, "w")
         assert [run.row_key for run in turn.invocations] == [row.key for row in commit.put if row.kind == "task"]
         events = [event for append in commit.appends[:1] for event in decode_events(append.events)]
+        given_up = [event for event in events if event.type == h.TASK_CANCELED and event.attempt]
+        if given_up:
+            assert [*turn.cancelled] == [task_key("x", event.task_id, event.attempt) for event in given_up]
         for run in turn.invocations:
             asked = events[run.number - commit.appends[0].start]
             assert (asked.type, asked.task_id, asked.attempt) == (h.TASK_SCHEDULED, run.task_id, run.attempt)
@@ -122,6 +130,12 @@ class Stored:
         for fact in self.life.facts[:number]:
             if not self.over:
                 self.take([self.arrival(fact)])
+
+
+def fixed(summary: Summary) -> object:
+    """What stays as it is as long as an instance lives."""
+    family = summary.parent_instance_id, summary.reply_to
+    return summary.instance_id, summary.name, summary.created_at, summary.tags, summary.group, family
 
 
 def kept(turn: Turn, arrivals: Sequence[Arrival]) -> None:

@@ -12,14 +12,17 @@ import pytest
 from durable.backends.memory import MemoryStore
 from durable.engine.codeless import terminate_request
 from durable.engine.effects import timer_arrival
-from durable.engine.instance import Arrival, task_key, timer_key, wake_key
-from durable.engine.step import create, created, in_place_of, uncreated
+from durable.engine.instance import Arrival, Instance, task_key, timer_key, wake_key
+from durable.engine.step import create, created, in_place_of, step, uncreated
 from durable.model import history as h
-from durable.model.history import Event, Parent, Raw, encode_event
+from durable.model.failure import FailureDetails
+from durable.model.history import Event, Former, Parent, Raw, encode_event
 from durable.model.limits import Limits
 from durable.model.names import partition_of
+from durable.model.retry import RetryPolicy
 from durable.model.status import RuntimeStatus, Summary
 from durable.ports import PARKED, Fact, Outcome, Row, Want
+from durable.replay.callee import ActivityRef
 from durable.replay.context import OrchestrationContext
 
 from .stored import PARENT, PARTITIONS, Stored, all_open, begun
@@ -83,6 +86,10 @@ def test_a_creation_and_what_is_stored_are_the_same(parent: Parent | None) -> No
     store = MemoryStore(PARTITIONS)
     assert store.commit([creation]) == [Outcome.COMMITTED]
     assert store.load([Want("i")]) == [created(creation)]
+    running = msgspec.structs.replace(creation.summary, status=RuntimeStatus.RUNNING)  # as a fork is created
+    instance = Instance.of_record(created(msgspec.structs.replace(creation, summary=running)))
+    here = Stored(all_open())
+    assert step(instance, [], here.life.code, "", NOW, here.env).began
     before = uncreated(creation)
     assert (before.version, before.summary, before.history) == (0, creation.summary, created(creation).history)
     assert (before.commit_id, before.inbox) == ("", ())
@@ -126,19 +133,47 @@ def test_news_of_another_execution_does_not_hide_what_comes_behind_it() -> None:
 
 
 def test_what_comes_behind_the_last_event_of_an_execution_is_for_the_next_one() -> None:
-    here = Stored(begun(code_of(told_on_the_way)))
+    life = begun(code_of(told_on_the_way))
+    more = {"fire_at": NOW, "formerly": (Former(1, "a", "b"),), "version": "2", "tags": {"a": "b"}, "parent": PARENT}
+    here = Stored(life._replace(started=msgspec.structs.replace(life.started, **more)))
     rows = {row.key for row in here.rows()}
-    turn = here.take([go("in/1"), go("in/2"), go("in/3"), Arrival(Event(h.EXECUTION_CANCELED, NOW), "", "in/4")])
+    here.turn([], None)
+    before = here.instance
+    cancel = Arrival(Event(h.EXECUTION_CANCELED, NOW), "", "in/4")
+    turn = here.take([go("in/1"), go("in/2"), go("in/3"), cancel])
     assert turn.commit is not None
     assert {"in/1", "in/2"} <= {*turn.commit.drop}
     assert not {"in/3", "in/4"} & {*turn.commit.drop}
     assert turn.again
-    summary, started = here.instance.summary, here.instance.started
-    assert (summary.status, summary.execution_id) == (RuntimeStatus.RUNNING, started.execution_id)
-    assert (started.previous, bytes(started.input), started.timestamp) == ("x", b"[1]", here.now)
-    assert (started.fire_at, started.formerly) == (None, ())
-    assert started.seed not in ("", here.life.started.seed)
+    started = here.instance.started
+    at = {"timestamp": here.now, "execution_id": started.execution_id, "seed": started.seed, "input": started.input}
+    assert started == msgspec.structs.replace(before.started, **at, fire_at=None, formerly=(), previous="x")
+    assert len({"", "x", before.started.seed, started.seed, started.execution_id}) == 5
+    assert bytes(started.input) == b"[1]"
+    running = {"status": RuntimeStatus.RUNNING, "blocked_reason": "", "custom_status": Raw(b"[1,false]")}
+    assert here.instance.summary == msgspec.structs.replace(
+        before.summary, execution_id=started.execution_id, updated_at=here.now, **running
+    )
     assert {row.key for row in here.rows()} - rows == {wake_key(started.execution_id)}
+
+
+def test_what_has_ended_leaves_no_timer_and_hears_of_what_is_late() -> None:
+    def raced(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        retried = ActivityRef[Any, Any]("flaky", retry=RetryPolicy(3, first_interval=60))
+        ctx.create_timer(60)
+        yield ctx.task_any([ctx.call_activity(retried), ctx.wait_for_external_event("go")])
+
+    failure = FailureDetails("ValueError", "boom", hierarchy=("ValueError", "Exception"))
+    failed = Event(h.TASK_FAILED, NOW, task_id=2, attempt=1, failure=failure)
+    for facts in ([], [Arrival(failed, "x")]):
+        here = Stored(begun(code_of(raced)))
+        assert not here.take(facts).late
+        assert here.take([go("in/1")]).late
+        assert here.instance.summary.status is RuntimeStatus.COMPLETED
+        assert "timer" not in {row.kind for row in here.rows()}
+    here = Stored(begun(code_of(lambda ctx: None)))
+    assert here.instance.summary.status is RuntimeStatus.COMPLETED
+    assert not here.take([]).late
 
 
 @pytest.mark.parametrize("short", [{"history_events": 3}, {"history_bytes": 0}])

@@ -30,18 +30,24 @@ some = settings(max_examples=60, deadline=None)
 def test_the_instance_after_a_turn_is_the_one_that_is_stored(
     life: Life, data: st.DataObject, fire_at: datetime | None, group: str
 ) -> None:
-    here = Stored(life._replace(started=msgspec.structs.replace(life.started, fire_at=fire_at, group=group)))
+    more = {"fire_at": fire_at, "group": group, "tags": {"a": "b"}, "reply_to": "me", "parent": PARENT}
+    here = Stored(life._replace(started=msgspec.structs.replace(life.started, **more)))
     assert here.instance.summary.group == (group or "default")
     for number, fact in enumerate(life.facts):
         if here.over:
             break
         news = [here.arrival(fact, data.draw(st.sampled_from(("", f"in/{number}"))))]
-        happens = data.draw(st.sampled_from(("nothing", "suspended", "no code", "again", "clock back")))
-        if happens == "suspended":
-            here.take([Arrival(Event(h.EXECUTION_SUSPENDED, here.now), "", f"in/{number}s")])
-            turn = here.take(news)
-            assert turn.parked
-            assert not turn.again
+        happens = data.draw(st.sampled_from(("nothing", "suspended", "meanwhile", "no code", "again", "clock back")))
+        if happens in ("suspended", "meanwhile"):
+            suspend = Arrival(Event(h.EXECUTION_SUSPENDED, here.now), "", f"in/{number}s")
+            if happens == "suspended":
+                assert not here.take([suspend]).again
+                turn = here.take(news)
+                assert turn.parked
+                assert not turn.again
+            else:
+                turn = here.take([suspend, *news])
+                assert turn.again
             kept(turn, news)
             assert here.take([Arrival(Event(h.EXECUTION_RESUMED, here.now), "", f"in/{number}r")]).again
             assert here.instance.summary.status is RuntimeStatus.RUNNING
