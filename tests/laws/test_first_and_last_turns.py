@@ -25,7 +25,7 @@ from durable.ports import PARKED, Fact, Outcome, Row, Want
 from durable.replay.callee import ActivityRef
 from durable.replay.context import OrchestrationContext
 
-from .stored import PARENT, PARTITIONS, Stored, all_open, begun
+from .stored import PARENT, PARTITIONS, Stored, all_open, begun, kept
 from .test_replay_laws import NOW, code_of
 
 
@@ -212,3 +212,42 @@ def test_what_has_not_begun_can_be_suspended_and_cancelled_without_its_code(wait
     assert (here.instance.summary.status, here.instance.summary.output) == (RuntimeStatus.CANCELED, Raw(b"1"))
     assert not here.instance.begun
     assert here.rows() == []
+
+
+SUSPEND = Arrival(Event(h.EXECUTION_SUSPENDED, NOW), "", "in/suspend")
+DONE = Event(h.TASK_COMPLETED, NOW, task_id=1, attempt=1, result=Raw(b"1"))
+NO_NEWS = Arrival(Event(h.TIMER_FIRED, NOW, task_id=99), "x")
+
+
+@pytest.mark.parametrize(("first", "drops"), [(go("in/1"), ["in/1"]), (NO_NEWS, [])])
+def test_what_comes_before_a_suspend_is_taken_and_what_comes_behind_it_is_kept(
+    first: Arrival, drops: list[str]
+) -> None:
+    here = Stored(all_open())
+    outcome = Arrival(DONE, "x")
+    turn = here.take([first, SUSPEND, outcome])
+    kept(turn, [outcome])
+    assert turn.commit is not None
+    assert [*turn.commit.drop] == [*drops, task_key("x", 1, 1)]
+    assert turn.again
+    assert here.instance.summary.status is RuntimeStatus.RUNNING
+    here.take([SUSPEND])
+    assert here.instance.summary.status is RuntimeStatus.SUSPENDED
+
+
+def test_what_is_blocked_keeps_all_and_is_suspended_once_its_code_is_back() -> None:
+    here = Stored(all_open())
+    early, outcome = Arrival(DONE, "x"), Arrival(msgspec.structs.replace(DONE, type=h.TASK_FAILED), "x")
+    turn = here.turn([early, SUSPEND, outcome], None)
+    kept(turn, [early, outcome])
+    assert not turn.again
+    before = here.instance.summary
+    assert (before.status, before.blocked_reason) == (RuntimeStatus.BLOCKED, "no code here")
+    here.take([SUSPEND])
+    at = {"status": RuntimeStatus.SUSPENDED, "updated_at": here.now, "blocked_reason": ""}
+    assert here.instance.summary == msgspec.structs.replace(before, **at)
+    assert wake_key("x") not in {row.key for row in here.rows()}
+    again = here.turn([SUSPEND], None)
+    assert again.commit is not None
+    assert again.commit.drop == ("in/suspend",)
+    assert here.turn([], None).commit is None
