@@ -203,11 +203,11 @@ def test_what_has_not_begun_can_be_suspended_and_cancelled_without_its_code(wait
     at = NOW + timedelta(hours=1) if waits else None
     here = Stored(life._replace(started=msgspec.structs.replace(life.started, fire_at=at)), begun=False)
     code = life.code if waits else None
-    here.turn([Arrival(Event(h.EXECUTION_SUSPENDED, NOW), "", "in/1")], life.code)
-    assert here.instance.summary.status is RuntimeStatus.SUSPENDED
+    suspended = here.take([Arrival(Event(h.EXECUTION_SUSPENDED, NOW), "", "in/1")])
+    assert suspended.instance.summary.status is RuntimeStatus.SUSPENDED
     assert not here.instance.begun
-    here.turn([Arrival(Event(h.EXECUTION_RESUMED, NOW), "", "in/2")], life.code)
-    assert here.instance.summary.status is RuntimeStatus.PENDING
+    resumed = here.take([Arrival(Event(h.EXECUTION_RESUMED, NOW), "", "in/2")])
+    assert resumed.instance.summary.status is RuntimeStatus.PENDING
     here.turn([Arrival(Event(h.EXECUTION_CANCELED, NOW, input=Raw(b"1")), "", "in/3")], code)
     assert (here.instance.summary.status, here.instance.summary.output) == (RuntimeStatus.CANCELED, Raw(b"1"))
     assert not here.instance.begun
@@ -230,9 +230,8 @@ def test_what_comes_before_a_suspend_is_taken_and_what_comes_behind_it_is_kept(
     assert turn.commit is not None
     assert [*turn.commit.drop] == [*drops, task_key("x", 1, 1)]
     assert turn.again
-    assert here.instance.summary.status is RuntimeStatus.RUNNING
-    here.take([SUSPEND])
-    assert here.instance.summary.status is RuntimeStatus.SUSPENDED
+    assert turn.instance.summary.status is RuntimeStatus.RUNNING
+    assert here.take([SUSPEND]).instance.summary.status is RuntimeStatus.SUSPENDED
 
 
 def test_what_is_blocked_keeps_all_and_is_suspended_once_its_code_is_back() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from durable.engine.messages import Message, child_outcome, child_start, refused_start
@@ -17,7 +19,8 @@ FAILURE = FailureDetails("ValueError", "boom")
 
 @pytest.mark.parametrize("parent", [PARENT, None])
 def test_the_start_of_a_child_is_what_its_parent_asked_for(parent: Parent | None) -> None:
-    given = {"name": "o", "input": Raw(b"1"), "instance_id": "c", "version": "2", "tags": {"a": "b"}, "group": "g"}
+    given: dict[str, Any] = {"name": "o", "input": Raw(b"1"), "instance_id": "c", "version": "2"}
+    given |= {"tags": {"a": "b"}, "group": "g"}
     asked = Event(h.CHILD_CREATED, NOW, 7, attempt=2, depth=3, **given)
     started = Event(h.EXECUTION_STARTED, NOW, execution_id="cx", seed="s", parent=parent, depth=3, **given)
     assert child_start(asked, parent, "cx", "s") == Message("start", "c", started)

@@ -26,7 +26,7 @@ class Mutant(NamedTuple):
 
     name: str
     file: str
-    function: FunctionType
+    function: Any  # a FunctionType, which type checkers take for a method here
     code: CodeType
     before: list[str]
     after: list[str]

@@ -65,7 +65,7 @@ class Trial:
             failed = _fails(item)
             self._costs[item] = time.process_time() - began
             sys.setprofile(None)
-            threading.setprofile(None)  # type: ignore[arg-type]  # typeshed before 2024 wants a function
+            threading.setprofile(None)
             if failed:
                 print(f"not used, for it fails without any mutant: {item.nodeid}\n")
                 continue
