@@ -1,0 +1,106 @@
+"""What a rewind does about sub-orchestrations: those that are open are asked, the one that failed goes on or is new."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import msgspec
+import pytest
+
+from durable.engine.instance import task_key
+from durable.engine.messages import decode_message
+from durable.engine.reopening import CLOCKS, PATIENCE
+from durable.engine.rewind import look_back, rewind
+from durable.engine.step import create, created
+from durable.model import history as h
+from durable.model.failure import FailureDetails
+from durable.model.history import Event, Parent, Raw, decode_events
+from durable.model.names import child_id
+from durable.model.status import RuntimeStatus
+from durable.ports import Commit, Record
+from durable.replay.context import OrchestrationContext
+
+from .stored import begun
+from .test_replay_laws import NOW, Life, code_of
+from .test_rewind_laws import LATER, mint, record_of
+
+FAILURE = FailureDetails("ValueError", "boom", hierarchy=("ValueError", "Exception"))
+REASON = Raw(b'"why"')
+
+
+def family(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+    given_up = ctx.call_sub_orchestrator("c")
+    given_up.cancel()
+    yield [ctx.call_activity("a"), ctx.call_sub_orchestrator("c"), ctx.call_sub_orchestrator("c", instance_id="named")]
+
+
+def failed(kind: str, task_id: int) -> tuple[Life, list[Event]]:
+    life = begun(code_of(family))
+    fact = Event(kind, NOW, task_id=task_id, attempt=1, failure=FAILURE)
+    return life, [life.started, *life.history, *life.execution.take([fact], NOW)]
+
+
+def rewound(life: Life, history: list[Event], child: Record | None) -> tuple[Commit, list[Event]]:
+    found = look_back(record_of(life, history))
+    assert found is not None
+    commit = rewind(found, child, REASON, LATER, mint(), 1)
+    return commit, decode_events(commit.appends[0].events)
+
+
+def test_open_children_are_asked_and_what_failed_is_run_again_at_once() -> None:
+    life, history = failed(h.TASK_FAILED, 2)
+    commit, [first, again] = rewound(life, history, None)
+    rows = {row.key: row for row in commit.put if row.kind != "inbox"}
+    asked = {3: child_id("i", "x", 3, 1), 4: "named"}
+    keys = {number: f"{task_key('x', number, 1)}/rewind/{len(history)}" for number in asked}
+    assert {*rows} == {*keys.values(), task_key("x", 2, 2)}
+    at = {"instance_id": "i", "execution_id": "x", "depth": len(history), "attempt": 1}
+    for number, name in asked.items():
+        message, row = decode_message(rows[keys[number]].body), rows[keys[number]]
+        assert (message.kind, message.target) == ("rewind", name)
+        assert message.event == msgspec.structs.replace(first, task_id=number, **at)
+        assert (row.due_at, row.holder) == (LATER.timestamp() + PATIENCE, "")
+    assert (again.type, again.task_id, again.attempt, again.timestamp) == (h.TASK_SCHEDULED, 2, 2, LATER)
+    work = rows[task_key("x", 2, 2)]
+    assert (work.due_at, work.holder) == (LATER.timestamp() - CLOCKS, "")
+    assert commit.appends[0].start == len(history)
+
+
+def child_of(parent: Parent | None, status: RuntimeStatus) -> Record:
+    started = Event(h.EXECUTION_STARTED, NOW, name="c", instance_id="c", execution_id="cx", parent=parent)
+    creation = create("c", started, 1, "c")
+    return created(msgspec.structs.replace(creation, summary=msgspec.structs.replace(creation.summary, status=status)))
+
+
+@pytest.mark.parametrize("task_id", [3, 4])
+@pytest.mark.parametrize(
+    ("mine", "status", "goes_on"),
+    [
+        (True, RuntimeStatus.FAILED, True),
+        (True, RuntimeStatus.RUNNING, True),
+        (True, RuntimeStatus.COMPLETED, True),
+        (True, RuntimeStatus.TERMINATED, False),
+        (True, RuntimeStatus.CANCELED, False),
+        (False, RuntimeStatus.FAILED, False),
+        (None, RuntimeStatus.FAILED, False),
+    ],
+)
+def test_a_child_that_failed_goes_on_if_it_can_and_is_created_anew_otherwise(
+    mine: bool | None, status: RuntimeStatus, goes_on: bool, task_id: int
+) -> None:
+    life, history = failed(h.CHILD_FAILED, task_id)
+    parent = Parent("i", "x", task_id, 1) if mine else Parent("i", "another", task_id, 1)
+    commit, events = rewound(life, history, None if mine is None else child_of(parent, status))
+    messages = {row.key: decode_message(row.body) for row in commit.put if row.kind == "message"}
+    asked = messages.get(f"{task_key('x', task_id, 1)}/rewind/{len(history)}")
+    started = messages.get(f"{task_key('x', task_id, 2)}/start")
+    assert (asked is not None, started is not None) == (goes_on, not goes_on)
+    anew = [event for event in events if event.type == h.CHILD_CREATED]
+    if started is None:
+        assert anew == []
+        return
+    [event] = anew
+    name = child_id("i", "x", 3, 2) if task_id == 3 else "named"
+    assert (event.task_id, event.attempt, event.instance_id, event.timestamp) == (task_id, 2, name, LATER)
+    assert (started.target, started.event.parent) == (name, Parent("i", "x", task_id, 2))
