@@ -1,4 +1,4 @@
-"""What a rewind does about sub-orchestrations: those that are open are asked, the one that failed goes on or is new."""
+"""What a rewind does about what is open: it happens again, or is asked for, or is run or created once more."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from durable.engine.reopening import CLOCKS, PATIENCE
 from durable.engine.rewind import look_back, rewind
 from durable.engine.step import create, created
 from durable.model import history as h
+from durable.model.errors import OrchestrationCancelledError, TaskFailedError
 from durable.model.failure import FailureDetails
 from durable.model.history import Event, Parent, Raw, decode_events
 from durable.model.names import child_id
@@ -22,8 +23,8 @@ from durable.ports import Commit, Record
 from durable.replay.context import OrchestrationContext
 
 from .stored import begun
-from .test_replay_laws import NOW, Life, code_of
-from .test_rewind_laws import LATER, mint, record_of
+from .test_replay_laws import NOW, Life, cancelled, code_of, done, raised
+from .test_rewind_laws import LATER, after, mint, record_of
 
 FAILURE = FailureDetails("ValueError", "boom", hierarchy=("ValueError", "Exception"))
 REASON = Raw(b'"why"')
@@ -104,3 +105,36 @@ def test_a_child_that_failed_goes_on_if_it_can_and_is_created_anew_otherwise(
     name = child_id("i", "x", 3, 2) if task_id == 3 else "named"
     assert (event.task_id, event.attempt, event.instance_id, event.timestamp) == (task_id, 2, name, LATER)
     assert (started.target, started.event.parent) == (name, Parent("i", "x", task_id, 2))
+
+
+def test_what_came_after_the_failure_comes_again_in_its_order() -> None:
+    def stubborn(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        risky, other = ctx.call_activity("a"), ctx.call_activity("b")
+        try:
+            yield risky
+        except TaskFailedError as error:
+            failed = error
+        try:
+            yield ctx.wait_for_external_event("never")
+        except OrchestrationCancelledError:
+            yield ctx.wait_for_external_event("more")
+        yield other
+        raise failed
+
+    life = begun(code_of(stubborn))
+    facts = [
+        Event(h.TASK_FAILED, NOW, task_id=1, attempt=1, failure=FAILURE),
+        raised("early", "1"),
+        cancelled(),
+        done(2),
+        raised("more", "2"),
+    ]
+    history = [life.started, *life.history]
+    for fact in facts:
+        history += life.execution.take([fact], NOW)
+    past = after(life, history, rewound(life, history, None)[0])
+    *again, last = past.facts
+    assert again == [raised("early", "1"), cancelled(), msgspec.structs.replace(done(2), execution_id="x"), facts[-1]]
+    assert (last.type, last.execution_id) == (h.EXECUTION_REWOUND, "x")
+    assert [event.task_id for event in past.history[len(history) :]] == [1, 1]
+    assert {row.key for row in past.commit.put if row.kind == "task"} == {task_key("x", 1, 2)}
