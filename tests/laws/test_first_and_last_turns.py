@@ -197,6 +197,11 @@ def test_the_version_that_its_first_turn_took_stands() -> None:
     assert here.instance.summary.version == "2"
 
 
+def test_the_next_execution_has_the_version_that_was_asked_for() -> None:
+    here = Stored(begun(code_of(lambda ctx: ctx.continue_as_new(1, version="3"))._replace(version="2")))
+    assert (here.instance.summary.version, here.instance.started.version) == ("3", "3")
+
+
 @pytest.mark.parametrize("waits", [True, False])
 def test_what_has_not_begun_can_be_suspended_and_cancelled_without_its_code(waits: bool) -> None:
     life = all_open()

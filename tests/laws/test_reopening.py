@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from durable.engine.instance import task_key
+from durable.engine.instance import Arrival, await_key, task_key, withdraw_key
 from durable.engine.messages import decode_message
 from durable.engine.reopening import CLOCKS, PATIENCE
 from durable.engine.rewind import look_back, rewind
@@ -19,10 +19,10 @@ from durable.model.failure import FailureDetails
 from durable.model.history import Event, Parent, Raw, decode_events
 from durable.model.names import child_id
 from durable.model.status import RuntimeStatus
-from durable.ports import Commit, Record
+from durable.ports import Commit, Outcome, Record, Want
 from durable.replay.context import OrchestrationContext
 
-from .stored import begun
+from .stored import PARTITIONS, Stored, begun
 from .test_replay_laws import NOW, Life, cancelled, code_of, done, raised
 from .test_rewind_laws import LATER, after, mint, record_of
 
@@ -138,3 +138,24 @@ def test_what_came_after_the_failure_comes_again_in_its_order() -> None:
     assert (last.type, last.execution_id) == (h.EXECUTION_REWOUND, "x")
     assert [event.task_id for event in past.history[len(history) :]] == [1, 1]
     assert {row.key for row in past.commit.put if row.kind == "task"} == {task_key("x", 1, 2)}
+
+
+def test_a_wait_for_a_cloudevent_that_the_end_took_back_is_told_again() -> None:
+    def hears(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        ctx.wait_for_cloudevent(type="t")
+        yield ctx.call_activity("a")
+
+    here = Stored(begun(code_of(hears)))
+    here.take([Arrival(Event(h.TASK_FAILED, NOW, task_id=2, attempt=1, failure=FAILURE), "x")])
+    ended = here.loaded()
+    assert ended.summary.status is RuntimeStatus.FAILED
+    taken_back = withdraw_key("x", 1, ended.length - 1)  # named after the event that ended it
+    assert taken_back in {row.key for row in here.rows()}
+    [record] = here.store.load([Want("i")])
+    assert record is not None
+    found = look_back(record)
+    assert found is not None
+    assert here.store.commit([rewind(found, None, REASON, LATER, mint(), PARTITIONS)]) == [Outcome.COMMITTED]
+    keys = {row.key for row in here.rows()}
+    assert taken_back not in keys
+    assert f"{await_key('x', 1)}/{ended.length}" in keys
