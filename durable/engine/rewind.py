@@ -6,6 +6,8 @@ Laws.
 2. The commit is checked by version as any other. Children are asked by messages that are rows of that commit, so a
    rewind that has begun comes to its end whoever dies.
 3. A request is answered once: the rewind of a child names that of its parent.
+4. What was asked of the life that failed, and came too late for it (to suspend it, to end it), is not done to the one
+   that goes on.
 """
 
 from __future__ import annotations
@@ -28,14 +30,17 @@ from .codeless import outcome_of
 from .instance import Instance
 from .messages import Message, child_outcome
 from .reopening import Moment, reopen
+from .step import STEERING, inbox_arrivals
 
 
 class Rewinding(NamedTuple):
-    """What an instance would go back to. `child`: the sub-orchestration whose failure ended it, '' for none."""
+    """What an instance would go back to. `child`: the sub-orchestration whose failure ended it, '' for none. late: the
+    rows of law 4."""
 
     instance: Instance
     back: Moment
     child: str
+    late: Sequence[str]
 
 
 def look_back(record: Record) -> Rewinding | None:
@@ -43,17 +48,18 @@ def look_back(record: Record) -> Rewinding | None:
     if record.summary.status is not RuntimeStatus.FAILED:
         return None
     instance = Instance.of_record(record)
+    late = [arrival.row_key for arrival in inbox_arrivals(record.inbox)[0] if arrival.event.type in STEERING]
     stands = standing(instance.history)
     end = stands[-1][1]
     task_id = end.task_id or _ended_by(stands)
     outcomes = [(n, e) for n, e in stands if e.task_id == task_id and e.type in (h.TASK_FAILED, h.CHILD_FAILED)]
     if not task_id or not outcomes:
-        return Rewinding(instance, Moment(end.rewinds_to or _last_fact(stands)), "")
+        return Rewinding(instance, Moment(end.rewinds_to or _last_fact(stands)), "", late)
     voids, failed = outcomes[-1]
     created = [e for _, e in stands if e.type == h.CHILD_CREATED and e.task_id == task_id]
     child = created[-1].instance_id if failed.type == h.CHILD_FAILED and created else ""
     # What was recorded before there were rewinds does not say when the code was told: as soon as possible.
-    return Rewinding(instance, Moment(end.rewinds_to or voids + 1, voids, task_id), child)
+    return Rewinding(instance, Moment(end.rewinds_to or voids + 1, voids, task_id), child, late)
 
 
 def _ended_by(stands: Sequence[tuple[int, Event]]) -> int:
@@ -115,7 +121,7 @@ def rewind(
         summary,
         (append,),
         tuple(opened.put),
-        tuple(opened.drop),
+        (*opened.drop, *found.late),
     )
 
 

@@ -99,7 +99,7 @@ def step(
         facts.append(event)
         if event.type == h.TIMER_FIRED:
             now = max(now, event.timestamp)  # the clock may have gone back since it was found due
-        elif event.type in _STEERING:
+        elif event.type in STEERING:
             steered = True
             if event.type == h.EXECUTION_TERMINATED and event.parent in (None, instance.started.parent):
                 request = request or event
@@ -137,7 +137,7 @@ def step(
     return _commit(instance, execution, events, arrivals, opening, now, env, ignored)
 
 
-_STEERING: Final = frozenset({h.EXECUTION_TERMINATED, h.EXECUTION_SUSPENDED, h.EXECUTION_RESUMED, h.EXECUTION_CANCELED})
+STEERING: Final = frozenset({h.EXECUTION_TERMINATED, h.EXECUTION_SUSPENDED, h.EXECUTION_RESUMED, h.EXECUTION_CANCELED})
 
 
 def _not_begun(

@@ -21,11 +21,11 @@ from durable.engine.step import inbox_arrivals
 from durable.model import history as h
 from durable.model.errors import TaskFailedError
 from durable.model.failure import FailureDetails
-from durable.model.history import Event, Former, Parent, Raw, decode_events, encode_events
+from durable.model.history import Event, Former, Parent, Raw, decode_events, encode_event, encode_events
 from durable.model.names import partition_of
 from durable.model.rewinding import standing
 from durable.model.status import RuntimeStatus, Summary
-from durable.ports import Commit, Record
+from durable.ports import Commit, Record, Row
 from durable.replay.context import OrchestrationContext
 from durable.replay.execution import Execution
 from durable.replay.live_code import Code
@@ -332,6 +332,20 @@ def test_a_rewound_map_goes_on_with_the_items_it_had_not_started(fails: set[int]
     history, _ = end_of(code_of(collects_late), fails, Random(order), rewinds=20)
     assert history[-1].status == RuntimeStatus.COMPLETED.value
     assert history[-1].result == Raw(b'["done","done","done","done","done","done"]')
+
+
+@many
+@given(seed=seeds, size=st.integers(1, 9), order=seeds)
+def test_what_was_asked_of_the_life_that_failed_is_not_done_to_the_next(seed: int, size: int, order: int) -> None:
+    """A suspend came as it failed, and stopped it when it had been rewound (seed 1021121 of the simulator)."""
+    life = failing(seed, size, order)
+    kinds = (h.EXECUTION_SUSPENDED, h.EXECUTION_RESUMED, h.EXECUTION_CANCELED, h.EXECUTION_TERMINATED, h.EVENT_RAISED)
+    inbox = tuple(Row(kind, "inbox", "i", 0, 0.0, body=encode_event(Event(kind, NOW))) for kind in kinds)
+    record = msgspec.structs.replace(record_of(life, [life.started, *life.history]), inbox=inbox)
+    found = look_back(record)
+    assert found is not None
+    dropped = rewind(found, None, Raw(b"null"), LATER, mint(), 1).drop
+    assert [kind for kind in kinds if kind in dropped] == [*kinds[:-1]]
 
 
 @many
