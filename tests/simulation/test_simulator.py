@@ -57,11 +57,11 @@ def test_every_kind_of_fault_was_there(total: Total) -> None:
     assert missing == set()
 
 
-def test_each_fault_meets_rows_in_most_states_and_each_state_a_fault(total: Total) -> None:
+def test_each_fault_meets_rows_in_many_states_and_each_state_a_fault(total: Total) -> None:
     possible = can_meet(FAULTS)
     met = possible & total.met
     assert {state for _, state in met} == {state for _, state in possible}
-    few = {fault for fault in FAULTS if 2 * sum(f == fault for f, _ in met) < sum(f == fault for f, _ in possible)}
+    few = {fault for fault in FAULTS if 3 * sum(f == fault for f, _ in met) < sum(f == fault for f, _ in possible)}
     assert few == set()
 
 
