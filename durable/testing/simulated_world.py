@@ -152,7 +152,9 @@ class World:
         self.sources = EventSources(self)
         self.workers = [Worker(self, number) for number in range(plan.workers)]
         self.triggers = Triggers(self) if plan.triggers else None
-        self.clients = [Client(self, n, script, n in plan.terminate) for n, script in enumerate(plan.scripts)]
+        self.clients: Sequence[Client] = [
+            Client(self, number, script, number in plan.terminate) for number, script in enumerate(plan.scripts)
+        ]
 
     # ---- time
 
