@@ -97,12 +97,20 @@ def duration(delta: timedelta) -> str:
 
 def moment(at: datetime) -> str:
     """A point in time to be read, in UTC."""
-    return f"{at.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{_utc(at):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _utc(at: datetime) -> datetime:
+    """At an end of the calendar, where no UTC is left, as near as can be."""
+    try:
+        return at.astimezone(timezone.utc)
+    except OverflowError:
+        return at.replace(tzinfo=timezone.utc)
 
 
 def shortly(at: datetime, now: datetime) -> str:
     """The time of today, the day of this year, the year of others: as `ls -l` does."""
-    at = at.astimezone(timezone.utc)
+    at = _utc(at)
     if at.date() == now.date():
         return f"{at:%H:%M:%S}"
     return f"{at:%m-%d %H:%M}" if at.year == now.year else f"{at:%Y-%m-%d}"

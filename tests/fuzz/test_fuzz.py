@@ -44,6 +44,7 @@ FOUND: dict[str, tuple[str, bytes]] = {
     "a URL for a variable": ("url-event-source", b"env:amqp://u:s3cr3t@localhost/?queue=q"),
     "an @ in a path": ("url-shown", b"amqps:x//u:s3cr3t@localhost/"),
     "a nested expression": ("condition", b"(" * 5_000 + b"a" + b")" * 5_000),
+    "a time that UTC has not": ("times", b"0001-01-01T00:00:00+14:00"),
     "a name that no file has": ("times", b"a" * 5_000 + b":f"),
 }
 
