@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from durable.backends.memory import MemoryStore
-from durable.engine.codeless import terminate_request
+from durable.engine.codeless import outcome_of, terminate_request
 from durable.engine.effects import timer_arrival
 from durable.engine.instance import Arrival, Instance, task_key, timer_key, wake_key
+from durable.engine.messages import child_outcome
 from durable.engine.step import create, created, in_place_of, step, uncreated
 from durable.model import history as h
 from durable.model.failure import FailureDetails
@@ -255,3 +256,17 @@ def test_what_is_blocked_keeps_all_and_is_suspended_once_its_code_is_back() -> N
     assert again.commit is not None
     assert again.commit.drop == ("in/suspend",)
     assert here.turn([], None).commit is None
+
+
+def fails(ctx: OrchestrationContext) -> None:
+    raise ValueError("boom")
+
+
+@pytest.mark.parametrize("fn", [fails, lambda ctx: 1])
+def test_a_parent_that_asks_later_hears_what_it_was_told(fn: Any) -> None:
+    here = Stored(begun(code_of(fn)))
+    summary = here.instance.summary
+    assert summary.status is (RuntimeStatus.FAILED if fn is fails else RuntimeStatus.COMPLETED)
+    told = child_outcome(PARENT, here.loaded().history[-1], "i")
+    assert child_outcome(PARENT, outcome_of(summary), "i") == told
+    assert (told.event.failure is not None) == (fn is fails)
