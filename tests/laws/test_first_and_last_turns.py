@@ -259,14 +259,20 @@ def test_what_is_blocked_keeps_all_and_is_suspended_once_its_code_is_back() -> N
 
 
 def fails(ctx: OrchestrationContext) -> None:
+    ctx.set_custom_status("said")
     raise ValueError("boom")
 
 
-@pytest.mark.parametrize("fn", [fails, lambda ctx: 1])
+def returns(ctx: OrchestrationContext) -> None:
+    ctx.set_custom_status("said")
+
+
+@pytest.mark.parametrize("fn", [fails, returns])
 def test_a_parent_that_asks_later_hears_what_it_was_told(fn: Any) -> None:
     here = Stored(begun(code_of(fn)))
     summary = here.instance.summary
     assert summary.status is (RuntimeStatus.FAILED if fn is fails else RuntimeStatus.COMPLETED)
+    assert bytes(summary.custom_status) == b'"said"'
     told = child_outcome(PARENT, here.loaded().history[-1], "i")
     assert child_outcome(PARENT, outcome_of(summary), "i") == told
     assert (told.event.failure is not None) == (fn is fails)

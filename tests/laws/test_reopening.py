@@ -17,7 +17,7 @@ from durable.model import history as h
 from durable.model.errors import OrchestrationCancelledError, TaskFailedError
 from durable.model.failure import FailureDetails
 from durable.model.history import Event, Parent, Raw, decode_events
-from durable.model.names import child_id
+from durable.model.names import TRIGGERS, child_id
 from durable.model.status import RuntimeStatus
 from durable.ports import Commit, Outcome, Record, Want
 from durable.replay.context import OrchestrationContext
@@ -156,6 +156,9 @@ def test_a_wait_for_a_cloudevent_that_the_end_took_back_is_told_again() -> None:
     found = look_back(record)
     assert found is not None
     assert here.store.commit([rewind(found, None, REASON, LATER, mint(), PARTITIONS)]) == [Outcome.COMMITTED]
-    keys = {row.key for row in here.rows()}
-    assert taken_back not in keys
-    assert f"{await_key('x', 1)}/{ended.length}" in keys
+    rows = {row.key: row for row in here.rows()}
+    assert taken_back not in rows
+    told = decode_message(rows[f"{await_key('x', 1)}/{ended.length}"].body)
+    [waits] = [event for event in ended.history if event.type == h.EVENT_AWAITED]
+    assert (told.kind, told.target, told.event.input) == ("fact", TRIGGERS, waits.input)
+    assert (told.event.instance_id, told.event.execution_id, told.event.task_id) == ("i", "x", 1)
