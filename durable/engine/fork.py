@@ -15,7 +15,7 @@ from datetime import datetime
 import msgspec
 
 from ..model import history as h
-from ..model.history import NO_PAYLOAD, Event, encode_events, formerly
+from ..model.history import Event, encode_events, formerly
 from ..model.names import child_id, partition_of
 from ..model.rewinding import standing
 from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
@@ -71,7 +71,7 @@ def fork(
         group=begun.group or DEFAULT_GROUP,
         reply_to=reply_to,
     )
-    rewound = Event(h.EXECUTION_REWOUND, now, input=NO_PAYLOAD)
+    rewound = Event(h.EXECUTION_REWOUND, now)
 
     def anew(child: Event) -> str:
         return child_id(instance_id, begun.execution_id, child.task_id, child.attempt + 1)
@@ -84,7 +84,7 @@ def fork(
     summary = msgspec.structs.replace(summary, length=len(appended))
     append = Append(begun.execution_id, 0, encode_events(appended))
     partition = partition_of(instance_id, partitions)
-    return Commit(mint(), instance_id, partition, 0, summary, (append,), tuple(opened.put), tuple(opened.drop))
+    return Commit(mint(), instance_id, partition, 0, summary, (append,), tuple(opened.put))
 
 
 def _status(stands: Sequence[Event]) -> RuntimeStatus:

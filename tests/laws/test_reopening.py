@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from durable.engine.fork import fork
 from durable.engine.instance import Arrival, await_key, task_key, withdraw_key
 from durable.engine.messages import decode_message
 from durable.engine.reopening import CLOCKS, PATIENCE
@@ -162,3 +163,26 @@ def test_a_wait_for_a_cloudevent_that_the_end_took_back_is_told_again() -> None:
     [waits] = [event for event in ended.history if event.type == h.EVENT_AWAITED]
     assert (told.kind, told.target, told.event.input) == ("fact", TRIGGERS, waits.input)
     assert (told.event.instance_id, told.event.execution_id, told.event.task_id) == ("i", "x", 1)
+
+
+def test_a_fork_has_children_of_its_own_and_runs_what_is_open() -> None:
+    life = begun(code_of(family))
+    history = [life.started, *life.history]
+    commit = fork(record_of(life, history), len(history) - 1, "other", LATER, mint(), 1)
+    mine = commit.summary.execution_id
+    first, *anew = decode_events(commit.appends[0].events)[len(history) :]
+    assert (first.type, first.timestamp) == (h.EXECUTION_REWOUND, LATER)
+    names = {number: child_id("other", mine, number, 2) for number in (3, 4)}
+    assert [(event.type, event.attempt) for event in anew] == [(h.CHILD_CREATED, 2)] * 2
+    assert {event.task_id: event.instance_id for event in anew} == names
+    messages = [decode_message(row.body) for row in commit.put if row.kind == "message"]
+    assert [(message.kind, message.target) for message in messages] == [("start", name) for name in names.values()]
+    assert [row.key for row in commit.put if row.kind == "task"] == [task_key(mine, 2, 1)]
+
+
+def test_a_fork_that_need_not_schedule_anything_adds_nothing() -> None:
+    life = begun(code_of(lambda ctx: (yield ctx.call_activity("a"))))
+    history = [life.started, *life.history]
+    commit = fork(record_of(life, history), len(history) - 1, "other", LATER, mint(), 1)
+    assert len(decode_events(commit.appends[0].events)) == len(history)
+    assert [row.key for row in commit.put if row.kind == "task"] == [task_key(commit.summary.execution_id, 1, 1)]
