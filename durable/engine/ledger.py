@@ -79,8 +79,6 @@ class Ledger:
             self.turn_at = event.timestamp.timestamp()
         elif kind in (h.EXECUTION_COMPLETED, h.CONTINUE_AS_NEW):
             self.ended = event
-        elif kind == h.EXECUTION_REWOUND:
-            self.ended = None
 
     def _event_taken(self, event: Event) -> None:
         """Without the code, which wait took an event can only be guessed: the first of that name."""
