@@ -24,7 +24,7 @@ from durable.ports import Commit, Outcome, Record, Want
 from durable.replay.context import OrchestrationContext
 
 from .stored import PARTITIONS, Stored, begun
-from .test_replay_laws import NOW, Life, cancelled, code_of, done, raised
+from .test_replay_laws import NOW, Life, cancelled, code_of, done, fired, raised
 from .test_rewind_laws import LATER, after, mint, record_of
 
 FAILURE = FailureDetails("ValueError", "boom", hierarchy=("ValueError", "Exception"))
@@ -110,7 +110,7 @@ def test_a_child_that_failed_goes_on_if_it_can_and_is_created_anew_otherwise(
 
 def test_what_came_after_the_failure_comes_again_in_its_order() -> None:
     def stubborn(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
-        risky, other = ctx.call_activity("a"), ctx.call_activity("b")
+        risky, other, late = ctx.call_activity("a"), ctx.call_activity("b"), ctx.create_timer(5)
         try:
             yield risky
         except TaskFailedError as error:
@@ -119,7 +119,7 @@ def test_what_came_after_the_failure_comes_again_in_its_order() -> None:
             yield ctx.wait_for_external_event("never")
         except OrchestrationCancelledError:
             yield ctx.wait_for_external_event("more")
-        yield other
+        yield [other, late]
         raise failed
 
     life = begun(code_of(stubborn))
@@ -127,6 +127,7 @@ def test_what_came_after_the_failure_comes_again_in_its_order() -> None:
         Event(h.TASK_FAILED, NOW, task_id=1, attempt=1, failure=FAILURE),
         raised("early", "1"),
         cancelled(),
+        fired(3),
         done(2),
         raised("more", "2"),
     ]
@@ -135,7 +136,8 @@ def test_what_came_after_the_failure_comes_again_in_its_order() -> None:
         history += life.execution.take([fact], NOW)
     past = after(life, history, rewound(life, history, None)[0])
     *again, last = past.facts
-    assert again == [raised("early", "1"), cancelled(), msgspec.structs.replace(done(2), execution_id="x"), facts[-1]]
+    answers = [msgspec.structs.replace(fact, execution_id="x") for fact in (fired(3), done(2))]
+    assert again == [raised("early", "1"), cancelled(), *answers, raised("more", "2")]
     assert (last.type, last.execution_id) == (h.EXECUTION_REWOUND, "x")
     assert [event.task_id for event in past.history[len(history) :]] == [1, 1]
     assert {row.key for row in past.commit.put if row.kind == "task"} == {task_key("x", 1, 2)}
