@@ -169,7 +169,7 @@ def run(program: Program, road: Road, points: Sequence[Point] = (), *, bug: str 
     plan = Plan(road.workers, 1, _SETTINGS, 3.0, [], 0.0, {}, {}, [], (), 0.002, serving)
     with planted(bug) as store_type:
         world = World(Random(1), plan, print if trace else None, store_type(1))
-        world.clients.append(Steered(world, program))
+        world.clients = [Steered(world, program)]
         way = Interrupted(world, dict(points))
         outcomes: Sequence[tuple[str, str]] = ()
         try:
