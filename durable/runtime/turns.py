@@ -376,8 +376,7 @@ class Turns:
                 except UnreadableHistory as error:
                     instance = Instance.unread(record)
                     if instance_id == TRIGGERS:
-                        found.leases.extend(self.parking.park(instance_id, str(error), inbox, now.timestamp()))
-                        found.foreign[instance_id] = arrivals  # to the inbox: a newer worker may read it
+                        self._leave_triggers(str(error), arrivals, inbox, found, now)
                         return None
                     if not instance.summary.status.finished and not (instance.length and _is_terminated(inbox)):
                         return self._parked(park(instance, arrivals, str(error), now, self.env), inbox, found, now)
@@ -426,13 +425,19 @@ class Turns:
         try:
             turn = self.triggers.step(instance, arrivals, now)
         except UnreadableHistory as error:
-            found.leases.extend(self.parking.park(TRIGGERS, str(error), inbox, now.timestamp()))
-            self.triggers.leave()  # events of sources come again, to whoever can read them
-            found.foreign[TRIGGERS] = [arrival for arrival in arrivals if not arrival.bodies]
+            self._leave_triggers(str(error), arrivals, inbox, found, now)
             return None
         self._lifecycle.learn(turn.instance.summary)
         self.ignored += turn.ignored
         return turn
+
+    def _leave_triggers(
+        self, why: str, arrivals: list[Arrival], inbox: Sequence[Row], found: Stepped, now: datetime
+    ) -> None:
+        """A newer worker may read them: facts go to the inbox, and events of sources come again, to whoever can."""
+        found.leases.extend(self.parking.park(TRIGGERS, why, inbox, now.timestamp()))
+        self.triggers.leave()
+        found.foreign[TRIGGERS] = [arrival for arrival in arrivals if not arrival.bodies]
 
     def _code(self, instance: Instance) -> tuple[Code | None, str]:
         name, version = instance.summary.name, instance.summary.version

@@ -134,19 +134,22 @@ def contents(server: Any) -> Iterator[tuple[bytes, bytes]]:
 
 @pytest.mark.slow
 def test_case_42_keys_of_different_workspaces_in_dynamodb_are_different(dynamodb_server: DynamoServer) -> None:
-    table = boto3.resource(
+    dynamodb = boto3.resource(
         "dynamodb",
         endpoint_url=f"http://127.0.0.1:{dynamodb_server.port}",
         region_name=REGION,
         aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
-    ).Table("durable")
+    )
+    table = dynamodb.Table("durable")
     names = [key["AttributeName"] for key in table.key_schema]
 
     def keys() -> set[tuple[Any, ...]]:
+        pages = dynamodb.meta.client.get_paginator("scan").paginate(TableName=table.name)
         return {
             tuple(bytes(item[n]) if not isinstance(item[n], str) else item[n] for n in names)
-            for item in table.scan()["Items"]
+            for page in pages
+            for item in page["Items"]
         }
 
     found = {}

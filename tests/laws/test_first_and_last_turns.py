@@ -81,6 +81,7 @@ def test_a_creation_and_what_is_stored_are_the_same(parent: Parent | None) -> No
         parent_instance_id="p" if parent else "",
         group="g",
         reply_to="me",
+        length=1,
     )
     [wakes] = creation.put
     assert (wakes.key, wakes.kind, wakes.due_at, wakes.holder) == (wake_key("x"), "inbox", NOW.timestamp(), "")
@@ -153,7 +154,7 @@ def test_what_comes_behind_the_last_event_of_an_execution_is_for_the_next_one() 
     assert bytes(started.input) == b"[1]"
     running = {"status": RuntimeStatus.RUNNING, "blocked_reason": "", "custom_status": Raw(b"[1,false]")}
     assert here.instance.summary == msgspec.structs.replace(
-        before.summary, execution_id=started.execution_id, updated_at=here.now, **running
+        before.summary, execution_id=started.execution_id, updated_at=here.now, length=here.instance.length, **running
     )
     assert {row.key for row in here.rows()} - rows == {wake_key(started.execution_id)}
 
@@ -250,7 +251,7 @@ def test_what_is_blocked_keeps_all_and_is_suspended_once_its_code_is_back() -> N
     assert (before.status, before.blocked_reason) == (RuntimeStatus.BLOCKED, "no code here")
     here.take([SUSPEND])
     at = {"status": RuntimeStatus.SUSPENDED, "updated_at": here.now, "blocked_reason": ""}
-    assert here.instance.summary == msgspec.structs.replace(before, **at)
+    assert here.instance.summary == msgspec.structs.replace(before, length=before.length + 1, **at)
     assert wake_key("x") not in {row.key for row in here.rows()}
     again = here.turn([SUSPEND], None)
     assert again.commit is not None

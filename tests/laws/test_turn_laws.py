@@ -111,6 +111,7 @@ def test_what_is_terminated_leaves_nothing_but_messages(
         updated_at=here.now,
         completed_at=here.now,
         blocked_reason="",
+        length=here.instance.length,
     )
     assert turn.ignored == len(late)
     given_up = {event.task_id for event in cold.history if event.type == h.TASK_CANCELED}
