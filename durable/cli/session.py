@@ -199,7 +199,7 @@ def command(app: typer.Typer, name: str, panel: str, *, needs_store: bool = Fals
         own = [p.replace(annotation=hints[p.name], kind=_KEYWORD) for p in inspect.signature(body).parameters.values()]
         call.__doc__ = body.__doc__
         # typer reads a command's options from its signature.
-        call.__signature__ = inspect.Signature([_CONTEXT, *own[1:], *_COMMON])  # type: ignore[attr-defined]
+        call.__signature__ = inspect.Signature([_CONTEXT, *own[1:], *_COMMON])  # type: ignore[attr-defined]  # inspect reads it, mypy does not know it
         call.__annotations__ = {p.name: p.annotation for p in (_CONTEXT, *own[1:], *_COMMON)}
         app.command(name, cls=PlainCommand, rich_help_panel=panel)(call)
         return body

@@ -115,7 +115,7 @@ def test_what_is_terminated_leaves_nothing_but_messages(
     )
     assert turn.ignored == len(late)
     given_up = {event.task_id for event in cold.history if event.type == h.TASK_CANCELED}
-    # One that was given up may be told so again, and the timer of a wait may outlive it: a history does not say all.
+    # The timer of a wait may outlive it: which of several waits an event went to, a history does not say.
     assert {*turn.cancelled} >= {
         task_key("x", task.task_id, task.attempt) for task in tasks if task.task_id not in given_up
     }
