@@ -24,8 +24,8 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import msgspec
@@ -41,9 +41,11 @@ LARGEST: Final = 64 * 1024 * 1024  # bytes of one request; who has more to say w
 ANSWER_SECONDS: Final = 2.0
 REST_SECONDS: Final = 5.0
 IDLE: Final = 8
+LONGEST_ADDRESS: Final = 107  # bytes, on Linux; elsewhere there is no way around a limit
 
 _LENGTH: Final = struct.Struct(">I")
 _PIECE: Final = 65_536
+_OPEN_FILES: Final = "/proc/self/fd"
 _CREDENTIALS: Final = struct.Struct("3i")  # pid, uid, gid
 
 log = logging.getLogger("durable.sqlite")
@@ -95,6 +97,19 @@ receiving: set[str] = set()  # paths whose worker is this process: it writes as 
 def socket_path(path: str) -> str:
     """Where the worker of the file at `path` can be reached."""
     return path + "-worker.sock"
+
+
+@contextmanager
+def address_of(path: str) -> Iterator[str]:
+    """For `bind` and `connect`: the path of a socket, by way of its open folder where it is too long for an address."""
+    if len(os.fsencode(path)) <= LONGEST_ADDRESS or not os.path.isdir(_OPEN_FILES):
+        yield path
+        return
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"{_OPEN_FILES}/{folder}/{os.path.basename(path)}"
+    finally:
+        os.close(folder)
 
 
 class Line:
@@ -271,14 +286,15 @@ class Sender:
 
 
 def _dial(path: str) -> socket.socket | None:
-    """A connection; None where there is no worker, a dead one's socket, too long a path, a crowd: no need to wait."""
+    """A connection; None where there is no worker, a socket of a dead one, too long a name, crowds: no need to wait."""
     try:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     except OSError:
         return None
     try:
         connection.settimeout(ANSWER_SECONDS)
-        connection.connect(path)
+        with address_of(path) as address:
+            connection.connect(address)
         return connection
     except BaseException as error:
         connection.close()

@@ -28,6 +28,7 @@ from .sqlite_handover import (
     Line,
     Request,
     TooLarge,
+    address_of,
     encode,
     framed,
     of_this_user,
@@ -179,7 +180,8 @@ def _listener(path: str) -> socket.socket:
             if not stat.S_ISSOCK(os.lstat(path).st_mode):
                 raise FileExistsError(f"{path} is there and is no socket; move it away")
             os.unlink(path)
-        listener.bind(path)
+        with address_of(path) as address:
+            listener.bind(address)
         os.chmod(path, 0o600)  # before `listen` every connection is refused
         listener.listen(CONNECTIONS)
         listener.setblocking(False)

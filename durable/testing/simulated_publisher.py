@@ -80,12 +80,13 @@ class Publisher:
 
 
 class Ticker:
-    """Ticks as long as an orchestration may wait for it."""
+    """Ticks as long as an orchestration may wait for it; never before the last tick was taken."""
 
     def __init__(self, triggers: Triggers) -> None:
         self.triggers = triggers
         self.busy = True
         self._ticks = 0
+        self._last: Published | None = None
         self._unsure = False  # whether the last one was published
 
     def act(self) -> None:
@@ -94,10 +95,16 @@ class Ticker:
         self.busy = waiting or self._unsure
         if not self.busy:
             return
-        try:
-            self.triggers.publish(Published(f"{TICK}-{self._ticks}", TICK, TICK))
-            self._unsure = False
+        if self._last is None or not self.triggers.is_waiting(self._last):
+            self._tick()
+        world.later(world.random.uniform(0.05, 1.0), self.act)
+
+    def _tick(self) -> None:
+        if self._last is None or not self._unsure:
+            self._last = Published(f"{TICK}-{self._ticks}", TICK, TICK)
             self._ticks += 1
+        try:
+            self.triggers.publish(self._last)
+            self._unsure = False
         except StoreError:
             self._unsure = True
-        world.later(world.random.uniform(0.05, 1.0), self.act)

@@ -18,7 +18,7 @@ from ..engine.instance import Arrival, Env, Instance
 from ..engine.triggering import ASKED, begin, hub_of, step
 from ..model import history as h
 from ..model.errors import StoreError
-from ..model.history import Event, Raw, encode_event
+from ..model.history import Event, Raw, decode_event, encode_event
 from ..model.limits import Limits
 from ..model.names import TRIGGERS, derived_id, partition_of
 from ..ports import Fact, Record, Want
@@ -155,6 +155,10 @@ class Triggers:
         else:
             self._publish_here(event)
         self.published.setdefault(event.type, {}).setdefault(event.id, event)
+
+    def is_waiting(self, event: Published) -> bool:
+        """Whether it has come and was not taken."""
+        return any(bytes(decode_event(row.body).input) == event.body for row in self._record().inbox)
 
     def _publish_here(self, event: Published) -> None:
         now = self.world.time()

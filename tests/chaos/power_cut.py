@@ -186,8 +186,11 @@ class Survivor:
             yield from self._not_a_beginning()
             there = [i for i in self.recorded.expected if client.get_status(i) is not None]
             read = {instance: account.read(client, instance) for instance in there}
-            yield from self._lost(client, read)
+            lost = list(self._lost(client, read))
+            yield from lost
             yield from self._rows_at_odds(client, read)
+            if lost:
+                return  # somebody would wait for it
             had = {attempt for one in read.values() for attempt in one.outcomes}
             yield from self._brought_to_the_end(client, there, had)
 

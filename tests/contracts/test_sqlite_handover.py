@@ -321,8 +321,25 @@ def test_a_file_in_the_sockets_place_is_left_alone(
     assert socket_file.read_text() == "mine"
 
 
-def test_a_path_too_long_for_a_socket(tmp_path: Path, after: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there is no way around the limit")
+def test_a_path_too_long_for_an_address_is_reached_by_its_folder(
+    tmp_path: Path, after: ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
     url = f"sqlite:///{tmp_path}/{'long' * 30}/store.db"
+    backend = open_sqlite(url)
+    after.callback(backend.close)
+    assert isinstance(backend, SqliteBackend)
+    assert backend.membership.beat(Beat("me")) == [Beat("me")]
+    assert caplog.text == ""
+    other = another(url, after)
+    assert not went_directly(backend, lambda: other.commit("a"))
+    assert other.ask("store.deliver([fact('a', 'f')])[0].name") == "NEW"
+    backend.membership.leave("me")
+    assert list(Path(tmp_path, "long" * 30).glob("*.sock")) == []
+
+
+def test_a_name_too_long_for_an_address(tmp_path: Path, after: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
+    url = f"sqlite:///{tmp_path}/{'long' * 30}.db"
     backend = open_sqlite(url)
     after.callback(backend.close)
     assert isinstance(backend, SqliteBackend)

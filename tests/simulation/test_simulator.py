@@ -95,6 +95,12 @@ def test_the_same_seed_gives_the_same_run_in_another_process(capsys: pytest.Capt
     assert said.stdout.strip() == f"seed 7: right (trace {here.trace_hash:08x})"
 
 
+@pytest.mark.parametrize("seed", [3012606, 3013366])
+def test_a_run_ends_although_somebody_ticks_as_long_as_there_is_work(seed: int) -> None:
+    """A tick that nobody had taken yet was taken for work, so there was always one more."""
+    assert run_seed(seed).wrong == ""
+
+
 def test_a_trace_can_be_read_and_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seed", "4", "--trace"]) == 0
     shown = capsys.readouterr().out
