@@ -21,7 +21,7 @@ import msgspec
 from ..model import history as h
 from ..model.errors import InstanceNotFoundError
 from ..model.failure import describe
-from ..model.history import NO_PAYLOAD, Event, Parent, Raw, encode_event, encode_events
+from ..model.history import Event, Parent, Raw, encode_event, encode_events
 from ..model.names import child_id, partition_of
 from ..model.rewinding import standing
 from ..model.status import RuntimeStatus, Summary
@@ -97,9 +97,7 @@ def rewind(
         status=RuntimeStatus.RUNNING,
         updated_at=now,
         completed_at=None,
-        output=NO_PAYLOAD,
         failure=None,
-        blocked_reason="",
     )
 
     def anew(created: Event) -> str:

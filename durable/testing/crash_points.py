@@ -30,7 +30,7 @@ from .crash_programs import PAIRED, PROGRAMS, Program, Steered
 from .planted import PLANTED, planted
 from .programs import root_cause
 from .simulated_end import check_the_end
-from .simulated_store import Wrong
+from .simulated_judge import Wrong
 from .simulated_worker import Worker
 from .simulated_world import HASTY, Plan, World
 from .simulator import be_quiet

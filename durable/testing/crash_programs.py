@@ -19,7 +19,8 @@ from ..triggers.actions import StartOrchestration
 from ..triggers.asks import Add, Ask, encode_ask
 from ..triggers.conditions import Join
 from ..triggers.pattern import EventPattern
-from .programs import Node, Script
+from .programs import Node
+from .random_programs import Script
 from .simulated_client import Client
 from .simulated_publisher import Published
 from .simulated_world import World

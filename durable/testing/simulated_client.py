@@ -18,7 +18,7 @@ from ..model.status import RuntimeStatus
 from ..ports import Commit, Delivered, ExecutionKey, Fact, Outcome, Record, Row, Want
 from ..runtime.rewinding import Part, answer_requests, drive, end_rows, requests_of, rewind_instance
 from .allowed_results import CANCEL
-from .programs import Script
+from .random_programs import Script
 from .simulated_publisher import Published
 
 INTERVENTIONS: Final = ("rewound", "restarted", "purged")

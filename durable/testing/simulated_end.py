@@ -1,6 +1,6 @@
 """What must be true of a simulated world that has come to its end: all is done, as it had to be, and nothing is left.
 
-The judge (`simulated_store`) has looked at each commit; here the whole is looked at, with the store as it stands.
+The judge (`simulated_judge`) has looked at each commit; here the whole is looked at, with the store as it stands.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..replay.mismatch import Mismatch
 from .allowed_results import CANCEL, Outcome, fits_program, shows_a_cancel
 from .programs import CODES, NOBODY, Node, root_cause
 from .simulated_client import Client
-from .simulated_store import Wrong
+from .simulated_judge import Wrong
 from .simulated_world import World, left
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 
 from ..model.errors import StoreError
-from .programs import TICK, make_order
+from .programs import TICK
+from .random_programs import make_order
 
 if TYPE_CHECKING:
     from .simulated_triggers import Triggers

@@ -44,9 +44,9 @@ from ..triggers.event import digest_of, read_event
 from ..triggers.hub import ATTEMPTS, Hub
 from ..triggers.pattern import EventPattern
 from .programs import EVENTS, Node
+from .simulated_judge import Wrong
 from .simulated_publisher import ORDER, SOURCE, Published, Publisher, Ticker
 from .simulated_source import SOURCES, TAKES
-from .simulated_store import Wrong
 
 if TYPE_CHECKING:
     from .simulated_world import World

@@ -19,7 +19,7 @@ from ..runtime import requests as ask
 from ..runtime.loop import Loop
 from ..triggers.drafting import no_function
 from .programs import CODES, attempt_activity
-from .simulated_store import Wrong
+from .simulated_judge import Wrong
 
 if TYPE_CHECKING:
     from .simulated_world import World

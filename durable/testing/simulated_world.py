@@ -25,7 +25,7 @@ from ..ports import PARKED, Commit, Row, Store
 from ..runtime import requests as ask
 from ..runtime.loop import Settings
 from ..runtime.serving import Patience, Serving
-from .programs import Script
+from .random_programs import Script
 from .simulated_broker import BROKER_FAULTS, Broker
 from .simulated_client import Client
 from .simulated_coverage import About, Met, met_by

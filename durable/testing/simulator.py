@@ -21,11 +21,12 @@ from unittest.mock import patch
 
 from ..engine import triggering
 from .planted import PLANTED, planted
-from .programs import REWOUND, make_script
+from .random_programs import REWOUND, make_script
 from .simulated_broker import BROKER_FAULTS
 from .simulated_coverage import Met, can_meet
 from .simulated_end import check_the_end
-from .simulated_store import STORE_FAULTS, Wrong
+from .simulated_judge import Wrong
+from .simulated_store import STORE_FAULTS
 from .simulated_world import MAIL_FAULTS, MESSAGE_FAULTS, PROCESS_FAULTS, World, make_plan
 
 FAULTS: Final = (*STORE_FAULTS, *PROCESS_FAULTS, *MAIL_FAULTS, *MESSAGE_FAULTS, *BROKER_FAULTS)

@@ -22,7 +22,8 @@ from durable.app.fitting import first_difference
 from durable.app.restoring import restore
 from durable.backends.memory import MemoryBackend, MemoryStore
 from durable.testing import Environment
-from durable.testing.programs import CODES, make_script
+from durable.testing.programs import CODES
+from durable.testing.random_programs import make_script
 from durable.testing.simulated_world import World, make_plan
 
 GOLDEN: Final = Path(__file__).resolve().parents[1] / "contracts" / "golden" / "history-1.jsonl"

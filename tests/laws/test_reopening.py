@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from durable.engine.fork import fork
-from durable.engine.instance import Arrival, await_key, task_key, withdraw_key
+from durable.engine.instance import Arrival, await_key, task_key, timer_key, withdraw_key
 from durable.engine.messages import decode_message
 from durable.engine.reopening import CLOCKS, PATIENCE
 from durable.engine.rewind import look_back, rewind
@@ -35,6 +35,10 @@ def family(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
     given_up = ctx.call_sub_orchestrator("c")
     given_up.cancel()
     yield [ctx.call_activity("a"), ctx.call_sub_orchestrator("c"), ctx.call_sub_orchestrator("c", instance_id="named")]
+
+
+def failure_of(task_id: int) -> Event:
+    return Event(h.TASK_FAILED, NOW, task_id=task_id, attempt=1, failure=FAILURE)
 
 
 def failed(kind: str, task_id: int) -> tuple[Life, list[Event]]:
@@ -124,7 +128,7 @@ def test_what_came_after_the_failure_comes_again_in_its_order() -> None:
 
     life = begun(code_of(stubborn))
     facts = [
-        Event(h.TASK_FAILED, NOW, task_id=1, attempt=1, failure=FAILURE),
+        failure_of(1),
         raised("early", "1"),
         cancelled(),
         fired(3),
@@ -143,13 +147,65 @@ def test_what_came_after_the_failure_comes_again_in_its_order() -> None:
     assert {row.key for row in past.commit.put if row.kind == "task"} == {task_key("x", 1, 2)}
 
 
+def test_what_was_begun_or_given_up_after_the_failure_is_void() -> None:
+    def desperate(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        risky, other = ctx.call_activity("a"), ctx.call_activity("b")
+        try:
+            yield risky
+        except TaskFailedError:
+            other.cancel()
+            yield [ctx.call_activity("c"), ctx.create_timer(5)]
+            raise
+
+    life = begun(code_of(desperate))
+    history = [life.started, *life.history]
+    for fact in (failure_of(1), done(3), fired(4)):
+        history += life.execution.take([fact], NOW)
+    past = after(life, history, rewound(life, history, None)[0])
+    assert [fact.type for fact in past.facts] == [h.EXECUTION_REWOUND]
+    assert [(event.task_id, event.attempt) for event in past.history[len(history) + 1 :]] == [(1, 2), (2, 2)]
+    assert {row.key for row in past.commit.put if row.kind == "task"} == {task_key("x", 1, 2), task_key("x", 2, 2)}
+    assert {*past.commit.drop} == {*(task_key("x", number, 1) for number in (1, 2, 3)), timer_key("x", 4, 0)}
+    assert past.commit.summary.updated_at == LATER
+
+
+def test_an_attempt_is_not_used_again_by_a_rewind_to_before_another() -> None:
+    def remembers(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        first, second = ctx.call_activity("a"), ctx.call_activity("b")
+        try:
+            yield first
+        except TaskFailedError as error:
+            yield second
+            raise error
+
+    life = begun(code_of(remembers))
+    history = [life.started, *life.history]
+    for fact in (failure_of(1), failure_of(2)):
+        history += life.execution.take([fact], NOW)
+    past = after(life, history, rewound(life, history, None)[0])
+    assert [(event.task_id, event.attempt) for event in past.history[len(history) + 1 :]] == [(2, 2)]
+    execution, history = past.execution(), past.history
+    for facts in (past.facts, [msgspec.structs.replace(done(2), attempt=2)]):
+        history += execution.take(facts, LATER)
+    past = after(life, history, rewound(life, history, None)[0])
+    assert [(event.task_id, event.attempt) for event in past.history[len(history) + 1 :]] == [(1, 2), (2, 3)]
+
+
+def test_a_fork_of_a_rewind_runs_anew_what_had_failed() -> None:
+    life, history = failed(h.TASK_FAILED, 2)
+    past = after(life, history, rewound(life, history, None)[0])
+    commit = fork(record_of(life, past.history), len(history), "other", LATER, mint(), 1)
+    again = [event for event in decode_events(commit.appends[0].events) if event.type == h.TASK_SCHEDULED]
+    assert [(event.task_id, event.attempt) for event in again] == [(2, 1), (2, 2)]
+
+
 def test_a_wait_for_a_cloudevent_that_the_end_took_back_is_told_again() -> None:
     def hears(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
         ctx.wait_for_cloudevent(type="t")
         yield ctx.call_activity("a")
 
     here = Stored(begun(code_of(hears)))
-    here.take([Arrival(Event(h.TASK_FAILED, NOW, task_id=2, attempt=1, failure=FAILURE), "x")])
+    here.take([Arrival(failure_of(2), "x")])
     ended = here.loaded()
     assert ended.summary.status is RuntimeStatus.FAILED
     taken_back = withdraw_key("x", 1, ended.length - 1)  # named after the event that ended it

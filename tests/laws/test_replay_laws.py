@@ -35,7 +35,8 @@ from durable.replay.live_code import Code
 from durable.replay.mismatch import Mismatch
 from durable.replay.tasks import Task, open_leaves
 from durable.testing.allowed_results import CANCEL
-from durable.testing.programs import CODES, Node, Script, attempt_activity, make_script
+from durable.testing.programs import CODES, Node, attempt_activity
+from durable.testing.random_programs import Script, make_script
 from durable.triggers.waiting import fire
 
 NOW = datetime(2030, 1, 1, tzinfo=timezone.utc)

@@ -29,7 +29,7 @@ from durable.ports import Commit, Record, Row
 from durable.replay.context import OrchestrationContext
 from durable.replay.execution import Execution
 from durable.replay.live_code import Code
-from durable.testing.programs import make_script
+from durable.testing.random_programs import make_script
 
 from .test_replay_laws import NOW, Life, answers, begin, code_of, live, place, raised, replayed, stored
 

@@ -5,24 +5,12 @@ The long form, with another worker taking over and with all pairs of points, is 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-
 import pytest
 
 from durable.runtime import requests as ask
 from durable.testing.crash_points import FAULTS, ROADS, Total, command, every_point, main, run
 from durable.testing.crash_programs import PROGRAMS
 from durable.testing.planted import AT_CRASH_POINTS
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("durable")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(before)
 
 
 def wrong(total: Total) -> list[tuple[str, str]]:

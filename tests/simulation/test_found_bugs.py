@@ -22,7 +22,7 @@ from durable.runtime.loop import Settings
 from durable.runtime.requests import Done, Stuck
 from durable.runtime.serving import ALONE
 from durable.testing import simulated_world as simulated
-from durable.testing.programs import Script
+from durable.testing.random_programs import Script
 
 
 def test_rows_that_wait_do_not_hide_the_ones_behind_them() -> None:

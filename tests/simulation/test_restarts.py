@@ -6,27 +6,14 @@ none behind ends in time.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from random import Random
-
-import pytest
 
 from durable.runtime.loop import Settings
 from durable.runtime.serving import Serving
-from durable.testing.programs import make_script
+from durable.testing.random_programs import make_script
 from durable.testing.simulated_world import HASTY, Plan, World
 
 SEEDS = 25
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("durable")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(before)
 
 
 def stuck(seed: int) -> list[str]:

@@ -5,11 +5,9 @@ The long form is `python -m durable.testing.simulator --seeds 20000 --jobs 2`.
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -23,7 +21,8 @@ from durable.testing.allowed_results import Outcome, fits, fits_program
 from durable.testing.planted import AT_CRASH_POINTS, PLANTED
 from durable.testing.simulated_client import INTERVENTIONS
 from durable.testing.simulated_coverage import can_meet
-from durable.testing.simulated_store import FaultyStore, Wrong
+from durable.testing.simulated_judge import Wrong
+from durable.testing.simulated_store import FaultyStore
 from durable.testing.simulator import FAULTS, Total, command, main, run_seed, run_seeds
 from durable.testing.store_samples import moment, turn
 
@@ -31,17 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 300
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("durable")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    yield
-    logger.setLevel(before)
-
-
 @pytest.fixture(scope="module")
-def total(_quiet: None) -> Total:
+def total(quiet: None) -> Total:
     return run_seeds(range(1, SEEDS + 1))
 
 
