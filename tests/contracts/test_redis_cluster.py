@@ -53,7 +53,7 @@ from tests.servers.redis_place import Heard, Opener, raw, spread
 from tests.servers.redis_server import RedisServer, missing_redis
 
 SECRET = "pa55w0rd"
-SOON = 20
+SOON = 60
 COMMITTED, UNKNOWN = Outcome.COMMITTED, Outcome.UNKNOWN
 
 

@@ -19,7 +19,7 @@ from tests.product.command_line import Here
 from tests.servers.rabbitmq_server import RabbitServer
 from tests.servers.redis_server import RedisServer
 
-SOON: Final = 20
+SOON: Final = 60
 SECRET: Final = "hunter2"
 Steps = Generator[Any, Any, Any]
 

@@ -23,7 +23,7 @@ import durable
 from durable.ports import Commit, Row, RowKey, Want
 from tests.servers.redis_server import RedisServer
 
-SOON: Final = 20
+SOON: Final = 60
 Rows = list[tuple[int, bytes]]  # the number of the first event, and the events of one turn
 Steps = Generator[Any, Any, Any]
 _START: Final = struct.Struct("<I")

@@ -20,7 +20,7 @@ import pytest
 import durable
 from durable.cli.commands import run_command_line
 
-SOON = 20  # seconds; nothing here takes that long
+SOON = 60  # seconds; nothing here takes that long
 
 FLOWS = """
 import os

@@ -23,7 +23,7 @@ import pytest
 import durable
 from tests.servers.rabbitmq_server import RabbitServer
 
-SOON = 20  # seconds; nothing here takes one
+SOON = 60  # seconds; nothing here takes one, where the machine has nothing else to do
 
 # Kinds: a store, `+rabbitmq` with a broker (`+redis`: with a Redis as one), `-cold` where nothing is kept warm: every
 # turn replays the whole history. cluster: a Redis Cluster of three masters.

@@ -15,7 +15,7 @@ from typing import Any
 import durable
 
 registry = durable.Registry()
-SOON = 20
+SOON = 60
 
 
 @dataclass

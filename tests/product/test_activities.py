@@ -21,7 +21,7 @@ import durable
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, Bench
 else:
-    SOON = 20
+    SOON = 60
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]

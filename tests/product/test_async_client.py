@@ -24,7 +24,7 @@ from durable.app import async_starting, starting
 if TYPE_CHECKING:
     from tests.product.conftest import Bench, Heard, Place
 
-SOON = 20
+SOON = 60
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
 

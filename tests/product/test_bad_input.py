@@ -20,7 +20,7 @@ import durable
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, World
 else:
-    SOON = 20
+    SOON = 60
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
@@ -405,12 +405,14 @@ def test_an_endless_loop_that_catches_everything_is_blocked_too(world: World) ->
 
 
 def test_too_many_commands_in_one_turn(world: World) -> None:
+    world.connect(durable.Limits(commands_per_turn=500))
+
     def floods(ctx: Ctx) -> Steps:
         yield ctx.task_all([ctx.call_activity("healthy.step", n) for n in range(100_000)])
 
     failure = world.fails(floods)
     assert failure.type == "durable.LimitError"
-    assert "10000 commands (Limits.commands_per_turn)" in failure.message
+    assert "500 commands (Limits.commands_per_turn)" in failure.message
 
 
 def test_children_that_nest_for_ever(world: World) -> None:

@@ -13,7 +13,7 @@ from tests.hostile.names import ALLOWED, REFUSED
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, Heard, Place, World
 else:
-    SOON = 20
+    SOON = 60
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.embedded("of files, URLs and what is refused at once")
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, World
 else:
-    SOON = 20
+    SOON = 60
 
 
 def made(path: Path) -> None:

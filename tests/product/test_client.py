@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.everywhere
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, Bench
 else:
-    SOON = 20
+    SOON = 60
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
@@ -509,15 +510,17 @@ def test_who_waits_is_told_and_need_not_ask(bench: Bench, app: durable.Registry)
     """Whoever is not told looks again after 5 seconds."""
     bench.serve(app)
     elsewhere = bench.connect()
-    begun = time.monotonic()
+    took: list[float] = []
     with ThreadPoolExecutor(1) as pool:
         for _ in range(5):
+            begun = time.monotonic()
             handle = bench.start("wait", start_at=0.02)
             theirs = pool.submit(elsewhere.wait, handle.instance_id, SOON)
             elsewhere.wait(handle.instance_id, SOON, until="started")
             handle.raise_event("go", 1)
             assert (handle.result(SOON), theirs.result().output) == (1, 1)
-    assert time.monotonic() < begun + 4.5
+            took.append(time.monotonic() - begun)
+    assert median(took) < 4.5
 
 
 def test_who_waits_is_told_when_the_worker_dies_of_its_own_error(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.product.conftest import Bench
 
 ROOT = Path(__file__).resolve().parents[2]
-SOON = 20
+SOON = 60
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]

@@ -36,7 +36,7 @@ from tests.servers.rabbitmq_server import RabbitServer
 from tests.servers.redis_cluster import RedisCluster
 from tests.servers.redis_server import RedisServer
 
-SOON = 20  # seconds; nothing here takes one, but for what is said to
+SOON = 60  # seconds; nothing here takes one, but for what is said to
 PROGRAM = Path(__file__).with_name("shared_work.py")
 SAMPLE = PROGRAM.parents[2] / "samples" / "foreign_worker.py"
 

@@ -22,7 +22,7 @@ from tests.product.conftest import Bench
 if TYPE_CHECKING:
     from tests.product.conftest import Heard, Place
 
-SOON = 20
+SOON = 60
 
 
 def alive(pid: int) -> bool:

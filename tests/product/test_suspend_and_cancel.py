@@ -15,7 +15,7 @@ pytestmark = pytest.mark.everywhere
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, Bench
 else:
-    SOON = 20
+    SOON = 60
 
 Ctx = durable.OrchestrationContext
 Handle = durable.OrchestrationHandle[Any]
@@ -192,10 +192,10 @@ def test_an_activity_that_runs_finishes_and_its_outcome_is_kept(
 
 def test_a_timer_that_is_due_waits(bench: Bench, app: durable.Registry) -> None:
     bench.serve(app)
-    handle = waiting(bench, "naps", 0.2)
+    handle = waiting(bench, "naps", 1)
     handle.suspend()
     becomes(bench, handle, "SUSPENDED")
-    assert bench.run("naps", 0.4) == "awake"
+    assert bench.run("naps", 1) == "awake"
     assert handle.status().runtime_status is durable.RuntimeStatus.SUSPENDED
     handle.resume()
     assert handle.result(SOON) == "awake"

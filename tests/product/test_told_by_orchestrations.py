@@ -16,7 +16,7 @@ pytestmark = pytest.mark.everywhere
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, Bench, Place
 else:
-    SOON = 20
+    SOON = 60
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]

@@ -12,7 +12,7 @@ from durable import CloudEvent, EventPattern, TriggerContext, actions, condition
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, Bench
 else:
-    SOON = 20
+    SOON = 60
 
 
 def refusal(context: TriggerContext, action: Any) -> str:

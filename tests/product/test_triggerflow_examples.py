@@ -22,7 +22,7 @@ from durable import CloudEvent, EventPattern, TriggerContext, actions, condition
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, Bench
 else:
-    SOON = 20
+    SOON = 60
 
 DONE = "durable.activity-completed"
 

@@ -19,7 +19,7 @@ from durable import CloudEvent, EventPattern, actions, conditions
 if TYPE_CHECKING:
     from tests.product.conftest import SOON, Bench
 else:
-    SOON = 20
+    SOON = 60
 
 pytestmark = pytest.mark.everywhere
 

@@ -12,7 +12,7 @@ import durable
 if TYPE_CHECKING:
     from tests.product.conftest import Bench
 
-SOON = 20
+SOON = 60
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]

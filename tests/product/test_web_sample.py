@@ -14,7 +14,7 @@ import httpx
 
 from tests.product.test_samples import SAMPLES, running
 
-SOON = 20
+SOON = 60
 
 
 def free_port() -> int:
