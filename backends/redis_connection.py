@@ -295,7 +295,9 @@ class Pauses:
 
 def _connection(target: Target) -> Wire:
     kind = SSLConnection if target.tls else Connection
-    options = {"socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": CONNECT_SECONDS, **target.options}
+    # redis-py before 6 checks no name unless it is told to; without a certificate there is none to check.
+    names = {"ssl_check_hostname": target.options.get("ssl_cert_reqs") != "none"} if target.tls else {}
+    options = {**names, "socket_timeout": ANSWER_SECONDS, "socket_connect_timeout": CONNECT_SECONDS, **target.options}
     connection = kind(
         host=target.host,
         port=target.port,

@@ -14,6 +14,7 @@ from durable.backends.rabbitmq import open_rabbitmq
 from durable.model.errors import TransportError
 from durable.ports import Delivery, Message, Published
 from tests.servers.certificate import Certificate
+from tests.servers.process import HOST
 from tests.servers.rabbitmq_server import RabbitServer
 
 SECRET = "s3cret"
@@ -45,6 +46,11 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(server: RabbitServer) 
     with pytest.raises(TransportError, match="certificate") as refused:
         open_rabbitmq(url, "w")
     assert SECRET not in str(refused.value)
+
+
+def test_a_certificate_of_another_name_is_refused(server: RabbitServer, certificate: Certificate) -> None:
+    with pytest.raises(TransportError, match=r"certificate.*localhost"):
+        open_rabbitmq(_trusting(server, certificate.certificate).replace(HOST, "localhost"), "w")
 
 
 def test_plain_amqp_to_a_port_of_tls_is_told_apart(server: RabbitServer) -> None:

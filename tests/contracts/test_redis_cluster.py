@@ -403,6 +403,8 @@ def test_a_cluster_with_slots_that_nobody_has(after: ExitStack, certificate: Cer
     ):
         open_redis(plain, "w")
     raw(node.port, ("CLUSTER", "ADDSLOTS", 0))
+    with pytest.raises(StoreError, match=r"can't be reached.*certificate"):
+        open_redis(secure.replace(HOST, "localhost"), "w")
     for url in (plain, secure):
         backend = open_redis(url, "w")
         after.callback(backend.close)

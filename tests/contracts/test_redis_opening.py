@@ -232,6 +232,9 @@ def test_tls(redis_server: RedisServer, after: ExitStack, certificate: Certifica
     after.callback(server.close)
     server.start()
     refused(f"rediss://:{SECRET}@{HOST}:{tls}", "can't be reached.*certificate")
+    refused(f"rediss://:{SECRET}@localhost:{tls}?ssl_ca_certs={chain}", "can't be reached.*certificate")
+    for unchecked in ("ssl_cert_reqs=none", f"ssl_ca_certs={chain}&ssl_check_hostname=no"):
+        open_redis(f"rediss://localhost:{tls}?{unchecked}", "w").close()
     refused(f"rediss://:{SECRET}@{HOST}:{server.port}?socket_timeout=0.5", "redis:// or rediss://")
     refused(f"redis://:{SECRET}@{HOST}:{tls}?socket_timeout=0.5", "Redis at")
     one, two = (open_redis(f"rediss://{HOST}:{tls}?ssl_ca_certs={chain}", "w") for _ in range(2))

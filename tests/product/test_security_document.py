@@ -43,7 +43,7 @@ _FUZZ: Final = "tests/fuzz/test_fuzz.py::"
 
 # How a sentence begins, and the tests behind it. A name alone is a test of this file.
 BEHIND: Final[dict[str, tuple[str, ...]]] = {
-    "A test stands behind each sentence": ("test_each_sentence_has_a_test", "test_each_test_is_there"),
+    "For each sentence up to Reporting": ("test_each_sentence_has_a_test", "test_each_test_is_there"),
     "The code you register is trusted": ("test_registered_code_runs_in_the_process_of_the_worker",),
     "The store and the broker of a workspace are trusted half-way": (
         "test_who_writes_to_a_store_steers_its_workflows",
@@ -107,9 +107,12 @@ BEHIND: Final[dict[str, tuple[str, ...]]] = {
     "Signing keys are neither shown nor pickled": (_SIGNED + "test_a_ring_shows_how_many_keys_and_no_secret",),
     "`rediss://`, `rediss+cluster://` and `amqps://` check": (
         "tests/contracts/test_rabbitmq_tls.py::test_a_certificate_that_nobody_vouches_for_is_refused",
+        "tests/contracts/test_rabbitmq_tls.py::test_a_certificate_of_another_name_is_refused",
         "tests/contracts/test_redis_opening.py::test_tls",
+        "tests/contracts/test_redis_cluster.py::test_a_cluster_with_slots_that_nobody_has",
         "test_tls_checks_certificate_and_name",
     ),
+    "Only `ssl_cert_reqs=none`": ("tests/contracts/test_redis_opening.py::test_tls",),
     "`redis://` and `amqp://` are not encrypted": ("test_tls_checks_certificate_and_name",),
     "Nothing here listens on the network": ("test_a_worker_listens_on_no_port",),
     "A worker on SQLite has a socket": (
@@ -145,6 +148,8 @@ BEHIND: Final[dict[str, tuple[str, ...]]] = {
     "With these rights orchestrations and triggers run on": ("test_a_redis_user_with_these_rights_runs_its_workspace",),
     "Redis refuses this user every other workspace": ("test_redis_refuses_this_user_the_rest",),
     "Without `+config|get`": ("tests/contracts/test_redis_opening.py::test_a_user_without_config",),
+    "With it this user can read `requirepass`": ("test_config_shows_requirepass_but_no_password_of_the_default_user",),
+    "These are the rights for one Redis": ("test_a_redis_user_with_these_rights_runs_its_workspace",),
     "A RabbitMQ user for the workspace": ("test_a_rabbitmq_user_with_these_rights_runs_its_workspace",),
     "With these rights orchestrations run over": ("test_a_rabbitmq_user_with_these_rights_runs_its_workspace",),
     "RabbitMQ refuses this user the queues": ("test_rabbitmq_refuses_this_user_the_rest_but_for_publishing",),
@@ -397,6 +402,23 @@ def test_a_redis_user_with_these_rights_runs_its_workspace(
             assert client.handle("by-event").result(SOON) == 42
         assert client.purge("by-event") == 1
     assert [record.message for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+
+
+def test_config_shows_requirepass_but_no_password_of_the_default_user(guarded_redis: RedisServer) -> None:
+    where = f"{HOST}:{guarded_redis.port}/0"
+
+    def told(admin: Any) -> object:
+        with redis.Redis.from_url(f"redis://shop:PASSWORD@{where}", decode_responses=True) as shop:
+            shown = shop.config_get("requirepass")
+        admin.execute_command("ACL SETUSER default nopass")
+        return shown
+
+    with redis.Redis.from_url(f"redis://{where}") as admin:
+        admin.config_set("requirepass", "SECRET")
+        assert "SECRET" in str(told(admin))
+        admin.config_set("requirepass", "")
+        admin.execute_command("ACL SETUSER default >SECRET")
+        assert "SECRET" not in str(told(admin))
 
 
 def until(true: Callable[[], object]) -> object:

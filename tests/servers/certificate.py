@@ -21,10 +21,8 @@ def missing_openssl() -> str | None:
 
 
 def make_certificate(folder: Path) -> Certificate:
-    """For 127.0.0.1, in two new files of the folder."""
+    """For 127.0.0.1 and no other name, in two new files of the folder."""
     made = Certificate(folder / "key.pem", folder / "certificate.pem")
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    )
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=tests -addext subjectAltName=IP:127.0.0.1"
     subprocess.run([*command.split(), "-keyout", made.key, "-out", made.certificate], check=True, capture_output=True)
     return made
