@@ -55,7 +55,7 @@ bench: venv  ## how fast, on this machine
 	@$(RUN) tests/benchmarks/run.py
 
 simulate: venv  ## SEEDS=1000 simulated lives of a system whose parts fail
-	@$(RUN) -m durable.testing.simulator --seeds $(SEEDS)
+	@$(RUN) -m durable.testing.simulator --seeds $(SEEDS) --jobs 2
 
 crash-points: venv  ## 16 small orchestrations, each with every step of its worker gone wrong, and pairs of steps
 	@$(RUN) -m durable.testing.crash_points --pairs --jobs 2

@@ -5,7 +5,7 @@
 
 One round after the other, each with servers of its own. With --minutes every fault happens less often, in proportion,
 yet once at least, so that less than 7 are 7. A round in which less than 90% of the planned faults happened, or less
-than 95% of the load was there, is no pass. Exit status 1 when any round is none. `make chaos` runs this.
+than 95% of the load was there, does not pass. Exit status 1 when any round does not. `make chaos` runs this.
 """
 
 from __future__ import annotations
