@@ -63,7 +63,7 @@ class Execution(LiveCode):
         opening = Event(h.ORCHESTRATOR_STARTED, now, suggest_continue_as_new=is_long)
         if first_turn and self.version != self.started.version:
             opening = msgspec.structs.replace(opening, version=self.version)
-        if first_turn or self._is_due or (self._halted and self._may_go_on()):
+        if first_turn or self._is_due or self._halted:
             new.append(opening)
             self._apply(opening)
         for fact in facts:
@@ -106,13 +106,14 @@ class Execution(LiveCode):
             self.clock, self.journal.commands = event.timestamp, 0
             self.version = event.version or self.version
             self.is_long = event.suggest_continue_as_new
-            if self._driver is None and self._begin is not None:
+            if self._begin is not None:
                 self._start()
                 return
             if self._halted:
                 for halted in self._may_go_on():
                     self._halted.remove(halted)
                     halted.go_on()
+                self._listen_anew()
             if self._is_due:
                 self._resume()
         elif kind == h.EVENT_RAISED:

@@ -42,7 +42,7 @@ class MapTask(Composite[R]):
     ) -> None:
         self._open: dict[int, CallTask[Any]] = {}
         self.halted_by: set[int] = set()
-        self._room: list[CallTask[Any]] = []
+        self._room = 0  # for as many more, but for `halted_by`
         self._followed: set[int] = set()
         super().__init__(owner, self._open.values())
         self._waiting = deque(inputs)
@@ -64,7 +64,7 @@ class MapTask(Composite[R]):
             self._settle(None, child._error)
             self._leave()
         elif self.halted_by:
-            self._room.append(child)
+            self._room += 1
         elif self._waiting and child.id not in self._followed:
             self._start_next(child)
         elif not self._open:
@@ -72,8 +72,6 @@ class MapTask(Composite[R]):
 
     def pass_over(self, failed: CallTask[Any]) -> bool:
         """An item has failed, and this was rewound: law 4. Whether nothing starts now until `go_on`."""
-        if self.order:
-            return False
         if not self.gather:
             self.halted_by.add(failed.id)
             return len(self.halted_by) == 1
@@ -85,10 +83,10 @@ class MapTask(Composite[R]):
     def go_on(self) -> None:
         """None of those failures stands any more."""
         self.halted_by.clear()
-        room, self._room = self._room, []
-        for child in room:
-            if self._waiting and not self.order:
-                self._start_next(child)
+        room, self._room = self._room, 0
+        if not self.order:
+            for _ in range(min(room, len(self._waiting))):
+                self._start_next(None)
 
     @property
     def parts(self) -> Collection[Task[Any]]:

@@ -64,7 +64,7 @@ class Journal:
         self._void = void_outcomes(recorded, stands)
         if self._void:
             self._passed_over = passed_over(recorded)
-            stands = sorted([*stands, *((number, recorded[number]) for number in self._passed_over)], key=_number)
+            stands = sorted([*stands, *((number, recorded[number]) for number in self._passed_over)])
         self._recorded, self._numbers = [event for _, event in stands], [number for number, _ in stands]
 
     def turn(self) -> list[Event]:
@@ -216,13 +216,9 @@ def _same_pattern(recorded: Raw, now: Raw) -> bool:
     return bool(recorded and now) and same_payload(recorded, now)
 
 
-def _number(item: tuple[int, Event]) -> int:
-    return item[0]
-
-
 def _same(recorded: Event, done: Event, ref: Ref | None, named: bool) -> bool:
     kind = done.type
-    if kind == h.EXECUTION_COMPLETED or kind == h.CONTINUE_AS_NEW:
+    if kind == h.EXECUTION_COMPLETED:
         return recorded.type == kind and recorded.status == done.status
     if recorded.type != kind or recorded.task_id != done.task_id or recorded.attempt != done.attempt:
         return False

@@ -307,6 +307,11 @@ class LiveCode:
                 on.remove(before.id)
             on.add(number)
 
+    def _listen_anew(self) -> None:
+        """Also for items of maps that follow what had ended before the code waited."""
+        if self.trigger is not None and isinstance(self.trigger.on, set):
+            self.trigger.on.update(leaf.id for leaf in open_leaves(self.trigger.context))
+
     def _open_mail(self, awaited: Task[Any]) -> None:
         for wait, event in self.mailbox.pairs():
             self._give(wait, event)

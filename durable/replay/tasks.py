@@ -25,7 +25,6 @@ from ..triggers.pattern import EventPattern
 from .callee import ActivityRef, OrchestratorRef
 
 R = TypeVar("R", covariant=True)
-_UNSET: Final[Any] = object()
 
 # What a forgetful `total = ctx.call_activity(...)` meets next.
 _OPERATIONS: Final = """
@@ -53,7 +52,7 @@ class Task(Generic[R]):
     def __init__(self, owner: Canceller) -> None:
         self.owner = owner
         self._parents: list[Composite[Any]] = []
-        self._value: Any = _UNSET
+        self._value: Any = None
         self._error: BaseException | None = None
         self.order = 0
 

@@ -1,0 +1,218 @@
+"""Code that fits its history, and code that does not: what is compared, and what is said of a difference."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import msgspec
+import pytest
+
+from durable.model import history as h
+from durable.model.errors import TaskFailedError
+from durable.model.history import Event, Raw
+from durable.model.limits import Limits
+from durable.model.retry import RetryPolicy
+from durable.replay.callee import ActivityRef
+from durable.replay.context import OrchestrationContext
+from durable.replay.execution import Execution
+from durable.replay.guard import Watch
+from durable.replay.journal import PATIENCE
+from durable.replay.live_code import Code
+from durable.replay.mismatch import Mismatch
+
+from .test_replay_laws import (
+    NOW,
+    _failed,
+    begin,
+    code_of,
+    done,
+    done_attempt,
+    fired,
+    output,
+    place,
+    raised,
+    replayed,
+)
+
+Steps = Generator[Any, Any, Any]
+
+
+def waits_at_once(*names: str) -> Code:
+    def run(ctx: OrchestrationContext) -> Steps:
+        yield [ctx.call_activity(name) for name in names]
+
+    return code_of(run)
+
+
+def test_a_command_that_is_not_asked_for_any_more_is_named_with_the_line_that_waits() -> None:
+    execution = begin(waits_at_once("a", "b"))
+    history = execution.take([], NOW)
+    fewer = waits_at_once("a")
+    line = f"test_.*py:{fewer.fn.__code__.co_firstlineno + 1}\\)"
+    with pytest.raises(Mismatch, match=rf"event 3 is call_activity 'b' .*; the code did not ask for it .*{line}"):
+        replayed(fewer, execution.started, history)
+
+
+def test_a_command_too_many_is_told_apart_from_a_changed_one() -> None:
+    """A fact stands where it would have been recorded, and is not what the code was to ask for."""
+    execution = begin(waits_at_once("a"))
+    history = execution.take([], NOW)
+    history += execution.take([Event(h.TIMER_FIRED, NOW), raised("kept", "")], NOW)
+    with pytest.raises(Mismatch, match=r"the history has no further command at event 3; .* call_activity 'b'"):
+        replayed(waits_at_once("a", "b"), execution.started, history)
+
+
+def test_a_plain_function_that_does_not_fit_is_named_with_its_line() -> None:
+    def plain(*names: str) -> Code:
+        def run(ctx: OrchestrationContext) -> None:
+            for name in names:
+                ctx.call_activity(name)
+
+        return code_of(run)
+
+    execution = begin(plain("a", "b"))
+    history = execution.take([], NOW)
+    other, fewer = plain("a", "c"), plain("a")
+    first = other.fn.__code__.co_firstlineno
+    with pytest.raises(Mismatch, match=rf"now asks for call_activity 'c' .*test_.*py:{first + 2}\)"):
+        replayed(other, execution.started, history)
+    with pytest.raises(Mismatch, match=rf"; the code: return .*test_.*py:{first}\)"):  # it has ended: where it begins
+        replayed(fewer, execution.started, history)
+
+
+def test_an_item_that_differs_is_named_with_the_line_that_waits_for_the_map() -> None:
+    def maps(*items: int) -> Code:
+        def run(ctx: OrchestrationContext) -> Steps:
+            mapped = ctx.map("work", items, max_concurrency=1)
+            yield mapped
+
+        return code_of(run)
+
+    execution = begin(maps(1, 2))
+    history = [*execution.take([], NOW), *execution.take([done(1)], NOW)]
+    other = maps(1, 3)
+    line = f"test_.*py:{other.fn.__code__.co_firstlineno + 2}\\)"
+    with pytest.raises(Mismatch, match=rf"with input 2; the code now asks for .* with input 3 \(.*{line}"):
+        replayed(other, execution.started, history)
+
+
+@pytest.mark.parametrize("kind", ["call", "timer"])
+def test_cancelling_another_task_is_a_difference(kind: str) -> None:
+    def cancels(number: int) -> Code:
+        def run(ctx: OrchestrationContext) -> Steps:
+            tasks = [ctx.call_activity("a") if kind == "call" else ctx.create_timer(9) for _ in range(2)]
+            tasks[number].cancel()
+            yield tasks[1 - number]
+
+        return code_of(run)
+
+    execution = begin(cancels(0))
+    history = execution.take([], NOW)
+    with pytest.raises(Mismatch, match=r"cancel of a \w+ \(task 1\); the code now asks for cancel of a \w+ \(task 2\)"):
+        replayed(cancels(1), execution.started, history)
+
+
+def ends(how: str) -> Code:
+    def run(ctx: OrchestrationContext) -> Steps:
+        try:
+            yield ctx.call_activity("a")
+        except TaskFailedError:
+            if how == "lets it go":
+                raise
+            if how == "own error":
+                raise ValueError("another") from None
+        if how == "continues":
+            ctx.continue_as_new()
+        elif how == "calls":
+            yield ctx.call_activity("b")
+        return how
+
+    return code_of(run)
+
+
+def test_of_an_end_its_kind_is_compared_and_nothing_else() -> None:
+    """As the output of code may change, so may the error it ends with."""
+    kinds = [("lets it go", "own error"), ("returns", "returns another"), ("continues",), ("calls",)]
+    for same in kinds:
+        execution = begin(ends(same[0]))
+        history = [*execution.take([], NOW), *execution.take([_failed(1, 1)], NOW)]
+        for other in [how for each in kinds for how in each]:
+            if other in same:
+                replayed(ends(other), execution.started, history)
+                continue
+            with pytest.raises(Mismatch):
+                replayed(ends(other), execution.started, history)
+
+
+def test_who_swallows_a_difference_is_told_so_often_and_no_more() -> None:
+    told: list[Mismatch] = []
+
+    def greedy(ctx: OrchestrationContext) -> Steps:
+        for _ in range(10 * PATIENCE):
+            try:
+                yield ctx.call_activity("renamed")
+            except Mismatch as difference:
+                told.append(difference)
+
+    execution = begin(waits_at_once("a"))
+    history = execution.take([], NOW)
+    with pytest.raises(Mismatch, match="'renamed'"):
+        replayed(code_of(greedy), execution.started, history)
+    assert len(told) == 1 + PATIENCE
+    assert len(set(map(id, told))) == 1  # the first one
+
+
+def test_code_whose_context_is_used_while_it_sleeps_is_stopped() -> None:
+    """By another thread, or another orchestration: what that asks for fits no place in the history."""
+    contexts: list[OrchestrationContext] = []
+
+    def lends(ctx: OrchestrationContext) -> Steps:
+        contexts.append(ctx)
+        yield ctx.call_activity("a")
+
+    execution = begin(code_of(lends))
+    execution.take([], NOW)
+    for _ in range(PATIENCE):
+        with pytest.raises(GeneratorExit):
+            contexts[0].call_activity("b")
+    contexts[0].call_activity("b")
+    with pytest.raises(Mismatch):
+        execution.take([done(1)], NOW)
+
+
+def test_retries_in_one_turn_are_no_commands_of_the_code_and_replay() -> None:
+    """Timers and attempts of more calls than the code may make in a turn, and each next to those of the others."""
+
+    def retries(ctx: OrchestrationContext) -> Steps:
+        ref = ActivityRef[..., Any]("flaky", retry=RetryPolicy(2, first_interval=1))
+        tasks = [ctx.call_activity(ref)]
+        yield ctx.wait_for_external_event("go")
+        tasks += [ctx.call_activity(ref), ctx.call_activity(ref)]
+        return (yield tasks)
+
+    code = code_of(retries)
+    execution = Execution(code, begin(code).started, "i", Limits(commands_per_turn=2), Watch())
+    context = OrchestrationContext(execution)
+    execution.begin_with(lambda: code.fn(context))
+    history = execution.take([], NOW)
+    history += execution.take([raised("go", "")], NOW)
+    for facts in (
+        [_failed(number, 1) for number in (1, 3, 4)],
+        [fired(number, 2) for number in (1, 3, 4)],
+        [msgspec.structs.replace(done_attempt(2), task_id=number) for number in (1, 3, 4)],
+    ):
+        history += execution.take(facts, NOW)
+        assert execution.taken == 3
+        assert place(replayed(code, execution.started, history)) == place(execution)
+    assert output(history) == ["done"] * 3
+
+
+def test_a_pattern_means_the_same_however_it_is_written() -> None:
+    def waits(ctx: OrchestrationContext) -> Steps:
+        yield ctx.wait_for_cloudevent(type="shop.paid", subject="order-1")
+
+    execution = begin(code_of(waits))
+    history = execution.take([], NOW)
+    history[-1] = msgspec.structs.replace(history[-1], input=Raw(b'{ "subject": "order-1", "type": "shop.paid" }'))
+    assert replayed(execution.code, execution.started, history).trigger is not None

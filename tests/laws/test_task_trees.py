@@ -1,0 +1,114 @@
+"""Tasks of several, and what becomes of those that nobody waits for any more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+
+from durable.model.errors import TaskFailedError
+from durable.replay.callee import ActivityRef
+from durable.replay.context import OrchestrationContext
+from durable.replay.tasks import AllTask, Task, leaves_of, open_leaves
+
+from .test_replay_laws import (
+    NOW,
+    _failed,
+    begin,
+    code_of,
+    done,
+    drive,
+    fired,
+    output,
+    raised,
+)
+
+Steps = Generator[Any, Any, Any]
+
+
+def test_all_of_what_has_failed_already_fails_at_once_with_the_earliest() -> None:
+    def orchestration(ctx: OrchestrationContext) -> Steps:
+        first, second, never = (ctx.call_activity("a", number) for number in range(3))
+        yield ctx.wait_for_external_event("go")
+        together = ctx.task_all([never, second, first])
+        try:
+            yield together
+        except TaskFailedError as error:
+            return [error.task_id, together.is_failed, never.is_completed]
+
+    assert output(drive(orchestration, _failed(1, 1), _failed(2, 1), raised("go", ""))) == [1, True, False]
+
+
+def test_a_race_that_is_over_lets_go_of_its_losers_and_of_nobody_else() -> None:
+    kept: list[Task[Any]] = []
+
+    def orchestration(ctx: OrchestrationContext) -> Steps:
+        loser, last = ctx.call_activity("loser"), ctx.call_activity("last")
+        kept.append(loser)
+        both = ctx.task_all([loser, last])
+        for _ in range(3):
+            yield ctx.task_any([loser, ctx.wait_for_external_event("go")])
+        assert kept[-1]._parents == [both]  # no dead one for each round
+        return (yield both)
+
+    facts = [raised("go", str(number)) for number in range(3)]
+    assert output(drive(orchestration, *facts, done(1, "loser"), done(2, "last"))) == ["loser", "last"]
+
+
+class Looked(list[Task[Any]]):
+    """Children, and how often they were looked at."""
+
+    times = 0
+
+    def __iter__(self) -> Any:
+        self.times += 1
+        return super().__iter__()
+
+
+@pytest.mark.parametrize("look", [open_leaves, leaves_of])
+def test_a_task_that_stands_in_many_places_is_looked_at_once(look: Callable[[Task[Any]], object]) -> None:
+    """Else a tree of pairs of one and the same would cost 2 to the power of its depth."""
+    trees: list[AllTask[Any]] = []
+
+    def orchestration(ctx: OrchestrationContext) -> Steps:
+        tree: Task[Any] = ctx.task_all([ctx.call_activity("a")])
+        for _ in range(9):
+            tree = ctx.task_all([tree, tree])
+            assert isinstance(tree, AllTask)
+            trees.append(tree)
+        yield ctx.wait_for_external_event("go")
+
+    begin(code_of(orchestration)).take([], NOW)
+    children = [Looked(tree.children) for tree in trees]
+    for tree, seen in zip(trees, children, strict=True):
+        tree.children = seen
+    found = look(trees[-1])
+    assert [getattr(leaf, "id", leaf) for leaf in found] == [1]  # type: ignore[attr-defined]  # of either, a collection
+    assert [seen.times for seen in children] == [1] * 9
+
+
+def test_a_result_of_a_wrong_type_fails_with_the_number_of_its_task() -> None:
+    def orchestration(ctx: OrchestrationContext) -> Steps:
+        yield ctx.create_timer(9)
+        return (yield ctx.call_activity(ActivityRef[..., Any]("a", result_hint=int)))
+
+    [*_, end] = drive(orchestration, fired(1), done(2, "no number"))
+    assert end.failure is not None
+    assert (end.failure.type, end.failure.properties["task_id"]) == ("durable.PayloadError", 2)
+
+
+def test_only_a_wait_with_a_timeout_leaves_a_timer_unused() -> None:
+    def orchestration(ctx: OrchestrationContext) -> Steps:
+        for timeout in (None, 5, 5):
+            wait = ctx.wait_for_external_event("go", timeout=timeout)
+            yield ctx.call_activity("a")
+            yield wait
+
+    execution = begin(code_of(orchestration))
+    execution.take([], NOW)
+    unused = []
+    for facts in ([done(2), raised("go", "")], [done(4), raised("go", "")], [raised("go", ""), fired(5), done(6)]):
+        execution.take(facts, NOW)
+        unused.append(execution.unused_timers)
+    assert unused == [[], [3], []]  # that of the last one had fired when the event was taken
