@@ -14,6 +14,7 @@ import pytest
 import redis
 
 import durable
+from durable.backends.dynamodb_backend import create_dynamodb
 from tests.hostile.names import ALLOWED, REFUSED
 from tests.product.command_line import Here
 from tests.servers.dynamodb_server import CREDENTIALS, REGION, DynamoServer
@@ -141,7 +142,8 @@ def test_case_42_keys_of_different_workspaces_in_dynamodb_are_different(dynamodb
         aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
     )
-    table = dynamodb.Table("durable")
+    create_dynamodb(dynamodb_server.url(table="case-42"))  # that of the other tests is too long to be read so often
+    table = dynamodb.Table("case-42")
     names = [key["AttributeName"] for key in table.key_schema]
 
     def keys() -> set[tuple[Any, ...]]:
@@ -154,7 +156,7 @@ def test_case_42_keys_of_different_workspaces_in_dynamodb_are_different(dynamodb
 
     found = {}
     for workspace, instance_id in PAIRS:
-        with durable.connect(dynamodb_server.url("&partitions=1"), workspace=workspace) as client:
+        with durable.connect(dynamodb_server.url("&partitions=1", table="case-42"), workspace=workspace) as client:
             before = keys()
             client.start_orchestration("o", "x", instance_id=instance_id)
             found[workspace, instance_id] = keys() - before
