@@ -6,8 +6,8 @@ INPUTS ?= 100000
 MINUTES ?= 10
 IMAGES ?= 500
 OF     ?= durable/engine durable/replay durable/runtime
-# Most tests wait for something. Each of the two processes starts servers of its own.
-SIDE_BY_SIDE ?= -n 2 --dist loadfile
+# Most tests wait for something. Each of the three processes starts servers of its own.
+SIDE_BY_SIDE ?= -n 3 --dist loadfile
 # ALLOW_SKIP=1: tests that need a server which is not there are skipped, visibly.
 export ALLOW_SKIP
 

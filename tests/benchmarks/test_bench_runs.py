@@ -96,18 +96,22 @@ def test_raw_stores_what_the_product_stores(sqlite: tuple[str, dict[str, Any]]) 
     check_bytes(sqlite[1])
 
 
+@pytest.mark.slow
 def test_every_row_with_servers_is_shown(servers: tuple[str, dict[str, Any]]) -> None:
     check_every_row(servers, SERVERS)
 
 
+@pytest.mark.slow
 def test_raw_stores_in_redis_what_the_product_stores(servers: tuple[str, dict[str, Any]]) -> None:
     check_bytes(servers[1])
 
 
+@pytest.mark.slow
 def test_every_row_with_an_emulator_is_shown(emulator: tuple[str, dict[str, Any]]) -> None:
     check_every_row(emulator, DYNAMODB)
 
 
+@pytest.mark.slow
 def test_raw_stores_in_dynamodb_what_the_product_stores(emulator: tuple[str, dict[str, Any]]) -> None:
     check_bytes(emulator[1])
 

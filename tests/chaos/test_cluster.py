@@ -45,9 +45,9 @@ def test_killed_workers_and_a_killed_broker_lose_nothing(tmp_path: Path) -> None
     [
         ("rabbitmq", 40, ("rabbit-memory=1", "redis-memory=1", "queues-deleted=1")),
         ("streams", 60, ("redis-kill=1", "redis-cut=2")),
-        ("everysec", 60, ("redis-disk=1", "worker-kill=3")),
-        ("cluster", 60, ("redis-kill=1", "worker-kill=3")),
-        ("dynamodb", 8, ("worker-kill=5",)),
+        pytest.param("everysec", 60, ("redis-disk=1", "worker-kill=3"), marks=pytest.mark.slow),
+        pytest.param("cluster", 60, ("redis-kill=1", "worker-kill=3"), marks=pytest.mark.slow),
+        pytest.param("dynamodb", 8, ("worker-kill=5",), marks=pytest.mark.slow),
         ("sqlite", 60, ("disk-full=1", "worker-kill=3")),
     ],
 )
