@@ -20,7 +20,7 @@ _CONTENT = struct.Struct(">HHQ")  # class, weight, size of the body
 _Select: Any = pika.SelectConnection
 
 
-class Connection(_Select):  # type: ignore[misc]  # as above
+class Connection(_Select):  # type: ignore[misc]  # its base is Any to mypy: pika has no types
     def _read_frame(self) -> tuple[int, Any]:
         buffer: bytes = self._frame_buffer
         try:
