@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
@@ -42,6 +42,7 @@ from tests.chaos.load import Load
 from tests.chaos.outcome import Outcome, complaint
 from tests.chaos.places import WORKSPACE
 from tests.chaos.verdict import Verdict, left
+from tests.waiting import until
 
 OF_WORKERS: Final = ("worker-kill", "worker-freeze")
 STALLED: Final = 45.0  # seconds without any instance finishing, after the load: what is open then is stuck
@@ -195,14 +196,6 @@ def unfinished(client: durable.Client, instances: Sequence[str]) -> Iterator[str
         except durable.StoreError:
             found = [None] * len(some)
         yield from (i for i, s in zip(some, found, strict=True) if s is None or not s.status.finished)
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {seconds:g} s")
-        time.sleep(0.05)
 
 
 def run(plan: Plan) -> Outcome:

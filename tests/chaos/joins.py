@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import pika  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
 import redis
@@ -31,9 +31,9 @@ from durable.app.plugins import open_event_source
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # run by its path, it has only its own folder there
 from tests.servers.rabbitmq_server import RabbitServer
 from tests.servers.redis_server import RedisServer
+from tests.waiting import until
 
 TRIGGERS: Final = 200
-PATIENCE: Final = 60.0  # seconds in which something must happen
 WORKSPACE: Final = "joins"
 TOGETHER: Final = 5_000
 
@@ -108,13 +108,6 @@ def body(trigger: int, number: int) -> bytes:
     return json.dumps({**event, "subject": f"job-{trigger}", "data": {"number": number}}).encode()
 
 
-def until(holds: Callable[[], Any]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < end, f"not within {PATIENCE:g} s"
-        time.sleep(0.02)
-
-
 def spawn(place: Place) -> subprocess.Popen[str]:
     environment = {**os.environ, "DURABLE_URL": place.store, "DURABLE_EVENTS_URL": "", "EVENTS": place.source}
     command = [sys.executable, os.path.abspath(__file__), "--work"]
@@ -125,7 +118,7 @@ def spawn(place: Place) -> subprocess.Popen[str]:
 
 
 def run(place: Place, events: int, kills: int, random: Random) -> None:
-    """Raises AssertionError for whatever is wrong."""
+    """Raises AssertionError or TimeoutError for whatever is wrong."""
     fill(place.source, events)
     with durable.connect(place.store, events="", workspace=WORKSPACE) as client:
         added = client.add_triggers(
@@ -176,7 +169,7 @@ def main() -> None:
     with PLACES[arguments.place]() as place:
         try:
             run(place, arguments.events, arguments.kills, Random(arguments.seed))
-        except AssertionError as wrong:
+        except (AssertionError, TimeoutError) as wrong:
             sys.exit(f"seed {arguments.seed}, {arguments.place}: WRONG: {wrong}")
     seconds = time.monotonic() - begun
     print(

@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -31,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import durable
 from tests.chaos import account, programs
 from tests.chaos.outcome import Outcome, complaint
+from tests.waiting import SOON, until
 
-PATIENCE = 60.0  # seconds in which something must happen
 WELL_WITHIN = 30.0  # seconds from the last kill until `durable doctor` has nothing to say
 SIZES: dict[Any, int] = {
     programs.sequence: 8,
@@ -107,7 +106,7 @@ class Chaos:
             while said := complaint(f"sqlite:///{self.folder}/store.db", "", "default"):
                 assert time.monotonic() < killed + WELL_WITHIN, f"durable doctor says: {said}"
             for instance in self.expected:
-                self.client.wait(instance, PATIENCE)
+                self.client.wait(instance, SOON)
             until(lambda: not self.client.backend.store.due(0, "default", math.inf, 1).items)
         finally:
             worker.kill()
@@ -155,7 +154,7 @@ class Chaos:
         ran = self.ledger()
         outcomes: Counter[str] = Counter()
         for instance, (expected, attempts) in self.expected.items():
-            output = self.client.handle(instance).result(PATIENCE)
+            output = self.client.handle(instance).result(SOON)
             if output != expected:
                 found.append(f"{instance}: {output}, but plain Python says {expected}")
             read = account.read(self.client, instance)
@@ -196,14 +195,6 @@ class Chaos:
         )
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"no progress in {PATIENCE:.0f} s")
-        time.sleep(0.002)
-
-
 def run(kills: int, seed: int, blobs: bool = False) -> Outcome:
     """One run, in a folder of its own, which is kept when anything is wrong; prints what there is to tell."""
     folder = Path(tempfile.mkdtemp(prefix="durable-kill-"))
@@ -212,7 +203,7 @@ def run(kills: int, seed: int, blobs: bool = False) -> Outcome:
     try:
         chaos.lives(kills)
         wrong = chaos.wrong()
-    except (AssertionError, durable.DurableError) as error:
+    except (AssertionError, TimeoutError, durable.DurableError) as error:
         wrong = [f"{type(error).__name__}: {error}"]
     chaos.client.close()
     started = len(chaos.expected)

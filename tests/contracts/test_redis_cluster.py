@@ -47,13 +47,13 @@ from tests.contracts.test_redis import (  # noqa: F401
 )
 from tests.contracts.test_redis_signals import test_who_listens_first_is_told  # noqa: F401
 from tests.servers.certificate import Certificate
-from tests.servers.process import HOST, free_port, wait_until
+from tests.servers.process import HOST, free_port
 from tests.servers.redis_cluster import RedisCluster
 from tests.servers.redis_place import Heard, Opener, raw, spread
 from tests.servers.redis_server import RedisServer, missing_redis
+from tests.waiting import SOON, until
 
 SECRET = "pa55w0rd"
-SOON = 60
 COMMITTED, UNKNOWN = Outcome.COMMITTED, Outcome.UNKNOWN
 
 
@@ -111,7 +111,7 @@ def test_a_partition_whose_slot_moves_waits_and_is_never_written_in_half(
     with ThreadPoolExecutor(1) as thread:
         commit = turn("i3", 1, events("i3", 1), drop=["ki3"], put=[work("l", "i3")])
         asked = thread.submit(lambda: (store.commit([commit, turn("new", 0)]), store.deliver([fact("i3", "f")])))
-        wait_until(lambda: redis_cluster.refusals(source) >= asks + 10, 20, "refused five times")
+        until(lambda: redis_cluster.refusals(source) >= asks + 10, "refused five times", 20)
         assert not asked.done()
         assert keys_of(redis_cluster, target, slot) == {base + b"instances", base + b"h:x/i3"}
         redis_cluster.end_move(slot, source, target)
@@ -192,7 +192,7 @@ def test_a_master_that_is_killed(open_here: Opener, redis_cluster: RedisCluster,
     assert all(heard.wait_for(commit.instance_id) for commit in told)
     assert [beat.incarnation for beat in two.membership.beat(Beat("w"))] == ["w"]
     dead.start()
-    wait_until(redis_cluster.well, 60, "the cluster is well")
+    until(redis_cluster.well, "the cluster is well", 60)
     assert one.store.commit([spread(turn(f"i{n}", 1, events(f"i{n}", 1))) for n in range(64)]) == [COMMITTED] * 64
 
 
@@ -208,10 +208,10 @@ def test_a_master_that_is_frozen(open_here: Opener, redis_cluster: RedisCluster,
         outcomes.extend(store.commit([commit]))
         return outcomes[-1] is COMMITTED
 
-    wait_until(committed, 60, "a replica has taken over")
+    until(committed, "a replica has taken over", 60)
     assert set(outcomes[:-1]) == {UNKNOWN}
     frozen.resume()
-    wait_until(redis_cluster.well, 60, "the cluster is well")
+    until(redis_cluster.well, "the cluster is well", 60)
     record = loaded(store, "a")
     assert (record.version, record.commit_id) == (2, commit.id)
 
@@ -397,7 +397,7 @@ def test_a_cluster_with_slots_that_nobody_has(after: ExitStack, certificate: Cer
     with pytest.raises(StoreError, match="knows no node that serves a slot"):
         open_redis(plain, "w")
     raw(node.port, ("CLUSTER", "ADDSLOTS", *range(1, 16_384)))
-    wait_until(lambda: b"cluster_state:ok" in raw(node.port, ("CLUSTER", "INFO")), 20, "the node is well")
+    until(lambda: b"cluster_state:ok" in raw(node.port, ("CLUSTER", "INFO")), "the node is well", 20)
     with pytest.raises(
         StoreError, match=rf"{HOST}:{node.port} says .*16,383 of 16,384 .*redis-cli --cluster check {HOST}"
     ):

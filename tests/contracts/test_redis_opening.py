@@ -18,9 +18,10 @@ from durable.model.errors import StoreError, TransportError
 from durable.ports import FACTS, STATUS, Beat, Delivered, Fact, Outcome, Query
 from durable.testing.store_samples import events, turn, work
 from tests.servers.certificate import Certificate
-from tests.servers.process import HOST, free_port, wait_until
+from tests.servers.process import HOST, free_port
 from tests.servers.redis_place import Heard, Opener, raw, spread
 from tests.servers.redis_server import RedisServer
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "pa55w0rd"
@@ -213,7 +214,7 @@ def test_a_node_of_a_cluster(redis_server: RedisServer, after: ExitStack) -> Non
     node = RedisServer(cluster_enabled="yes", cluster_port=str(free_port()))
     after.callback(node.close)
     node.start()
-    wait_until(lambda: b"cluster_state" in raw(node.port, ("CLUSTER", "INFO")), 10, "cluster")
+    until(lambda: b"cluster_state" in raw(node.port, ("CLUSTER", "INFO")), "cluster", 10)
     refused(node.url, "is a node of a Redis Cluster")
 
 

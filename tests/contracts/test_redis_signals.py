@@ -15,9 +15,10 @@ from durable.backends import redis_subscriber as subscriber
 from durable.backends.redis_backend import open_redis
 from durable.ports import FACTS, STATUS, Outcome, Topic
 from durable.testing.store_samples import turn
-from tests.servers.process import HOST, wait_until
+from tests.servers.process import HOST
 from tests.servers.redis_place import Heard, Opener, raw, spread
 from tests.servers.redis_server import RedisServer
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -126,7 +127,7 @@ def test_an_idle_connection_is_kept(
         return int(raw(own_server.port, ("INFO", "commandstats")).get("cmdstat_ping", {}).get("calls", 0))
 
     first = pings()
-    wait_until(lambda: pings() >= first + 3, 20, "three pings")
+    until(lambda: pings() >= first + 3, "three pings", 20)
     assert heard.ids == []
     assert [record.message for record in caplog.records] == []
 
@@ -144,7 +145,7 @@ def test_a_connection_is_kept_while_the_disk_of_redis_is_full(
     def refused() -> int:
         return int(raw(own_server.port, ("INFO", "errorstats")).get("errorstat_MISCONF", {}).get("count", 0))
 
-    wait_until(lambda: refused() >= 2, 20, "two pings answered with an error")
+    until(lambda: refused() >= 2, "two pings answered with an error", 20)
     assert [record.message for record in caplog.records] == []
 
 

@@ -28,6 +28,7 @@ from durable.backends.sqlite_handover import Request, Sender, encode, framed
 from durable.ports import FACTS, Beat, Delivered, Fact, Outcome, Store, Want
 from durable.testing import StoreContract
 from durable.testing.store_samples import fact, turn
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """\
@@ -175,13 +176,6 @@ def went_directly(backend: SqliteBackend, act: Callable[[], object]) -> bool:
     before = backend._core.foreign_version()
     act()
     return backend._core.foreign_version() != before
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.002)
 
 
 def receiver(worker: SqliteBackend) -> reception.Reception:

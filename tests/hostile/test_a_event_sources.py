@@ -19,8 +19,8 @@ import redis
 
 import durable
 from tests.hostile.messages import HOSTILE, Hostile, Table
+from tests.waiting import SOON
 
-SOON: Final = 60  # seconds; all of it takes a few
 BY_ITSELF: Final = [one for one in HOSTILE if not one.case.startswith("case 7 ")]
 
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import json
 import resource
-import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from threading import Event
 from typing import Any, Final, NamedTuple, Protocol
 from uuid import uuid4
 
@@ -25,8 +23,8 @@ import redis
 import durable
 from durable.backends.rabbitmq_frames import Connection
 from tests.hostile.messages import HOSTILE, INVOCATION, SET_ASIDE, Hostile, Table, event
+from tests.waiting import SOON, until
 
-SOON: Final = 60  # seconds; all of it takes a few
 TIMES: Final = 10_000  # case 22
 QUEUES: Final = ("work.default", "outcomes.default.0")
 BY_ITSELF: Final = [one for one in HOSTILE if not one.case.startswith("case 7 ")]  # 250 cuts are one test
@@ -133,13 +131,6 @@ class Aftermath(NamedTuple):
     folder: Path
     grown: int
     findings: list[str]
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SOON
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        Event().wait(0.02)
 
 
 def app() -> durable.Registry:

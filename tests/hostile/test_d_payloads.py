@@ -14,8 +14,8 @@ import pytest
 
 import durable
 from tests.product.command_line import Here
+from tests.waiting import SOON
 
-SOON: Final = 60
 KB: Final = 1024
 Steps = Generator[Any, Any, Any]
 

@@ -18,8 +18,8 @@ from durable.testing import Environment
 from tests.product.command_line import Here
 from tests.servers.rabbitmq_server import RabbitServer
 from tests.servers.redis_server import RedisServer
+from tests.waiting import SOON
 
-SOON: Final = 60
 SECRET: Final = "hunter2"
 Steps = Generator[Any, Any, Any]
 

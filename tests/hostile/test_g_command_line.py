@@ -14,8 +14,8 @@ import pytest
 
 import durable
 from tests.product.command_line import Command, Here
+from tests.waiting import SOON
 
-SOON: Final = 60
 ODD: Final = ("a\x1b[31mb", "a\u202eb", "a\rb", "a\x9bb", "a\x07b", "a\u2066b")
 SECRET: Final = "hunter2secret"
 MOST: Final = 1 << 30  # bytes of memory that a process here may have

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import sqlite3
 import struct
-import threading
-import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,8 +20,8 @@ import redis
 import durable
 from durable.ports import Commit, Row, RowKey, Want
 from tests.servers.redis_server import RedisServer
+from tests.waiting import SOON, until
 
-SOON: Final = 60
 Rows = list[tuple[int, bytes]]  # the number of the first event, and the events of one turn
 Steps = Generator[Any, Any, Any]
 _START: Final = struct.Struct("<I")
@@ -151,13 +149,6 @@ class Shop:
             go = yield ctx.wait_for_external_event("go")
             last = yield ctx.wait_for_external_event("last")
             return [first, second, go, last]
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SOON
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        threading.Event().wait(0.01)
 
 
 @pytest.mark.parametrize("what", CHANGES)

@@ -23,7 +23,6 @@ from durable.replay.mismatch import Mismatch
 
 from .test_replay_laws import (
     NOW,
-    _failed,
     begin,
     code_of,
     done,
@@ -33,6 +32,7 @@ from .test_replay_laws import (
     place,
     raised,
     replayed,
+    task_failed,
 )
 
 Steps = Generator[Any, Any, Any]
@@ -136,7 +136,7 @@ def test_of_an_end_its_kind_is_compared_and_nothing_else() -> None:
     kinds = [("lets it go", "own error"), ("returns", "returns another"), ("continues",), ("calls",)]
     for same in kinds:
         execution = begin(ends(same[0]))
-        history = [*execution.take([], NOW), *execution.take([_failed(1, 1)], NOW)]
+        history = [*execution.take([], NOW), *execution.take([task_failed(1, 1)], NOW)]
         for other in [how for each in kinds for how in each]:
             if other in same:
                 replayed(ends(other), execution.started, history)
@@ -198,7 +198,7 @@ def test_retries_in_one_turn_are_no_commands_of_the_code_and_replay() -> None:
     history = execution.take([], NOW)
     history += execution.take([raised("go", "")], NOW)
     for facts in (
-        [_failed(number, 1) for number in (1, 3, 4)],
+        [task_failed(number, 1) for number in (1, 3, 4)],
         [fired(number, 2) for number in (1, 3, 4)],
         [msgspec.structs.replace(done_attempt(2), task_id=number) for number in (1, 3, 4)],
     ):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
 from unittest.mock import patch
 
 import pytest
@@ -13,6 +11,7 @@ from hypothesis import strategies as st
 from durable.ports import Beat
 from durable.runtime.membership import BEAT_EVERY, DEAD_AFTER, Peers, Seat, owned
 from durable.runtime.requests import Lost, News
+from tests.waiting import until
 
 _names = st.lists(st.text("abcdef0123456789", min_size=4, max_size=8), min_size=1, max_size=6, unique=True)
 _groups = st.lists(st.sampled_from(["default", "night", "gpu"]), min_size=1, max_size=3, unique=True).map(tuple)
@@ -112,10 +111,7 @@ def test_a_repair_is_heard_even_when_another_repairer_dies_in_the_same_moment() 
         assert not any(isinstance(news, Lost) for news in told)
         del place.beats["old"]
         place.beats["you"] = Beat("you", repairs=1)
-        end = time.monotonic() + 20
-        while not any(isinstance(news, Lost) for news in told):
-            assert time.monotonic() < end
-            os.sched_yield()
+        until(lambda: any(isinstance(news, Lost) for news in told), "it is told that it lost")
     finally:
         seat.leave()
     assert "me" not in place.beats

@@ -914,7 +914,7 @@ def test_task_any_takes_the_earliest_in_history_whatever_the_order_of_the_list(
 # ---- retries
 
 
-def _failed(number: int, attempt: int) -> Event:
+def task_failed(number: int, attempt: int) -> Event:
     failure = FailureDetails("ValueError", "boom", hierarchy=("ValueError", "Exception"))
     return Event(h.TASK_FAILED, NOW, task_id=number, attempt=attempt, failure=failure)
 
@@ -950,7 +950,7 @@ def test_recorded_delays_win_over_an_edited_policy(
     history = execution.take([], NOW)
     attempt = 1
     while attempt <= failures and not execution.finished:
-        history = [*history, *execution.take([_failed(1, attempt)], NOW)]
+        history = [*history, *execution.take([task_failed(1, attempt)], NOW)]
         attempt += 1
         if not execution.finished:
             assert replayed(_retrying(edited), execution.started, history).tasks[1].order == 0
@@ -975,11 +975,11 @@ def done_attempt(attempt: int) -> Event:
 def test_a_pending_retry_goes_on_although_the_policy_is_gone() -> None:
     execution = begin(_retrying(RetryPolicy(3, first_interval=10)))
     history = execution.take([], NOW)
-    history += execution.take([_failed(1, 1)], NOW)
+    history += execution.take([task_failed(1, 1)], NOW)
     assert history[-1].fire_at == NOW + timedelta(seconds=10)
     cold = replayed(_retrying(None), execution.started, history)
     assert [event.type for event in cold.take([fired(1, 2)], NOW)][-1] == h.TASK_SCHEDULED
-    assert cold.take([_failed(1, 2)], NOW)[-1].type == h.EXECUTION_COMPLETED  # from now on today's policy decides
+    assert cold.take([task_failed(1, 2)], NOW)[-1].type == h.EXECUTION_COMPLETED  # from now on today's policy decides
 
 
 def test_a_late_repeat_of_one_retry_timer_does_not_end_the_next_one() -> None:
@@ -987,11 +987,11 @@ def test_a_late_repeat_of_one_retry_timer_does_not_end_the_next_one() -> None:
     code = _retrying(RetryPolicy(5, first_interval=1))
     execution = begin(code)
     history = execution.take([], NOW)
-    for fact in (_failed(1, 1), fired(1, 2)):
+    for fact in (task_failed(1, 1), fired(1, 2)):
         history = [*history, *execution.take([fact], NOW)]
     summary = Summary("i", "x", "o", RuntimeStatus.RUNNING, NOW, NOW)
     instance = Instance(summary, 2, execution.started, 1 + len(history), None, [execution.started, *history])
-    turn = step(instance, [Arrival(_failed(1, 2), "x")], code, "", NOW, ENV)
+    turn = step(instance, [Arrival(task_failed(1, 2), "x")], code, "", NOW, ENV)
     assert turn.commit is not None
     (timer,) = [row for row in turn.commit.put if row.kind == "timer"]
     repeat = Arrival(fired(1, 2), "x", timer_key("x", 1, 2))
@@ -1004,7 +1004,7 @@ def test_a_late_repeat_of_one_retry_timer_does_not_end_the_next_one() -> None:
 def test_the_outcome_of_a_superseded_attempt_is_ignored() -> None:
     execution = begin(_retrying(RetryPolicy(3, first_interval=1)))
     execution.take([], NOW)
-    execution.take([_failed(1, 1)], NOW)
+    execution.take([task_failed(1, 1)], NOW)
     assert execution.take([done_attempt(1), done_attempt(2)], NOW) == []  # its next attempt has not begun
     execution.take([fired(1, 2)], NOW)
     assert execution.take([done_attempt(1), fired(1, 2)], NOW) == []

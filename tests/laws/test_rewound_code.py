@@ -22,7 +22,6 @@ from durable.replay.live_code import Code
 from .test_replay_laws import (
     NOW,
     Life,
-    _failed,
     begin,
     code_of,
     done,
@@ -32,6 +31,7 @@ from .test_replay_laws import (
     raised,
     replayed,
     stored,
+    task_failed,
 )
 from .test_rewind_laws import LATER, Rewound, after, mint, record_of
 
@@ -72,7 +72,7 @@ def fails_with(what: str) -> Code:
         third = ctx.call_activity("third")
         yield ctx.task_all([other, third])  # hears nothing of the first one
         yield {"directly": bad, "in a list": [third, bad]}.get(what, third)
-        raise TaskFailedError("made up", _failed(1, 1).failure)  # type: ignore[arg-type]  # it has one
+        raise TaskFailedError("made up", task_failed(1, 1).failure)  # type: ignore[arg-type]  # it has one
 
     return code_of(run)
 
@@ -89,7 +89,7 @@ def fails_with(what: str) -> Code:
 )
 def test_an_end_says_what_it_is_about_and_where_a_rewind_goes_back_to(what: str, task_id: int, rewinds_to: str) -> None:
     """To the fact that resumed the code for an error of its own; to when the code was told for one of a task."""
-    turns: tuple[list[Event], ...] = ([], [_failed(1, 1), done(2)], [raised("nobody's", ""), done(3)])
+    turns: tuple[list[Event], ...] = ([], [task_failed(1, 1), done(2)], [raised("nobody's", ""), done(3)])
     execution = begin(fails_with(what))
     history = [execution.started]
     for facts in turns:
@@ -122,7 +122,7 @@ def test_what_the_code_did_before_it_was_told_of_a_failure_stands() -> None:
         yield ctx.call_activity("two")
         return (yield bad)
 
-    past = failed_and_rewound(code_of(beside), _failed(1, 1), done(2), done(3))
+    past = failed_and_rewound(code_of(beside), task_failed(1, 1), done(2), done(3))
     execution = past.execution()
     turn = execution.take([done_attempt(2)], LATER)
     assert output(turn) == "done"
@@ -139,7 +139,7 @@ def test_a_rewound_call_has_all_its_attempts_again(child: bool) -> None:
         return (yield ctx.call_activity(ActivityRef[..., Any]("flaky", retry=policy)))
 
     def failed(attempt: int) -> Event:
-        return msgspec.structs.replace(_failed(1, attempt), type=h.CHILD_FAILED if child else h.TASK_FAILED)
+        return msgspec.structs.replace(task_failed(1, attempt), type=h.CHILD_FAILED if child else h.TASK_FAILED)
 
     code = code_of(retries)
     history = lived(code, [failed(1), fired(1, 2), failed(2), fired(1, 3), failed(3)])
@@ -175,7 +175,7 @@ def test_the_last_outcome_of_a_rewound_map_that_gathers_resumes_the_code_at_once
         return results
 
     code = code_of(gathers)
-    past = failed_and_rewound(code, _failed(1, 1), _failed(2, 1))
+    past = failed_and_rewound(code, task_failed(1, 1), task_failed(2, 1))
     execution, history = past.execution(), past.history
     assert execution.take([], LATER) == []  # nothing starts of itself: no turn
     history += execution.take([done_attempt(2)], LATER)
@@ -190,7 +190,7 @@ def test_a_failure_that_is_passed_over_in_a_map_that_gathers_opens_no_turn() -> 
         [error] = yield ctx.map("work", [1], return_exceptions=True)
         raise error
 
-    assert failed_and_rewound(code_of(gathers), _failed(1, 1)).execution().take([], LATER) == []
+    assert failed_and_rewound(code_of(gathers), task_failed(1, 1)).execution().take([], LATER) == []
 
 
 @pytest.mark.parametrize("items", [4, 5])
@@ -205,7 +205,7 @@ def test_a_rewound_map_starts_at_once_what_there_is_room_for_and_ends_with_the_l
         return (yield mapped)
 
     code = code_of(maps)
-    past = failed_and_rewound(code, _failed(1, 1), done(2), done(3), raised("go", ""))
+    past = failed_and_rewound(code, task_failed(1, 1), done(2), done(3), raised("go", ""))
     assert past.history[-2].type == h.EXECUTION_REWOUND
     execution, history = past.execution(), past.history
     turn = execution.take([], LATER)
@@ -226,6 +226,6 @@ def test_a_rewound_map_that_another_failure_has_ended_starts_nothing() -> None:
         yield ctx.wait_for_external_event("go")
         return (yield mapped)
 
-    past = failed_and_rewound(code_of(maps), _failed(1, 1), done(2), _failed(3, 1), raised("go", ""))
+    past = failed_and_rewound(code_of(maps), task_failed(1, 1), done(2), task_failed(3, 1), raised("go", ""))
     opening, end = past.execution().take([], LATER)
     assert (opening.type, end.type, end.task_id) == (h.ORCHESTRATOR_STARTED, h.EXECUTION_COMPLETED, 3)

@@ -14,7 +14,6 @@ from durable.replay.tasks import AllTask, Task, leaves_of, open_leaves
 
 from .test_replay_laws import (
     NOW,
-    _failed,
     begin,
     code_of,
     done,
@@ -22,6 +21,7 @@ from .test_replay_laws import (
     fired,
     output,
     raised,
+    task_failed,
 )
 
 Steps = Generator[Any, Any, Any]
@@ -37,7 +37,7 @@ def test_all_of_what_has_failed_already_fails_at_once_with_the_earliest() -> Non
         except TaskFailedError as error:
             return [error.task_id, together.is_failed, never.is_completed]
 
-    assert output(drive(orchestration, _failed(1, 1), _failed(2, 1), raised("go", ""))) == [1, True, False]
+    assert output(drive(orchestration, task_failed(1, 1), task_failed(2, 1), raised("go", ""))) == [1, True, False]
 
 
 def test_a_race_that_is_over_lets_go_of_its_losers_and_of_nobody_else() -> None:

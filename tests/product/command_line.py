@@ -8,9 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -19,8 +17,7 @@ import pytest
 
 import durable
 from durable.cli.commands import run_command_line
-
-SOON = 60  # seconds; nothing here takes that long
+from tests.waiting import SOON, until
 
 FLOWS = """
 import os
@@ -149,7 +146,7 @@ class Here(Command):
         return super().__call__(*arguments, **environment)
 
 
-def until(stream: IO[str] | None, part: str) -> list[str]:
+def read_until(stream: IO[str] | None, part: str) -> list[str]:
     """The lines up to the first that holds `part`."""
     assert stream is not None
     lines: list[str] = []
@@ -160,20 +157,9 @@ def until(stream: IO[str] | None, part: str) -> list[str]:
     raise AssertionError((part, lines))
 
 
-def comes_true(condition: Callable[[], object]) -> None:
-    """Wait for what no call waits for."""
-    deadline = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        threading.Event().wait(0.01)
-
-
 def recorded(client: durable.Client, instance_id: str, kind: str, *, pending: bool = False) -> None:
     """Wait until its history holds an event of a type; with `pending`, taken or not."""
-    deadline = time.monotonic() + SOON
-    while all(event.type != kind for event in client.history(instance_id, pending=pending)):
-        assert time.monotonic() < deadline, kind
-        threading.Event().wait(0.005)
+    until(lambda: any(event.type == kind for event in client.history(instance_id, pending=pending)), kind)
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,8 +21,7 @@ import pytest
 
 import durable
 from tests.servers.rabbitmq_server import RabbitServer
-
-SOON = 60  # seconds; nothing here takes one, where the machine has nothing else to do
+from tests.waiting import SOON, until
 
 # Kinds: a store, `+rabbitmq` with a broker (`+redis`: with a Redis as one), `-cold` where nothing is kept warm: every
 # turn replays the whole history. cluster: a Redis Cluster of three masters.
@@ -267,16 +265,9 @@ class Bench:
     def types(self, handle: durable.OrchestrationHandle[Any], **options: Any) -> list[str]:
         return [event.type for event in self.history(handle, **options)]
 
-    def until(self, condition: Callable[[], object]) -> None:
-        """Wait for what no call waits for."""
-        deadline = time.monotonic() + SOON
-        while not condition():
-            assert time.monotonic() < deadline, "it did not come true in time"
-            threading.Event().wait(0.005)
-
     def until_recorded(self, handle: durable.OrchestrationHandle[Any], kind: str, count: int = 1) -> None:
         """Wait until its history holds so many events of a type."""
-        self.until(lambda: self.types(handle).count(kind) >= count)
+        until(lambda: self.types(handle).count(kind) >= count)
 
     def close(self) -> None:
         self._closing.close()

@@ -17,11 +17,10 @@ import msgspec
 import pytest
 
 import durable
+from tests.waiting import SOON, until
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench
-else:
-    SOON = 60
+    from tests.product.conftest import Bench
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
@@ -525,7 +524,7 @@ def test_a_timeout_counts_from_the_start_and_not_from_the_queue(bench: Bench) ->
 
     bench.serve(app, max_concurrent_activities=1)
     handle = bench.start(flow)
-    bench.until(lambda: handle.status().custom_status)
+    until(lambda: handle.status().custom_status)
     gate.set()
     assert handle.result(SOON) == [None, "in time"]
 
@@ -557,7 +556,7 @@ def test_a_thread_that_does_not_end_in_time_keeps_its_slot(bench: Bench) -> None
 
     bench.serve(app, max_concurrent_activities=1)
     handle = bench.start(flow)
-    bench.until(lambda: handle.status().custom_status)
+    until(lambda: handle.status().custom_status)
     assert handle.status().custom_status == [True, False]
     gate.set()
     assert handle.result(SOON) == "done"

@@ -17,8 +17,9 @@ import pytest
 
 import durable
 import durable.testing
-from tests.product.command_line import FLOWS, SOON, Command, Here, recorded
+from tests.product.command_line import FLOWS, Command, Here, recorded
 from tests.product.conftest import Place
+from tests.waiting import SOON
 
 OTHER = FLOWS.replace('("charge", "pack", "ship")', '("charge", "weigh", "pack", "ship")')
 assert OTHER != FLOWS

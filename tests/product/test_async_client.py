@@ -20,11 +20,11 @@ import pytest
 
 import durable
 from durable.app import async_starting, starting
+from tests.waiting import SOON
 
 if TYPE_CHECKING:
     from tests.product.conftest import Bench, Heard, Place
 
-SOON = 60
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
 

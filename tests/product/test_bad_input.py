@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import durable
+from tests.waiting import SOON
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, World
-else:
-    SOON = 60
+    from tests.product.conftest import World
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]

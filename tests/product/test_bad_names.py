@@ -9,11 +9,10 @@ import pytest
 
 import durable
 from tests.hostile.names import ALLOWED, REFUSED
+from tests.waiting import SOON
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Heard, Place, World
-else:
-    SOON = 60
+    from tests.product.conftest import Heard, Place, World
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]

@@ -16,9 +16,7 @@ import durable
 pytestmark = pytest.mark.embedded("of files, URLs and what is refused at once")
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, World
-else:
-    SOON = 60
+    from tests.product.conftest import World
 
 
 def made(path: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Generator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -13,13 +11,12 @@ import pytest
 
 import durable
 from tests.servers.redis_server import RedisServer
+from tests.waiting import SOON, until
 
 pytestmark = pytest.mark.everywhere
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench, Heard
-else:
-    SOON = 60
+    from tests.product.conftest import Bench, Heard
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
@@ -105,7 +102,7 @@ def test_a_taken_id_is_left_alone_and_the_log_says_so(bench: Bench, app: durable
 def test_a_detached_one_does_not_end_with_whoever_started_it(bench: Bench, app: durable.Registry) -> None:
     bench.serve(app)
     handle = bench.start("starts_waits", instance_id="starter")
-    bench.until(lambda: bench.client.get_status("starter-free") is not None)
+    until(lambda: bench.client.get_status("starter-free") is not None)
     handle.terminate("enough", recursive=True)
     with pytest.raises(durable.OrchestrationTerminatedError):
         handle.result(SOON)
@@ -137,7 +134,7 @@ def test_an_event_for_nobody_is_kept_shown_and_taken_by_who_comes(bench: Bench, 
     def shown() -> list[str]:
         return [finding.what for finding in bench.client.diagnose().findings if "unborn" in finding.what]
 
-    bench.until(lambda: shown() and shown()[0].startswith("2 events wait"))
+    until(lambda: shown() and shown()[0].startswith("2 events wait"))
     assert bench.run("counts", 2, instance_id="unborn") == [0, 1]
     assert shown() == []
 
@@ -147,7 +144,7 @@ def test_an_event_for_one_that_has_ended_is_kept_and_shown(bench: Bench, app: du
     assert bench.run("echo", 1, 2, instance_id="ended") == [1, 2, None]
     before = bench.client.handle("ended").status(history=True)
     assert bench.run("tells", "ended", 1) == 1
-    bench.until(lambda: any("'ended'" in finding.what for finding in bench.client.diagnose().findings))
+    until(lambda: any("'ended'" in finding.what for finding in bench.client.diagnose().findings))
     events = bench.client.history("ended", pending=True)
     assert [(e.type, e.name) for e in events if e.event_id is None] == [("EventRaised", "GO")]
     assert bench.client.handle("ended").status(history=True) == before
@@ -188,7 +185,7 @@ def test_terminate_overtakes_the_start_of_the_children(bench: Bench, app: durabl
     roots = [bench.start("family", 3, instance_id=f"root{n}") for n in range(8)]
     for number, root in enumerate(roots):
         if number % 2:
-            bench.until(lambda root=root: root.status().runtime_status == "RUNNING")  # type: ignore[misc]
+            until(lambda root=root: root.status().runtime_status == "RUNNING")  # type: ignore[misc]
         root.terminate("all of you")
     for root in roots:
         with pytest.raises(durable.OrchestrationTerminatedError):
@@ -198,7 +195,7 @@ def test_terminate_overtakes_the_start_of_the_children(bench: Bench, app: durabl
         found = bench.client.list_orchestrations(prefix="root", limit=1_000)
         return [item.instance_id for item in found if not item.runtime_status.finished]
 
-    bench.until(lambda: not unfinished())
+    until(lambda: not unfinished())
     ended = bench.client.list_orchestrations(prefix="root", limit=1_000)
     assert {(item.runtime_status, item.output) for item in ended} == {("TERMINATED", "all of you")}
 
@@ -219,13 +216,8 @@ def test_terminate_reaches_a_family_across_partitions_and_workers(
         for root in roots:
             with pytest.raises(durable.OrchestrationTerminatedError):
                 root.result(SOON)
-        deadline = time.monotonic() + SOON
-        while True:
-            found = list(clients[0].list_orchestrations(prefix="root", limit=1_000))
-            if all(item.runtime_status.finished for item in found):
-                break
-            assert time.monotonic() < deadline, [i for i in found if not i.runtime_status.finished]
-            threading.Event().wait(0.01)
-        for item in found:
+        found = clients[0].list_orchestrations
+        until(lambda: all(item.runtime_status.finished for item in found(prefix="root", limit=1_000)))
+        for item in found(prefix="root", limit=1_000):
             number = int(item.instance_id[len("root")])
             assert (item.runtime_status, item.output) == ("TERMINATED", {"why": number})

@@ -19,9 +19,10 @@ import pytest
 import durable
 from durable import OrchestrationContext
 from tests.servers.dynamodb_server import REGION, DynamoServer
+from tests.waiting import SOON, until
 
 from .command_line import Command, Here
-from .conftest import SOON, Bench, Heard, Place
+from .conftest import Bench, Heard, Place
 
 LARGE = 70_000
 Blobs = Callable[[], list[Path]]
@@ -182,7 +183,7 @@ def waiting(bench: Bench, beside: durable.Client) -> durable.OrchestrationHandle
     handle = beside.start_orchestration("waits", large("a"), instance_id="order-42")
     with ExitStack() as stack:
         serve(bench, beside, stack, flows())
-        bench.until(lambda: [e for e in beside.history("order-42") if e.type == "EventAwaited"])
+        until(lambda: [e for e in beside.history("order-42") if e.type == "EventAwaited"])
     return handle
 
 

@@ -25,7 +25,8 @@ import pytest
 
 import durable
 from durable.ports import Beat
-from tests.product.command_line import FLOWS, SOON, Command, comes_true, ended, recorded, until
+from tests.product.command_line import FLOWS, Command, ended, read_until, recorded
+from tests.waiting import SOON, until
 
 # Colours, a cleared line, a title, the eight-bit CSI, DEL, right-to-left, a zero-width space, markup, and lines.
 HOSTILE = "a\x1b[31mb\rc\x1b]0;t\x07d\x9b2Je\x7ff\u202eg\u200bh\nFAKE [red]i[/red] \U000e0041"
@@ -181,7 +182,7 @@ def test_an_order_killed_in_its_second_step_goes_on_there(command: Command) -> N
 
 def test_ctrl_c_says_how_it_goes_on(command: Command) -> None:
     with command.running("run", "flows.py:approval", "--input", '"desk"', "--id", "a b") as process:
-        until(process.stderr, "EventAwaited")
+        read_until(process.stderr, "EventAwaited")
         process.send_signal(signal.SIGINT)
         code, out, err = ended(process)
     assert (code, out) == (130, "")
@@ -195,9 +196,9 @@ def test_ctrl_c_twice_waits_for_nothing(command: Command) -> None:
     start = ("run", "flows.py:order", "--input", '"book"', "--id", "o")
     with command.running(*start, GATE="charge") as process, open(command.folder / "gate", "w"):  # opened by `charge`
         process.send_signal(signal.SIGINT)
-        until(process.stderr, "Ctrl-C again")
+        read_until(process.stderr, "Ctrl-C again")
         process.send_signal(signal.SIGINT)
-        until(process.stderr, "goes on where it was")
+        read_until(process.stderr, "goes on where it was")
         assert process.wait(5) == 130  # the grace would be 10 s
     assert command.says(*start)
 
@@ -205,7 +206,7 @@ def test_ctrl_c_twice_waits_for_nothing(command: Command) -> None:
 def test_run_is_blocked_by_code_that_does_not_fit_and_goes_on_with_code_that_does(command: Command) -> None:
     start = ("run", "flows.py:approval", "--id", "a")
     with command.running(*start, "--input", '"desk"') as process:
-        until(process.stderr, "EventAwaited")
+        read_until(process.stderr, "EventAwaited")
     command.says("raise", "a", "decision", "--data", "1")
     (command.folder / "flows.py").write_text(FLOWS.replace('"decision"', '"verdict"'))
     for _ in range(2):  # blocked in this run, and blocked by the run before
@@ -236,7 +237,7 @@ def test_run_waits_for_another_worker_and_steps_in_when_it_has_gone(command: Com
         other = durable.Worker(client, registry=durable.Registry())
         other.start()
         with command.running("run", "flows.py:two", "--input", "[6, 7]") as process:
-            (_, line) = until(process.stderr, "standing by")
+            (_, line) = read_until(process.stderr, "standing by")
             assert str(os.getpid()) in line
             other.stop()
             code, out, err = ended(process)
@@ -316,12 +317,12 @@ def test_a_worker_drains_within_its_grace_and_exits_0(command: Command) -> None:
         client.start_orchestration("order", "book", instance_id="w")
         with command.running("worker", "flows", "--grace", "20", GATE="pack") as process:
             with open(command.folder / "gate", "w"):  # opens once `pack` reads
-                (first,) = until(process.stderr, "worker")
+                (first,) = read_until(process.stderr, "worker")
                 assert f"pid {process.pid}" in first
                 assert f"store {command.folder}/.durable/durable.db" in first
-                until(process.stderr, "orchestrators: approval, order")
+                read_until(process.stderr, "orchestrators: approval, order")
                 process.send_signal(signal.SIGTERM)
-                until(process.stderr, "stopping")
+                read_until(process.stderr, "stopping")
             code, out, err = ended(process)
         assert (code, out) == (0, "")
         assert "stopped" in err
@@ -339,7 +340,7 @@ def test_a_worker_takes_files_and_dotted_modules(command: Command) -> None:
     (package / "file.py").write_text(text)
     (package / "dotted.py").write_text(text.replace("NAME)", "'by.module')"))
     with command.running("worker", "shop/orders/file.py", "shop.orders.dotted") as process:
-        until(process.stderr, "by.file, by.module")
+        read_until(process.stderr, "by.file, by.module")
         process.send_signal(signal.SIGINT)
         assert ended(process)[0] == 0
 
@@ -364,8 +365,8 @@ def test_a_worker_tells_why_it_can_not_begin(command: Command, module: str, part
 
 def test_a_second_worker_stands_by_and_names_the_first(command: Command) -> None:
     with command.worker(durable.Registry()), command.running("worker", "flows") as process:
-        assert f"pid {os.getpid()}" in until(process.stderr, "standing by")[-1]
-        until(process.stderr, "SIGTERM stops it")
+        assert f"pid {os.getpid()}" in read_until(process.stderr, "standing by")[-1]
+        read_until(process.stderr, "SIGTERM stops it")
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
 
@@ -780,7 +781,7 @@ def test_show_and_doctor_advise_a_worker_of_the_group(command: Command) -> None:
             client.start_orchestration(durable.orchestrator_ref("flow", group=group), instance_id="f")
             client.wait("f", SOON, until="started")
             client.start_orchestration(durable.orchestrator_ref("nosuch", group=group), instance_id="n")
-            comes_true(lambda: advised in " ".join(command("doctor").stdout.split()))  # nobody has the code of `n`
+            until(lambda: advised in " ".join(command("doctor").stdout.split()))  # nobody has the code of `n`
         client.raise_event("f", "went")
         with durable.Worker(client, registry=code("other"), groups=(group,)):
             with pytest.raises(durable.OrchestrationBlockedError):
@@ -834,7 +835,7 @@ def test_show_and_doctor_name_code_that_no_living_worker_has(command: Command) -
             client.wait(name, SOON, until="started")
         client.start_orchestration("expens_request", instance_id="typo")
         client.start_orchestration("expense_request", instance_id="old", version="0")
-        comes_true(lambda: client.get_status("child"))
+        until(lambda: client.get_status("child"))
         have = "they have: expense_request 1, parent"
         said = {
             name: " ".join(command.says("show", name).split()) for name in ("expense_request", "parent", "typo", "old")
@@ -910,7 +911,7 @@ def test_history_follows_until_the_end(command: Command, form: list[str]) -> Non
         client.start_orchestration("waits", instance_id="w")
         client.wait("w", SOON, until="started")
         with command.running("history", "w", "--follow", *form) as process:
-            before = until(process.stdout, "EventAwaited")
+            before = read_until(process.stdout, "EventAwaited")
             assert "ExecutionCompleted" not in "".join(before)
             client.raise_event("w", "decision")
             code, out, err = ended(process)
@@ -934,9 +935,9 @@ def test_history_follows_continue_as_new(command: Command) -> None:
     with command.worker(functions) as client:
         client.start_orchestration("counts", 1, instance_id="c")
         with command.running("history", "c", "--follow", "--json") as process:
-            until(process.stdout, "EventAwaited")
+            read_until(process.stdout, "EventAwaited")
             client.raise_event("c", "go")
-            second = until(process.stdout, "EventAwaited")
+            second = read_until(process.stdout, "EventAwaited")
             client.raise_event("c", "go")
             code, out, _ = ended(process)
     assert code == 0
@@ -1011,11 +1012,11 @@ def test_start_waits_for_the_output_and_tells_how_it_ended(command: Command) -> 
         assert late.returncode == 5
         assert "it is not lost" in late.stderr
         with command.running("start", "quiet", "--id", "q", "--if-exists", "return", "--wait") as process:
-            until(process.stderr, "is there already")
+            read_until(process.stderr, "is there already")
             client.terminate("q")
             assert process.wait(SOON) == 1
         with command.running("start", "quiet", "--id", "r", "--wait") as process:
-            until(process.stderr, "is started")
+            read_until(process.stderr, "is started")
             process.send_signal(signal.SIGINT)
             assert process.wait(SOON) == 130
         assert client.handle("r").status().runtime_status in ("PENDING", "RUNNING")
@@ -1052,7 +1053,7 @@ def test_suspend_resume_and_cancel_say_what_they_did_and_show_how_it_stands(comm
         client.wait("w", SOON, until="started")
         said = command.says("suspend", "w", "--reason", '"maintenance"')
         assert said == "w will rest as soon as a worker takes it\n"
-        comes_true(lambda: client.handle("w").status().runtime_status == "SUSPENDED")
+        until(lambda: client.handle("w").status().runtime_status == "SUSPENDED")
         shown = command.says("show", "w")
         assert shown.startswith("w  SUSPENDED\n")
         assert ' ago: "maintenance"' in shown
@@ -1061,7 +1062,7 @@ def test_suspend_resume_and_cancel_say_what_they_did_and_show_how_it_stands(comm
         assert "SUSPENDED" in command.says("list")
         assert "1 SUSPENDED" in command("doctor").stdout
         assert json.loads(command.says("--json", "resume", "w")) == {"resumed": True, "instance_id": "w"}
-        comes_true(lambda: client.handle("w").status().runtime_status == "RUNNING")
+        until(lambda: client.handle("w").status().runtime_status == "RUNNING")
         said = command.says("cancel", "w", "--reason", '{"by": "me"}')
         assert said == "w will be told as soon as a worker takes it, and may compensate\n"
         assert client.wait("w", SOON).runtime_status is durable.RuntimeStatus.CANCELED
@@ -1086,7 +1087,7 @@ def test_what_goes_to_other_orchestrations_is_shown(command: Command) -> None:
     with command.worker(registry()) as client:
         client.start_orchestration("reaches out", instance_id="r")
         client.wait("r", SOON)
-        comes_true(lambda: "unborn" in command("doctor").stdout)
+        until(lambda: "unborn" in command("doctor").stdout)
         said = command("doctor")
         assert said.returncode == 1
         assert "1 event waits for an orchestration 'unborn'" in said.stdout
@@ -1106,7 +1107,7 @@ def test_show_says_which_cloudevents_are_waited_for_and_how_to_publish_one(comma
 
     with command.worker(functions) as client:
         client.start_orchestration("listens", instance_id="l")
-        comes_true(lambda: len(client.list_triggers()) == 2)
+        until(lambda: len(client.list_triggers()) == 2)
         said = command.says("show", "l")
         assert "CloudEvent shop.paid of o-1, no time limit" in said
         assert "durable publish --type shop.paid --subject o-1 --data JSON" in said
@@ -1116,7 +1117,7 @@ def test_show_says_which_cloudevents_are_waited_for_and_how_to_publish_one(comma
             event = durable.CloudEvent({"type": kind, "subject": "o-1", "source": "/shop", "id": kind}, kind)
             client.publish(event)
             if kind == "shop.asked":
-                comes_true(lambda: [e for e in client.history("l") if e.type == "EventRaised" and e.task_id])
+                until(lambda: [e for e in client.history("l") if e.type == "EventRaised" and e.task_id])
                 waits = command.says("show", "l").partition("what to do")[0]
                 assert "CloudEvent shop.paid of o-1" in waits
                 assert "from /shop" not in waits

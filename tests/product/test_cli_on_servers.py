@@ -10,8 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,12 @@ import msgspec
 import pytest
 
 import durable
-from tests.product.command_line import SOON, Here, ended, until
+from tests.product.command_line import Here, ended, read_until
 from tests.product.conftest import Place
 from tests.servers.process import free_port
 from tests.servers.rabbitmq_server import RabbitServer
 from tests.servers.redis_server import RedisServer
+from tests.waiting import SOON, until
 
 SHOP = """
 import os
@@ -105,11 +104,8 @@ class OnServers(Here):
 
     def shows(self, instance_id: str, status: str) -> None:
         """Wait until it stands so."""
-        deadline = time.monotonic() + SOON
         with self.place.connect() as client:
-            while client.handle(instance_id).status().runtime_status != status:
-                assert time.monotonic() < deadline, status
-                threading.Event().wait(0.01)
+            until(lambda: client.handle(instance_id).status().runtime_status == status, status)
 
     def listed(self, *filters: str) -> list[str]:
         rows = self.says("list", "--json", *filters).splitlines()
@@ -129,7 +125,7 @@ def shop(
         command = OnServers(tmp_path_factory.mktemp("servers"), monkeypatch, place)
         with command.running("worker", "shop", "--processes", "2") as workers:
             for _ in range(2):
-                until(workers.stderr, "SIGTERM stops it")
+                read_until(workers.stderr, "SIGTERM stops it")
             yield command
             workers.send_signal(signal.SIGTERM)
             status, _, said = ended(workers)
@@ -221,7 +217,7 @@ def test_a_worker_serves_what_its_options_say_and_drains_on_ctrl_c(shop: OnServe
     os.mkfifo(shop.folder / "gate")
     options = ["--group", "night", "--queue", "default", "--queue", "gpu", "--eager", "--concurrency", "1"]
     with shop.running("worker", "shop", *options) as worker, shop.place.connect() as client:
-        said = "".join(until(worker.stderr, "SIGTERM stops it"))
+        said = "".join(read_until(worker.stderr, "SIGTERM stops it"))
         assert "groups: night" in said
         assert "queues: default, gpu" in said
         handle = client.start_orchestration(durable.orchestrator_ref("nightly", str, group="night"))
@@ -230,7 +226,7 @@ def test_a_worker_serves_what_its_options_say_and_drains_on_ctrl_c(shop: OnServe
             assert ran == [worker.pid] * 10
             assert beside == [0] * 4  # one at a time
             worker.send_signal(signal.SIGINT)
-            until(worker.stderr, "stopping")
+            read_until(worker.stderr, "stopping")
         status, out, said = ended(worker)
         assert (status, out) == (0, "")
         assert "stopped" in said
@@ -260,7 +256,7 @@ def test_what_is_blocked_is_6(shop: OnServers) -> None:
 
 def test_ctrl_c_while_waiting_is_130_and_ends_nothing_but_the_waiting(shop: OnServers) -> None:
     with shop.running("start", "asks", "--input", '"desk"', "--id", "i-1", "--wait") as process:
-        until(process.stderr, "is started")
+        read_until(process.stderr, "is started")
         process.send_signal(signal.SIGINT)
         assert ended(process)[:2] == (130, "")
     shop.says("raise", "i-1", "decision", "--data", "1")

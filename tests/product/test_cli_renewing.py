@@ -15,8 +15,9 @@ import msgspec
 import pytest
 
 import durable
+from tests.waiting import SOON
 
-from .command_line import SOON, Command
+from .command_line import Command
 
 
 @pytest.fixture

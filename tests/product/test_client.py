@@ -21,13 +21,12 @@ from cloudevents.core.bindings.http import from_structured_event, to_structured_
 
 import durable
 from durable.ports import Want
+from tests.waiting import SOON, until
 
 pytestmark = pytest.mark.everywhere
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench
-else:
-    SOON = 60
+    from tests.product.conftest import Bench
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
@@ -111,7 +110,7 @@ def test_a_start_beside_an_idle_worker_begins_with_the_commit_that_creates_it(
         assert record.history
         return b"OrchestratorStarted" in record.history[0]
 
-    bench.until(lambda: begun_at_once() is not bench.cold)  # where nothing is kept warm each turn reads what is stored
+    until(lambda: begun_at_once() is not bench.cold)  # where nothing is kept warm each turn reads what is stored
 
 
 def test_a_taken_id_is_refused_in_any_state_or_gives_a_handle(bench: Bench, app: durable.Registry) -> None:
@@ -469,9 +468,9 @@ def test_nobody_knows_an_unknown_instance(bench: Bench) -> None:
 
 def test_wait_returns_when_it_has_started_or_ended(bench: Bench, app: durable.Registry) -> None:
     handle = bench.start("wait")
-    for until in ("started", "finished"):
+    for goal in ("started", "finished"):
         with pytest.raises(durable.TimeoutError) as caught:
-            bench.client.wait(handle.instance_id, 0.02, until=until)
+            bench.client.wait(handle.instance_id, 0.02, until=goal)
         assert isinstance(caught.value, TimeoutError)
         assert handle.instance_id in str(caught.value)
     bench.serve(app)
@@ -619,7 +618,7 @@ def test_terminate_beats_everything_that_no_turn_has_taken(bench: Bench, app: du
 def test_terminate_reaches_all_children_or_none(bench: Bench, app: durable.Registry, recursive: bool) -> None:
     bench.serve(app)
     handle = bench.start("family", 3, instance_id="level-3")
-    bench.until(lambda: status_of(bench, "level-0") == "RUNNING")
+    until(lambda: status_of(bench, "level-0") == "RUNNING")
     handle.terminate({"why": "all"}, recursive=recursive)
     with pytest.raises(durable.OrchestrationTerminatedError):
         handle.result(SOON)
@@ -643,7 +642,7 @@ def test_what_a_call_does_depends_on_the_state(bench: Bench, app: durable.Regist
         return (yield ctx.wait_for_external_event("go" if fits else "other"))
 
     def becomes(instance_id: str, status: str) -> None:
-        bench.until(lambda: status_of(bench, instance_id) == status)
+        until(lambda: status_of(bench, instance_id) == status)
 
     first = bench.serve(app)
     bench.start("wait", instance_id="PENDING", start_at=3_600)
@@ -833,7 +832,7 @@ def test_parked_orchestrations_need_no_thread_of_their_own(bench: Bench, app: du
     bench.client.wait(handles[0].instance_id, SOON, until="started")
     before = threading.active_count()
     handles += bench.client.start_many("wait", [None] * 200)
-    bench.until(lambda: not bench.client.list_orchestrations(status="PENDING", limit=1).items)
+    until(lambda: not bench.client.list_orchestrations(status="PENDING", limit=1).items)
     assert threading.active_count() <= before + 1
     for number, handle in enumerate(handles):
         handle.raise_event("go", number)

@@ -14,9 +14,10 @@ import pytest
 
 import durable
 from durable import OrchestrationContext
+from tests.waiting import SOON
 
 from .command_line import Command
-from .conftest import SOON, Bench, Heard, Place
+from .conftest import Bench, Heard, Place
 
 pytestmark = pytest.mark.everywhere
 

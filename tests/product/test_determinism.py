@@ -17,11 +17,10 @@ from msgspec.structs import replace
 
 import durable
 from durable.ports import Append, Commit, Want
+from tests.waiting import SOON, until
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench
-else:
-    SOON = 60
+    from tests.product.conftest import Bench
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
@@ -198,7 +197,7 @@ def test_code_that_is_thrown_away_ends_at_once_and_on_its_own_thread(bench: Benc
     try:
         handles["terminated"].terminate()
         handles["suspended"].suspend()
-        bench.until(lambda: {"terminated", "suspended"} <= ended.keys())
+        until(lambda: {"terminated", "suspended"} <= ended.keys())
         worker.stop()
     finally:
         gc.enable()
@@ -777,7 +776,7 @@ def test_an_activity_that_ends_while_its_orchestration_is_blocked_runs_once(benc
     bench.blocked(handle)
     assert started.wait(SOON)
     gate.set()
-    bench.until(
+    until(
         lambda: any(
             event.type == "TaskCompleted" and event.event_id is None
             for event in bench.client.history(handle.instance_id, pending=True)

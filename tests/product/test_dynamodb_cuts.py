@@ -12,8 +12,8 @@ import pytest
 import durable
 from tests.servers.dynamodb_server import DynamoServer
 from tests.servers.proxy import Proxy
+from tests.waiting import SOON
 
-SOON = 60
 CUT_SECONDS = 0.3
 
 

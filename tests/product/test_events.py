@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import durable
+from tests.waiting import SOON, until
 
 pytestmark = pytest.mark.everywhere
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench, Place
-else:
-    SOON = 60
+    from tests.product.conftest import Bench, Place
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
@@ -155,7 +154,7 @@ def test_a_wait_that_lost_a_race_takes_nothing_until_it_is_yielded_again(bench: 
 
     bench.serve(app)
     handle = bench.start(flow)
-    bench.until(lambda: handle.status().custom_status == "abandoned")
+    until(lambda: handle.status().custom_status == "abandoned")
     handle.raise_event("go", 1)
     handle.raise_event("next")
     handle.raise_event("go", 2)
@@ -295,7 +294,7 @@ def test_an_event_after_the_timeout_is_for_the_next_wait(bench: Bench) -> None:
 
     bench.serve(app)
     handle = bench.start(flow)
-    bench.until(lambda: handle.status().custom_status == "late")
+    until(lambda: handle.status().custom_status == "late")
     handle.raise_event("go", "second")
     assert handle.result(SOON) == "second"
 
@@ -412,7 +411,7 @@ def test_event_ids_are_remembered_over_continue_as_new(bench: Bench) -> None:
     bench.serve(app)
     handle = bench.start(flow, [])
     for number in (1, 2, 3):
-        bench.until(lambda: len(handle.status().input) == number - 1)  # noqa: B023  # called before the next round
+        until(lambda: len(handle.status().input) == number - 1)  # noqa: B023  # called before the next round
         handle.raise_event("go", f"event {number}", event_id=f"e-{number}")
         for repeated in range(1, number + 1):
             if number < 3:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import durable
+from tests.waiting import SOON, until
 
 pytestmark = pytest.mark.everywhere
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench, Heard
-else:
-    SOON = 60
+    from tests.product.conftest import Bench, Heard
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
@@ -679,7 +678,7 @@ def test_retries_that_are_due_together_may_be_more_than_one_turn_may_schedule(be
             handle = client.start_orchestration(flow)
             bench.until_recorded(handle, "TaskFailed", 15)
         due = max(e.fire_at for e in bench.history(handle) if e.type == "TimerCreated" and e.fire_at)
-        bench.until(lambda: datetime.now(timezone.utc) > due)
+        until(lambda: datetime.now(timezone.utc) > due)
         with durable.Worker(client, **options):
             assert handle.result(SOON, on_blocked="raise") == list(range(15))
 

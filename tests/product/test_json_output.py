@@ -12,7 +12,8 @@ import pytest
 
 import durable
 from durable.cli.exits import Exit
-from tests.product.command_line import SOON, Command, comes_true
+from tests.product.command_line import Command
+from tests.waiting import SOON, until
 
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text(encoding="utf-8")
 ALWAYS = {"HistoryEvent": {"type", "timestamp"}, "FailureDetails": {"type"}}  # of others, all fields
@@ -117,7 +118,7 @@ def test_triggers_are_what_the_page_says(command: Command) -> None:
         client.add_trigger("t", on=durable.EventPattern(), action=breaks, context={"a": 1})
         client.intercept_trigger("t", durable.actions.pass_)
         client.publish(durable.CloudEvent({"type": "x", "source": "/y"}))
-        comes_true(lambda: client.dead_letters().items)
+        until(lambda: client.dead_letters().items)
     (listed,) = map(json.loads, command.says("trigger", "list", "--json").splitlines())
     check(listed, "Trigger")
     assert json.loads(command.says("trigger", "show", "t", "--json")) == listed

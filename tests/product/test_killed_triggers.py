@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,20 +12,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from durable import CloudEvent, EventPattern, conditions
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.product.conftest import Place
 
 PROGRAM = Path(__file__).with_name("trigger_work.py")
-PATIENCE = 60  # seconds; a dead worker is known to be dead after some
-
-
-def until(true: Callable[[], object]) -> None:
-    """Wait for what no call waits for."""
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        threading.Event().wait(0.01)
 
 
 @pytest.fixture

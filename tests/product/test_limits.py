@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import durable
+from tests.waiting import SOON
 
 if TYPE_CHECKING:
     from tests.product.conftest import Bench
 
 ROOT = Path(__file__).resolve().parents[2]
-SOON = 60
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]

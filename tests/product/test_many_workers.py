@@ -35,18 +35,10 @@ from tests.product.shared_work import LEDGER, app
 from tests.servers.rabbitmq_server import RabbitServer
 from tests.servers.redis_cluster import RedisCluster
 from tests.servers.redis_server import RedisServer
+from tests.waiting import SOON, until
 
-SOON = 60  # seconds; nothing here takes one, but for what is said to
 PROGRAM = Path(__file__).with_name("shared_work.py")
 SAMPLE = PROGRAM.parents[2] / "samples" / "foreign_worker.py"
-
-
-def until(true: Callable[[], object]) -> None:
-    """Wait for what no call waits for."""
-    deadline = time.monotonic() + SOON
-    while not true():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        threading.Event().wait(0.01)
 
 
 class Outsider:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import durable
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from tests.product.conftest import Bench
@@ -314,7 +315,7 @@ def test_other_items_or_an_other_width_are_a_difference(bench: Bench) -> None:
     assert "with input 0; the code now asks for call_activity 'work' (task 1) with input 1" in bench.blocked(handle)
     worker.stop()
     worker = bench.serve(make(range(6), 3))
-    bench.until(lambda: "(task 3)" in (handle.status().blocked_reason or ""))
+    until(lambda: "(task 3)" in (handle.status().blocked_reason or ""))
     worker.stop()
     bench.serve(make(range(6), 2))
     assert handle.result(20) == list(range(6))

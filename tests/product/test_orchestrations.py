@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import durable
+from tests.waiting import SOON, until
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench
-else:
-    SOON = 60
+    from tests.product.conftest import Bench
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
@@ -385,7 +384,7 @@ def test_task_all_fails_with_the_first_failure_while_others_still_run(bench: Ben
 
     bench.serve(app)
     handle = bench.start(flow)
-    bench.until(lambda: handle.status().custom_status == "broken")
+    until(lambda: handle.status().custom_status == "broken")
     gate.set()
     assert handle.result(SOON) == "slow"
 
@@ -438,7 +437,7 @@ def test_task_any_gives_the_first_in_history_then_in_the_list_and_losers_go_on(b
 
     bench.serve(app)
     handle = bench.start(flow)
-    bench.until(lambda: handle.status().custom_status == "quick")
+    until(lambda: handle.status().custom_status == "quick")
     gate.set()
     assert handle.result(SOON) == "slow"
 
@@ -574,7 +573,7 @@ def test_what_was_scheduled_but_never_yielded_still_runs_and_is_ignored(bench: B
     assert handle.result(SOON) == "done"
     gate.set()
     assert ran.wait(SOON)
-    bench.until(lambda: bench.client.get_status("leftover-child"))
+    until(lambda: bench.client.get_status("leftover-child"))
     assert bench.client.handle("leftover-child").result(SOON) == "child"
     assert handle.status().output == "done"
     assert bench.types(handle)[-1] == "ExecutionCompleted"
@@ -803,7 +802,7 @@ def test_terminating_a_child_fails_the_task_of_its_parent(bench: Bench) -> None:
 
     bench.serve(app)
     handle = bench.start(parent)
-    bench.until(lambda: bench.client.get_status("doomed"))
+    until(lambda: bench.client.get_status("doomed"))
     bench.client.terminate("doomed", "enough")
     assert handle.result(SOON) == ["durable.OrchestrationTerminatedError", True]
 

@@ -12,11 +12,12 @@ import pytest
 
 import durable
 from tests.conftest import need
-from tests.product.conftest import SOON, Place
+from tests.product.conftest import Place
 from tests.servers.certificate import Certificate
 from tests.servers.process import HOST, free_port
 from tests.servers.rabbitmq_server import RabbitServer
 from tests.servers.redis_server import RedisServer, missing_redis
+from tests.waiting import SOON
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ import pytest
 
 import durable
 from durable import OrchestrationContext
+from tests.waiting import SOON
 
-from .conftest import SOON, Bench
+from .conftest import Bench
 
 T = TypeVar("T")
 

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,10 @@ import pytest
 import durable
 from tests.product import process_work as work
 from tests.product.conftest import Bench
+from tests.waiting import SOON, until
 
 if TYPE_CHECKING:
     from tests.product.conftest import Heard, Place
-
-SOON = 60
 
 
 def alive(pid: int) -> bool:
@@ -31,13 +29,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SOON
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.005)
 
 
 def announced(folder: Path, count: int) -> list[int]:

@@ -13,8 +13,9 @@ import redis
 
 import durable
 from tests.product.shared_work import LEDGER
-from tests.product.test_many_workers import SOON, Place, places, until
+from tests.product.test_many_workers import Place, places
 from tests.servers.redis_server import RedisServer
+from tests.waiting import SOON, until
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ from redis.crc import key_slot
 import durable
 from tests.product.shared_work import LEDGER, app
 from tests.product.test_many_workers import Place, places
-from tests.servers.process import HOST, wait_until
+from tests.servers.process import HOST
 from tests.servers.redis_cluster import RedisCluster
+from tests.waiting import until
 
 LONG = 60  # seconds: a replica takes over within two or three, and everybody waits for it
 
@@ -66,7 +67,7 @@ class Load:
 
 def test_slots_move_while_orchestrations_run(place: Place, redis_cluster: RedisCluster) -> None:
     load = Load(place)
-    wait_until(load.more(50), LONG, "some are running")
+    until(load.more(50), "some are running", LONG)
     common = f"durable:{{{place.workspace}}}:"
     for key in (
         f"{common}members",
@@ -87,18 +88,18 @@ def move(cluster: RedisCluster, key: bytes) -> None:
     refused = cluster.refusals(owner)
     cluster.begin_move(slot, target)
     cluster.move_keys(owner, target, key)
-    wait_until(lambda: cluster.refusals(owner) > refused, LONG, "somebody wants what is on its way")
+    until(lambda: cluster.refusals(owner) > refused, "somebody wants what is on its way", LONG)
     cluster.end_move(slot, owner, target)
 
 
 def test_a_master_is_killed_while_orchestrations_run(place: Place, redis_cluster: RedisCluster) -> None:
     load = Load(place)
-    wait_until(load.more(50), LONG, "some are running")
+    until(load.more(50), "some are running", LONG)
     dead = redis_cluster.owner_of(key_slot(b"{%s}" % place.workspace.encode()))  # events and members are there too
     dead.kill()
-    wait_until(load.more(50), LONG, "another has taken over")
+    until(load.more(50), "another has taken over", LONG)
     dead.start()
-    wait_until(redis_cluster.well, LONG, "the cluster is well")
+    until(redis_cluster.well, "the cluster is well", LONG)
     load.check()
 
 

@@ -12,8 +12,9 @@ import pytest
 
 import durable
 import durable.testing
+from tests.waiting import SOON, until
 
-from .conftest import SOON, Bench
+from .conftest import Bench
 
 pytestmark = pytest.mark.everywhere
 
@@ -228,7 +229,7 @@ def test_a_fan_out_keeps_what_it_has(bench: Bench, shop: Shop) -> None:
     bench.serve(shop.registry)
     shop.broken = {"n3", "n4"}
     handle = failed(bench, "fan")
-    bench.until(lambda: len(shop.ran) == 6)
+    until(lambda: len(shop.ran) == 6)
     shop.broken.clear()
     handle.rewind()
     assert handle.result(SOON) == names
@@ -308,14 +309,14 @@ def test_a_child_that_was_terminated_is_begun_anew(bench: Bench, shop: Shop) -> 
     bench.until_recorded(handle, "SubOrchestrationInstanceCreated")
     child = bench.history(handle)[-1].instance_id
     assert child is not None
-    bench.until(lambda: bench.client.get_status(child))
+    until(lambda: bench.client.get_status(child))
     bench.client.terminate(child)
     with pytest.raises(durable.OrchestrationFailedError, match="OrchestrationTerminatedError"):
         handle.result(SOON)
     handle.rewind()
     again = [e.instance_id for e in bench.history(handle) if e.type == "SubOrchestrationInstanceCreated"]
     assert len(set(again)) == 2
-    bench.until(lambda: bench.client.get_status(str(again[1])))
+    until(lambda: bench.client.get_status(str(again[1])))
     bench.client.raise_event(str(again[1]), "go", "now")
     assert handle.result(SOON) == "now"
 
@@ -491,7 +492,7 @@ def test_replacing_is_atomic(bench: Bench, shop: Shop) -> None:
     for thread in threads:
         thread.join(60)
     assert bench.client.handle("hot").result(SOON) == ["a"]
-    bench.until(lambda: len(shop.ran) == 1 + 30 - len(refused))
+    until(lambda: len(shop.ran) == 1 + 30 - len(refused))
 
 
 # ---- forking
@@ -575,7 +576,7 @@ def test_code_that_asks_who_it_is_hears_in_a_fork_what_it_has_heard(bench: Bench
             ]
             return bool(found)
 
-        bench.until(waits)
+        until(waits)
         return found[0]
 
     def me(handle: durable.OrchestrationHandle[Any], parent: str = "None") -> list[str]:
@@ -586,7 +587,7 @@ def test_code_that_asks_who_it_is_hears_in_a_fork_what_it_has_heard(bench: Bench
     bench.serve(shop.registry)
     parent = bench.start("asks through a child")
     first = bench.client.handle(f"{parent.instance_id}-child")
-    bench.until(lambda: bench.client.get_status(first.instance_id))
+    until(lambda: bench.client.get_status(first.instance_id))
     second = first.fork(after=shared(first, "one"))
     second.raise_event("one")
     third = second.fork(after=shared(second, "two"))
@@ -672,7 +673,7 @@ def test_a_purge_takes_children_that_are_still_ending(bench: Bench, shop: Shop) 
 
     bench.serve(shop.registry)
     handle = bench.start("family", 2)
-    bench.until(lambda: len(bench.client.list_orchestrations().items) == 7)
+    until(lambda: len(bench.client.list_orchestrations().items) == 7)
     handle.terminate()
     with pytest.raises(durable.OrchestrationTerminatedError):
         handle.result(SOON)
@@ -690,7 +691,7 @@ def test_a_child_that_was_left_alone_is_left_alone(bench: Bench, shop: Shop) -> 
     bench.serve(shop.registry)
     handle = done(bench, "leaves")
     child = bench.client.handle(f"{handle.instance_id}-child")
-    bench.until(lambda: bench.client.get_status(child.instance_id))
+    until(lambda: bench.client.get_status(child.instance_id))
     assert handle.purge() == 1
     child.raise_event("go", "still there")
     assert child.result(SOON) == "still there"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import linecache
 import os
 import re
-import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,7 +17,8 @@ import pytest
 
 import durable
 from durable import CloudEvent, EventPattern, actions, conditions
-from tests.product.command_line import SOON, Command, comes_true
+from tests.product.command_line import Command
+from tests.waiting import SOON, until
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -175,7 +175,7 @@ def event(kind: str, subject: str) -> CloudEvent:
 
 def triggers(client: durable.Client) -> None:
     """One that counts, one that called an activity, one that is off, one in the shelf; each has had what it needs."""
-    comes_true(lambda: client.dead_letters().items)
+    until(lambda: client.dead_letters().items)
     client.keep_unmatched_events()
     shipped = [EventPattern("com.shop.parcel.*", subject="order-42"), EventPattern("com.shop.sold-out", subject="")]
     client.add_trigger(
@@ -196,14 +196,11 @@ def triggers(client: durable.Client) -> None:
     client.disable_trigger("night")
     for kind in ("com.shop.parcel.sent", "com.shop.parcel.lost", "com.shop.book"):
         client.publish(event(kind, "order-42"))
-    comes_true(client.unmatched_events)  # how that activity ended
+    until(client.unmatched_events)  # how that activity ended
 
 
 def stands(client: durable.Client, instance_id: str, status: str) -> None:
-    deadline = time.monotonic() + SOON
-    while client.handle(instance_id).status().runtime_status != status:
-        assert time.monotonic() < deadline, (instance_id, status)
-        time.sleep(0.005)
+    until(lambda: client.handle(instance_id).status().runtime_status == status, f"{instance_id} {status}")
 
 
 _DURATION = r"\d+(?:ms|\.\ds|m \d\ds|h \d\dm|d \d\dh)"

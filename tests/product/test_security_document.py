@@ -9,7 +9,6 @@ import shlex
 import sqlite3
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -28,8 +27,8 @@ from tests.product.guide_blocks import ROOT, blocks
 from tests.servers.process import HOST
 from tests.servers.rabbitmq_server import RabbitServer
 from tests.servers.redis_server import RedisServer, missing_redis
+from tests.waiting import SOON, until
 
-SOON: Final = 30  # seconds
 TEXT: Final = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
 HERE: Final = "tests/product/test_security_document.py"
 
@@ -419,16 +418,6 @@ def test_config_shows_requirepass_but_no_password_of_the_default_user(guarded_re
         admin.config_set("requirepass", "")
         admin.execute_command("ACL SETUSER default >SECRET")
         assert "SECRET" not in str(told(admin))
-
-
-def until(true: Callable[[], object]) -> object:
-    """What it says, once it says something."""
-    for _ in range(SOON * 50):
-        found = true()
-        if found:
-            return found
-        threading.Event().wait(0.02)
-    raise TimeoutError("it does not come true")
 
 
 def test_redis_refuses_this_user_the_rest(guarded_redis: RedisServer) -> None:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import durable
+from tests.waiting import SOON, until
 
 pytestmark = pytest.mark.everywhere
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench
-else:
-    SOON = 60
+    from tests.product.conftest import Bench
 
 Ctx = durable.OrchestrationContext
 LATER = timedelta(days=30)
@@ -94,16 +93,16 @@ def test_before_its_time_it_can_be_terminated_cancelled_and_suspended(bench: Ben
         cancelled.result(SOON)
     assert bench.types(cancelled) == ["ExecutionStarted", "ExecutionCanceled", "ExecutionCompleted"]
     suspended.suspend()
-    bench.until(lambda: suspended.status().runtime_status == "SUSPENDED")
+    until(lambda: suspended.status().runtime_status == "SUSPENDED")
     suspended.resume()
-    bench.until(lambda: suspended.status().runtime_status == "PENDING")
+    until(lambda: suspended.status().runtime_status == "PENDING")
 
 
 def test_suspended_over_its_time_it_starts_when_it_is_resumed(bench: Bench, app: durable.Registry) -> None:
     bench.serve(app)
     handle = bench.start("begins", start_at=0.4)
     handle.suspend()
-    bench.until(lambda: handle.status().runtime_status == "SUSPENDED")
+    until(lambda: handle.status().runtime_status == "SUSPENDED")
     assert bench.run("echo", 1, start_at=0.6) == 1
     assert bench.types(handle) == ["ExecutionStarted", "ExecutionSuspended"]
     handle.raise_event("go", 1)

@@ -9,13 +9,12 @@ import pytest
 
 import durable
 import durable.testing
+from tests.waiting import until
 
 pytestmark = pytest.mark.everywhere
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench, Place
-else:
-    SOON = 60
+    from tests.product.conftest import Bench, Place
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
@@ -53,7 +52,7 @@ def test_each_event_starts_one_with_its_data(bench: Bench) -> None:
     for number in (1, 2, 1):  # a repetition is the same start
         bench.client.publish(event(number))
     bench.client.publish(event(3, "shop.asked"))
-    bench.until(lambda: len(outputs(bench)) == 2)
+    until(lambda: len(outputs(bench)) == 2)
     assert outputs(bench) == [["shipped", {"order": 1}], ["shipped", {"order": 2}]]
 
 
@@ -75,7 +74,7 @@ def test_events_published_while_no_worker_ran_start_orchestrations(bench: Bench)
     bench.serve(shipping(PAID)).stop()
     bench.client.publish(event())
     bench.serve(shipping(PAID))
-    bench.until(lambda: outputs(bench) == [["shipped", {"order": 1}]])
+    until(lambda: outputs(bench) == [["shipped", {"order": 1}]])
 
 
 def test_a_function_registered_later_is_started_too(bench: Bench) -> None:
@@ -88,7 +87,7 @@ def test_a_function_registered_later_is_started_too(bench: Bench) -> None:
         return paid
 
     bench.client.publish(event())
-    bench.until(lambda: outputs(bench) == [{"order": 1}])
+    until(lambda: outputs(bench) == [{"order": 1}])
 
 
 def test_many_workers_and_restarts_make_one_trigger(bench: Bench) -> None:
@@ -115,7 +114,7 @@ def test_other_patterns_are_those_of_the_worker_that_started_last(bench: Bench) 
         bench.client.publish(event(2, kind, data=kind))
     # The first event came before the change, though it had to wait for a worker: its trigger was still the other one.
     found = [["again", "shop.broken.twice"], ["again", "shop.lost"], ["again", {"order": 1}]]
-    bench.until(lambda: outputs(bench) == found)
+    until(lambda: outputs(bench) == found)
     assert bench.client.event_counts().unmatched == 1
     assert len(bench.client.list_triggers()) == 1
 
@@ -131,7 +130,7 @@ def test_the_highest_version_that_has_patterns_is_started(bench: Bench) -> None:
 
     bench.serve(app)
     bench.client.publish(event())
-    bench.until(lambda: outputs(bench) == [["two", {"order": 1}]])
+    until(lambda: outputs(bench) == [["two", {"order": 1}]])
 
 
 def test_a_trigger_stays_when_its_patterns_are_gone_and_can_be_deleted(bench: Bench) -> None:
@@ -144,10 +143,10 @@ def test_a_trigger_stays_when_its_patterns_are_gone_and_can_be_deleted(bench: Be
 
     bench.serve(app)
     bench.client.publish(event(1))
-    bench.until(lambda: outputs(bench) == [{"order": 1}])
+    until(lambda: outputs(bench) == [{"order": 1}])
     bench.client.delete_trigger("on:ship")
     bench.client.publish(event(2))
-    bench.until(lambda: bench.client.event_counts().unmatched == 1)
+    until(lambda: bench.client.event_counts().unmatched == 1)
     assert len(outputs(bench)) == 1
 
 

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import durable
+from tests.waiting import SOON, until
 
 pytestmark = pytest.mark.everywhere
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench
-else:
-    SOON = 60
+    from tests.product.conftest import Bench
 
 Ctx = durable.OrchestrationContext
 Handle = durable.OrchestrationHandle[Any]
@@ -105,7 +104,7 @@ def app(gate: threading.Event) -> durable.Registry:
 
 
 def becomes(bench: Bench, handle: Handle, status: str) -> None:
-    bench.until(lambda: handle.status().runtime_status == status)
+    until(lambda: handle.status().runtime_status == status)
 
 
 def waiting(bench: Bench, orchestrator: str, *args: Any, **options: Any) -> Handle:
@@ -183,7 +182,7 @@ def test_an_activity_that_runs_finishes_and_its_outcome_is_kept(
     handle.suspend()
     becomes(bench, handle, "SUSPENDED")
     gate.set()
-    bench.until(lambda: pending(bench, handle) == ["TaskCompleted"])
+    until(lambda: pending(bench, handle) == ["TaskCompleted"])
     assert handle.status().runtime_status is durable.RuntimeStatus.SUSPENDED
     handle.resume()
     assert handle.result(SOON) == "slow"
@@ -307,7 +306,7 @@ def test_a_cancel_waits_while_it_is_suspended_or_blocked(bench: Bench, app: dura
     suspended.suspend()
     becomes(bench, suspended, "SUSPENDED")
     suspended.cancel("later")
-    bench.until(lambda: pending(bench, suspended)[-1:] == ["ExecutionCanceled"])
+    until(lambda: pending(bench, suspended)[-1:] == ["ExecutionCanceled"])
     bench.until_recorded(blocked, "EventAwaited")
     worker.stop()
     blocked.cancel("later")
@@ -324,7 +323,7 @@ def test_children_are_left_alone_and_a_cancelled_child_fails_its_task(bench: Ben
     bench.serve(app)
     for who in ("alone", "asked"):
         bench.start("parent", "two", instance_id=who)
-        bench.until(lambda who=who: bench.client.get_status(f"{who}-child") is not None)  # type: ignore[misc]
+        until(lambda who=who: bench.client.get_status(f"{who}-child") is not None)  # type: ignore[misc]
     bench.client.cancel("alone", "stop")
     with pytest.raises(durable.OrchestrationCancelledError):
         bench.client.handle("alone").result(SOON)

@@ -10,13 +10,12 @@ import pytest
 
 import durable
 import durable.testing
+from tests.waiting import SOON, until
 
 pytestmark = pytest.mark.everywhere
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench, Place
-else:
-    SOON = 60
+    from tests.product.conftest import Bench, Place
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
@@ -64,7 +63,7 @@ def test_an_end_fires_a_trigger_with_how_it_ended(bench: Bench, app: durable.Reg
     bench.start("work", 7, instance_id="w-1")
     bench.start("work", -1, instance_id="w-2")
     bench.start("work", 1, instance_id="other")
-    bench.until(lambda: len(said(bench)) == 2)
+    until(lambda: len(said(bench)) == 2)
     found = sorted(said(bench), key=lambda told: told["instance_id"])
     assert [(told["name"], told["status"], told.get("output")) for told in found] == [
         ("work", "COMPLETED", 7),
@@ -74,13 +73,13 @@ def test_an_end_fires_a_trigger_with_how_it_ended(bench: Bench, app: durable.Reg
     worker.stop()
     bench.serve(app)  # what a trigger asks for is known after a restart too
     bench.start("work", 8, instance_id="w-3")
-    bench.until(lambda: len(said(bench)) == 3)
+    until(lambda: len(said(bench)) == 3)
 
 
 def test_an_orchestration_can_wait_for_the_end_of_another(bench: Bench, app: durable.Registry) -> None:
     bench.serve(app)
     watch = bench.start("watch", {"type": ENDED, "subject": "it"})
-    bench.until(lambda: bench.client.list_triggers())
+    until(lambda: bench.client.list_triggers())
     bench.start("work", 5, instance_id="it")
     kind, subject, data = watch.result(SOON)
     assert (kind, subject, data["output"]) == (ENDED, "it", 5)
@@ -92,7 +91,7 @@ def test_a_beginning_is_told_too_and_before_the_end(bench: Bench, app: durable.R
     for name, pattern in (("both", durable.EventPattern(type="durable.execution-*", subject="it")), ("begun", begun)):
         bench.client.add_trigger(name, on=pattern, transient=False)
     bench.start("work", 5, instance_id="it").result(SOON)
-    bench.until(lambda: [view.firings for view in bench.client.list_triggers()] == [2, 1])
+    until(lambda: [view.firings for view in bench.client.list_triggers()] == [2, 1])
 
 
 def test_ended_again_after_a_rewind_is_told_again(bench: Bench, app: durable.Registry) -> None:
@@ -100,7 +99,7 @@ def test_ended_again_after_a_rewind_is_told_again(bench: Bench, app: durable.Reg
     bench.client.add_trigger("ends", on=durable.EventPattern(type=ENDED, subject="it"), transient=False)
     handle = bench.start("work", -1, instance_id="it")
     for times in (1, 2):
-        bench.until(lambda times=times: bench.client.list_triggers()[0].firings == times)  # type: ignore[misc]
+        until(lambda times=times: bench.client.list_triggers()[0].firings == times)  # type: ignore[misc]
         if times == 1:
             handle.rewind()
 
@@ -108,7 +107,7 @@ def test_ended_again_after_a_rewind_is_told_again(bench: Bench, app: durable.Reg
 def test_terminated_it_is_told(bench: Bench, app: durable.Registry) -> None:
     bench.serve(app)
     watch = bench.start("watch", {"type": ENDED, "subject": "it"})
-    bench.until(lambda: bench.client.list_triggers())
+    until(lambda: bench.client.list_triggers())
     bench.start("watch", {"type": "never"}, instance_id="it").terminate("enough")
     assert watch.result(SOON)[2]["status"] == "TERMINATED"
 
@@ -119,9 +118,9 @@ def test_who_asks_for_all_events_does_not_ask_for_these(bench: Bench, app: durab
         bench.client.add_trigger(str(number), on=durable.EventPattern(type=kind), transient=False)
     assert bench.run("work", 1) == 1
     bench.client.add_trigger("ends", on=durable.EventPattern(type=ENDED), transient=False)
-    bench.until(lambda: bench.client.get_trigger("ends"))
+    until(lambda: bench.client.get_trigger("ends"))
     assert bench.run("work", 2) == 2
-    bench.until(lambda: bench.client.list_triggers()[-1].firings >= 1)
+    until(lambda: bench.client.list_triggers()[-1].firings >= 1)
     assert [view.firings for view in bench.client.list_triggers()[:-1]] == [0, 0, 0]
     assert bench.client.event_counts().taken == 1  # the first one told nobody
 
@@ -130,15 +129,15 @@ def test_when_nobody_asks_any_more_nothing_is_told(bench: Bench, app: durable.Re
     bench.serve(app)
     add(bench, type=ENDED, subject="it*")
     bench.start("work", 1, instance_id="it")
-    bench.until(lambda: len(said(bench)) == 1)
+    until(lambda: len(said(bench)) == 1)
     bench.client.delete_trigger("ends")
     bench.client.keep_unmatched_events()
     bench.client.add_trigger("mark", on=durable.EventPattern(type="mark"))
     bench.client.publish(durable.CloudEvent({"type": "mark", "source": "/test", "id": "1"}))
-    bench.until(lambda: bench.client.get_trigger("mark") is None)
+    until(lambda: bench.client.get_trigger("mark") is None)
     assert bench.run("work", 1, instance_id="it-2") == 1
     bench.client.publish(durable.CloudEvent({"type": "last", "source": "/test", "id": "2"}))
-    bench.until(bench.client.unmatched_events)
+    until(bench.client.unmatched_events)
     assert [event.get_type() for event in bench.client.unmatched_events()] == ["last"]
 
 
@@ -156,9 +155,9 @@ def test_a_worker_that_does_not_serve_the_triggers_learns_what_is_asked(
     with client, other, durable.Worker(client, registry=app), apart:
         assert client.start_orchestration(sell).result(SOON) == 1
         client.add_trigger("ends", on=durable.EventPattern(type=ENDED), transient=False)
-        until = time.monotonic() + SOON
+        end = time.monotonic() + SOON
         while not client.list_triggers()[0].firings:
-            assert time.monotonic() < until
+            assert time.monotonic() < end
             client.start_orchestration(sell).result(SOON)
 
 

@@ -18,7 +18,8 @@ import pytest
 import durable
 from durable import EventPattern, actions, conditions
 from durable.testing.store_samples import turn
-from tests.product.command_line import SOON, Here, comes_true
+from tests.product.command_line import Here
+from tests.waiting import SOON, until
 
 if TYPE_CHECKING:
     from tests.product.conftest import World
@@ -67,7 +68,7 @@ def test_a_published_event_is_what_was_said_and_its_id_is_printed(
     (command.folder / "event.json").write_text(json.dumps({**whole, "id": "p4"}))
     assert command.says("publish", "--file", "event.json") == "p4\n"
     with command.worker(durable.Registry()) as client:
-        comes_true(lambda: client.event_counts().unmatched == 4)
+        until(lambda: client.event_counts().unmatched == 4)
     counts = json.loads(command.says("trigger", "counts", "--json"))
     assert counts == {"taken": 4, "unmatched": 4, "expired": 0, "repeated": 0}
     first, bare, third, _ = map(json.loads, command.says("trigger", "unmatched", "--json").splitlines())
@@ -256,7 +257,7 @@ def test_a_dead_letter_is_shown_replayed_and_deleted(command: Here) -> None:
         client.add_trigger("fetching", on=EventPattern("parcel"), action=fetch, transient=False)
         for number in "12":
             command.says("publish", "--type", "parcel", "--id", f"p{number}")
-        comes_true(lambda: len(client.dead_letters().items) == 2)
+        until(lambda: len(client.dead_letters().items) == 2)
         doctor = command("doctor")
         assert (doctor.returncode, "2 dead letters" in doctor.stdout) == (1, True)
         first, second = map(json.loads, command.says("trigger", "dead-letter", "list", "--json").splitlines())
@@ -325,7 +326,7 @@ def test_a_workspace_with_triggers_is_well(world: World) -> None:
     world.client.add_trigger("charging", on=EventPattern("paid"), action=actions.call_activity(charge, 7))
     world.work()
     world.client.publish(durable.CloudEvent({"type": "paid", "source": "/shop", "id": "1"}))
-    comes_true(lambda: [one.runtime_status for one in world.client.list_orchestrations()] == ["COMPLETED"])
+    until(lambda: [one.runtime_status for one in world.client.list_orchestrations()] == ["COMPLETED"])
     [called] = world.client.list_orchestrations()
     assert (called.name, called.instance_id.partition(":")[0], done) == ("@call", "charging", [7])
     assert world.client.diagnose().findings == []
@@ -335,7 +336,7 @@ def test_a_workspace_with_triggers_is_well(world: World) -> None:
 def test_an_activity_of_a_trigger_that_has_not_begun_yet_lacks_no_code(world: World) -> None:
     world.work()
     world.client.backend.store.commit([turn("charging:1", 0, status=durable.RuntimeStatus.PENDING, name="@call")])
-    comes_true(lambda: world.client.diagnose().findings == [])  # the worker makes its queues meanwhile
+    until(lambda: world.client.diagnose().findings == [])  # the worker makes its queues meanwhile
     assert world.client.diagnose().unfinished == {"PENDING": 1}
 
 
@@ -348,7 +349,7 @@ def test_what_an_orchestration_waits_with_is_listed_and_shown(command: Here) -> 
 
     with command.worker(app) as client:
         client.start_orchestration("waits", instance_id="order-42")
-        comes_true(client.list_triggers)
+        until(client.list_triggers)
         listed = json.loads(command.says("trigger", "list", "--json"))
         assert listed["action"].items() >= {"kind": "resume", "instance_id": "order-42"}.items()
         assert json.loads(command.says("trigger", "show", listed["id"], "--json")) == listed

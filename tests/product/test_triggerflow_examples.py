@@ -18,11 +18,10 @@ import pytest
 
 import durable
 from durable import CloudEvent, EventPattern, TriggerContext, actions, conditions
+from tests.waiting import SOON
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench
-else:
-    SOON = 60
+    from tests.product.conftest import Bench
 
 DONE = "durable.activity-completed"
 

@@ -15,11 +15,10 @@ import pytest
 import durable
 import durable.testing
 from durable import CloudEvent, EventPattern, actions, conditions
+from tests.waiting import SOON, until
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench
-else:
-    SOON = 60
+    from tests.product.conftest import Bench
 
 pytestmark = pytest.mark.everywhere
 
@@ -74,7 +73,7 @@ def noted(bench: Bench) -> list[list[str]]:
 
 def taken(bench: Bench, count: int) -> None:
     """Wait until so many events have counted."""
-    bench.until(lambda: bench.client.event_counts().taken >= count)
+    until(lambda: bench.client.event_counts().taken >= count)
     assert bench.client.event_counts().taken == count
 
 
@@ -556,7 +555,7 @@ def test_an_action_starts_an_orchestration_with_the_data_of_the_event(bench: Ben
     )
     bench.serve(app)
     publish(bench, event("a", {"amount": 3}), event("b", "ignored"))
-    bench.until(lambda: len(client.list_orchestrations().items) == 2)
+    until(lambda: len(client.list_orchestrations().items) == 2)
     by_id = {status.instance_id: status for status in client.list_orchestrations().items}
     own = next(instance_id for instance_id in by_id if instance_id != "given-id")
     assert own.startswith("own id")
@@ -590,7 +589,7 @@ def test_an_event_without_a_subject_is_no_target(bench: Bench, app: durable.Regi
     publish(bench, event("pay", 1), event("pay", 2, subject="@triggers"), event("pay", 3, subject="no/name"))
     publish(bench, event("pay", 4, subject="order-1"))
     assert handle.result(SOON) == 4
-    bench.until(lambda: len(client.dead_letters().items) == 3)
+    until(lambda: len(client.dead_letters().items) == 3)
     for letter in client.dead_letters().items:
         assert letter.trigger_id == "paid"
         assert "subject" in letter.error
@@ -668,7 +667,7 @@ def test_an_action_that_raises_loses_nothing(bench: Bench, app: durable.Registry
     client.add_trigger("other", on=EventPattern(), transient=False)
     worker = bench.serve(app)
     publish(bench, event("go", {"a": 1}, id="1"))
-    bench.until(lambda: client.dead_letters().items)
+    until(lambda: client.dead_letters().items)
     (letter,) = client.dead_letters().items
     assert isinstance(letter.event, CloudEvent)
     assert (letter.trigger_id, letter.attempts, letter.event.get_data()) == ("raises", 3, {"a": 1})
@@ -690,7 +689,7 @@ def test_an_action_that_raises_loses_nothing(bench: Bench, app: durable.Registry
     assert client.dead_letters().items == []
     assert client.get_workspace_context() == {"w": 1}
     assert client.get_trigger("other") is None
-    bench.until(lambda: client.get_status("asked-for"))
+    until(lambda: client.get_status("asked-for"))
     assert client.handle("asked-for").result(SOON) == {"a": 1}
     assert tries == ["1"] * 4
 
@@ -702,14 +701,14 @@ def test_a_worker_that_lacks_the_function_leaves_a_dead_letter_for_one_that_has_
     client.add_trigger("t", on=EventPattern(), action="note", transient=False)
     lacking = bench.serve(durable.Registry())
     publish(bench, event(id="1"))
-    bench.until(lambda: client.dead_letters().items)
+    until(lambda: client.dead_letters().items)
     (letter,) = client.dead_letters().items
     assert "'note'" in letter.error
     assert "import the module that registers it" in letter.error
     lacking.stop()
     bench.serve(app)
     client.replay_dead_letter(letter.id)
-    bench.until(lambda: noted(bench))
+    until(lambda: noted(bench))
     assert noted(bench) == [["t", "1"]]
     assert client.dead_letters().items == []
 
@@ -807,7 +806,7 @@ def test_a_function_that_hangs_is_stopped_and_the_next_event_goes_on(bench: Benc
         client.publish(event("go"))
         client.publish(event("other"))
         assert client.wait_for_trigger("t", SOON) is None
-        bench.until(lambda: client.dead_letters().items)
+        until(lambda: client.dead_letters().items)
         (letter,) = client.dead_letters().items
         assert "let an activity do that" in letter.error
 

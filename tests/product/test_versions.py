@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import durable
+from tests.waiting import SOON
 
 if TYPE_CHECKING:
     from tests.product.conftest import Bench
 
-SOON = 60
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]

@@ -9,13 +9,12 @@ import pytest
 
 import durable
 import durable.testing
+from tests.waiting import SOON, until
 
 pytestmark = pytest.mark.everywhere
 
 if TYPE_CHECKING:
-    from tests.product.conftest import SOON, Bench
-else:
-    SOON = 60
+    from tests.product.conftest import Bench
 
 Ctx = durable.OrchestrationContext
 Steps = Generator[Any, Any, Any]
@@ -46,7 +45,7 @@ def app() -> durable.Registry:
 
 def until_waiting(bench: Bench, count: int = 1) -> None:
     """Until the triggers of the workspace have heard of so many waits."""
-    bench.until(lambda: len(bench.client.list_triggers()) == count)
+    until(lambda: len(bench.client.list_triggers()) == count)
 
 
 def test_the_first_event_that_fits_ends_the_wait(bench: Bench, app: durable.Registry) -> None:
@@ -57,7 +56,7 @@ def test_the_first_event_that_fits_ends_the_wait(bench: Bench, app: durable.Regi
         bench.client.publish(event(subject=subject, data=number, number=number))
     assert handle.result(SOON) == ["order-2", 1]
     assert bench.types(handle) == ["ExecutionStarted", "EventAwaited", "EventRaised", "ExecutionCompleted"]
-    bench.until(lambda: not bench.client.list_triggers())
+    until(lambda: not bench.client.list_triggers())
 
 
 def test_the_triggers_and_the_wait_survive_restarts(bench: Bench, app: durable.Registry) -> None:
@@ -100,9 +99,9 @@ def test_what_was_asked_for_before_it_was_caused_is_not_missed(bench: Bench, app
 def test_a_wait_that_times_out_is_over(bench: Bench, app: durable.Registry) -> None:
     bench.serve(app)
     assert bench.run("take", {"type": "shop.paid", "timeout": 0.01}) == "late"
-    bench.until(lambda: not bench.client.list_triggers())
+    until(lambda: not bench.client.list_triggers())
     bench.client.publish(event())
-    bench.until(lambda: bench.client.event_counts().unmatched == 1)
+    until(lambda: bench.client.event_counts().unmatched == 1)
 
 
 def test_an_event_in_time_beats_the_timeout(bench: Bench, app: durable.Registry) -> None:
@@ -139,7 +138,7 @@ def test_what_nobody_waits_for_any_more_leaves_no_trigger(bench: Bench, app: dur
     else:
         handle.raise_event("go")
     # The next execution of the one that continues has a wait of its own.
-    bench.until(lambda: [v.id for v in bench.client.list_triggers()] != [view.id])
+    until(lambda: [v.id for v in bench.client.list_triggers()] != [view.id])
     until_waiting(bench, 1 if how == "continues" else 0)
 
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import httpx
 
 from tests.product.test_samples import SAMPLES, running
-
-SOON = 60
+from tests.waiting import SOON
 
 
 def free_port() -> int:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import durable
-from tests.product.command_line import SOON, Command, ended, until
+from tests.product.command_line import Command, ended, read_until
+from tests.waiting import SOON, until
 
 GPU = """
 import durable
@@ -42,31 +41,23 @@ def command(tmp_path: Path) -> Command:
     return Command(tmp_path)
 
 
-def soon(true: Callable[[], object]) -> None:
-    """Wait for a condition."""
-    end = time.monotonic() + SOON
-    while not true():
-        assert time.monotonic() < end
-        os.sched_yield()
-
-
 @pytest.mark.parametrize("before", [True, False])
 def test_an_empty_url_of_events_is_no_broker_whatever_the_environment_says(command: Command, before: bool) -> None:
     asked = ["--events-url", "", "worker", "flows"] if before else ["worker", "flows", "--events-url", ""]
     with command.running(*asked, DURABLE_EVENTS_URL="nosuch://x") as process, command.client() as client:
-        assert "broker" not in "".join(until(process.stderr, "SIGTERM stops it"))
+        assert "broker" not in "".join(read_until(process.stderr, "SIGTERM stops it"))
         assert client.start_orchestration("two.args", 6, 7).result(SOON) == 42
 
 
 def test_processes_are_kept_running_and_end_together(command: Command) -> None:
     with command.running("worker", "flows", "--processes", "2") as process, command.client() as client:
-        first = int(until(process.stderr, "standing by")[-1].split("(pid ")[1].split(")")[0])
+        first = int(read_until(process.stderr, "standing by")[-1].split("(pid ")[1].split(")")[0])
         handle = client.start_orchestration("two.args", 6, 7)
         assert handle.result(SOON) == 42
         os.kill(first, signal.SIGKILL)
         assert client.start_orchestration("two.args", 2, 3).result(SOON) == 6  # by either of the others
-        assert "status -9" in until(process.stderr, "starting it again")[-1]
-        until(process.stderr, "SIGTERM stops it")
+        assert "status -9" in read_until(process.stderr, "starting it again")[-1]
+        read_until(process.stderr, "SIGTERM stops it")
         process.send_signal(signal.SIGTERM)
         code, _, err = ended(process)
         assert code == 0
@@ -75,7 +66,7 @@ def test_processes_are_kept_running_and_end_together(command: Command) -> None:
 
 def test_processes_end_when_their_keeper_is_killed(command: Command) -> None:
     with command.running("worker", "flows", "--processes", "2") as process:
-        until(process.stderr, "standing by")
+        read_until(process.stderr, "standing by")
         process.kill()
         assert process.stderr is not None
         assert process.stderr.read().count("stopped") == 2  # the end of what they write: nobody is left
@@ -92,9 +83,9 @@ def test_processes_that_can_not_work_say_so_once_and_end(command: Command) -> No
 def test_an_activity_of_a_queue_that_nobody_serves_is_shown_and_runs_when_somebody_does(command: Command) -> None:
     with command.client() as client:
         with command.running("worker", "learning") as process:
-            until(process.stderr, "SIGTERM stops it")
+            read_until(process.stderr, "SIGTERM stops it")
             handle = client.start_orchestration("learn", 7, instance_id="a")
-            soon(lambda: len(client.history("a")) >= 6)
+            until(lambda: len(client.history("a")) >= 6)
             waits = "activity 'train' (task 2) waits: no living worker serves queue 'gpu'"
             status = handle.status()
             assert (status.runtime_status, status.blocked_reason) == ("RUNNING", waits)
@@ -114,7 +105,7 @@ def test_an_activity_of_a_queue_that_nobody_serves_is_shown_and_runs_when_somebo
 def test_a_group_is_served_by_its_own_workers(command: Command) -> None:
     with command.client() as client:
         with command.running("worker", "learning") as process:
-            until(process.stderr, "SIGTERM stops it")
+            read_until(process.stderr, "SIGTERM stops it")
             ref = durable.orchestrator_ref("sleepy", str, group="night")
             handle = client.start_orchestration(ref)
             with pytest.raises(durable.TimeoutError):

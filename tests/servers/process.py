@@ -16,13 +16,13 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.waiting import until
+
 HOST: Final = "127.0.0.1"
-LOOK_SECONDS: Final = 0.02
 
 
 class ServerFailed(Exception):
@@ -43,17 +43,6 @@ def free_port(low: int = 0, high: int = 0) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise ServerFailed(f"no free port on {HOST}" + (f" from {low} to {high - 1}" if high else ""))
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Ask until the condition holds; ServerFailed naming `what` when it does not within so many seconds."""
-    never = threading.Event()
-    tries = max(1, round(seconds / LOOK_SECONDS))
-    for _ in range(tries):
-        if condition():
-            return
-        never.wait(LOOK_SECONDS)
-    raise ServerFailed(f"{what}: not within {seconds:g} s")
 
 
 class ServerProcess:
@@ -114,10 +103,10 @@ class ServerProcess:
                 start_new_session=True,
             )
         try:
-            wait_until(lambda: not self.running or self.ready(), self.start_seconds, f"{self.name} ready")
+            until(lambda: not self.running or self.ready(), f"{self.name} ready", self.start_seconds)
             if not self.running:
                 raise ServerFailed(f"{self.name} ended with code {self._process.returncode}")
-        except ServerFailed as failed:
+        except (ServerFailed, TimeoutError) as failed:
             self.kill()
             raise ServerFailed(f"{failed}\n{self.output()}") from None
 

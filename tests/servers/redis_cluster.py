@@ -12,7 +12,9 @@ from typing import Any, Final
 
 import redis
 
-from .process import HOST, free_port, wait_until
+from tests.waiting import until
+
+from .process import HOST, free_port
 from .redis_server import RedisServer
 
 SLOTS: Final = 16_384
@@ -59,10 +61,10 @@ class RedisCluster:
         for n, node in enumerate(masters):
             slots = range(SLOTS * n // len(masters), SLOTS * (n + 1) // len(masters))
             self.say(node, "CLUSTER", "ADDSLOTS", *slots)
-        wait_until(lambda: all(self._sees(node) for node in self.nodes), JOIN_SECONDS, "all nodes know each other")
+        until(lambda: all(self._sees(node) for node in self.nodes), "all nodes know each other", JOIN_SECONDS)
         for n, node in enumerate(replicas):
             self.say(node, "CLUSTER", "REPLICATE", self.id_of(masters[n % len(masters)]))
-        wait_until(self.well, JOIN_SECONDS, "the cluster is well")
+        until(self.well, "the cluster is well", JOIN_SECONDS)
 
     def _sees(self, node: RedisServer) -> bool:
         info = self._info(node, "CLUSTER", "INFO")
