@@ -151,7 +151,10 @@ class Driver:
                 pass
 
     def jump(self, limit: datetime | None) -> bool:
-        """Time goes to the next thing that is due, but not past `limit`; whether there is any until then."""
+        """Time goes to the next thing that is due, but not past `limit`, and it is done; whether there was any.
+
+        All in one go: another thread that waits must not find the loop half way.
+        """
         with self._lock:
             now, seconds = self._clock.now, self._pending.seconds
             # The loop counts in floats, which are wrong by less than a microsecond; time must move all the same.
@@ -169,6 +172,7 @@ class Driver:
                 _, _, invocation, late = heapq.heappop(self._slow)
                 self._end(invocation, late)
             self._answer([])
+            self.settle()
             return True
 
     def advance(self, duration: timedelta) -> None:
@@ -177,7 +181,7 @@ class Driver:
             limit = self._clock.now + duration
             self.settle()
             while self.jump(limit):
-                self.settle()
+                pass
 
     def _move_to(self, moment: datetime) -> None:
         self._clock.now = max(self._clock.now, moment)

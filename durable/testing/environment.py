@@ -139,8 +139,8 @@ class Environment:
         """Let time jump until it has ended."""
         driver, store = self._driver, self._backend.store
         ends = None if timeout is None else self._clock.now + timeout
+        driver.settle()
         while True:
-            driver.settle()
             summary = store.summaries([instance_id])[0]
             if summary is None:
                 raise not_found("wait", instance_id)

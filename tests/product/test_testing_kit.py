@@ -307,6 +307,14 @@ def test_other_threads_may_use_the_client() -> None:
         assert results == ["never"] * 5
 
 
+def test_whoever_waits_finds_what_another_thread_began_done() -> None:
+    with Environment(registry=registry) as env:
+        env.client.start_orchestration(monitor, "x", 5)
+        while env._driver.jump(None):  # as threads do that wait at the same time
+            pass
+        assert [item.output for item in env.client.list_orchestrations()] == ["never"]
+
+
 def test_the_default_client_and_registry_are_the_environments_within_the_block(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
