@@ -108,7 +108,10 @@ class Hub(HubState):
         self._take_published(now, find)
 
     def activity_ended(self, number: int, result: Raw, failure: Any, now: datetime, find: FindFunction) -> None:
-        """Publish how a called activity ended; nothing, if the call was forgotten."""
+        """Publish how a called activity ended; nothing, if the call was forgotten.
+
+        A result may be nested deeper than an event; then what would have been the event is a dead letter.
+        """
         call = self._calls.pop(number, None)
         if call is None:
             return
@@ -125,7 +128,11 @@ class Hub(HubState):
             "activity": call.activity,
             "data": (result if bytes(result) else None) if failure is None else failure,
         }
-        self.publish(msgspec.json.encode(event), now, find)
+        body = msgspec.json.encode(event)
+        try:
+            self.publish(body, now, find)
+        except NotAnEvent as error:
+            self.refuse(body, error, now)
 
     def take_outgoing(self) -> list[Outgoing]:
         """What left since this was asked last."""

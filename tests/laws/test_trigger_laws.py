@@ -800,6 +800,21 @@ def test_the_events_of_an_activity_that_a_trigger_called() -> None:
     assert failed.get_data() == {"type": "Boom"}
 
 
+def test_a_result_too_deep_for_an_event_is_a_dead_letter() -> None:
+    """The limit for payloads may be higher than that for events; the step goes on."""
+    world = World()
+    world.add("calls", EventPattern(type="go"), action=CallActivity("act"))
+    world.add("hears", EventPattern(type="durable.activity-*"))
+    world.publish(event("1", "go"))
+    (call,) = world.hub.take_outgoing()
+    world.hub.activity_ended(call.number, Raw(b"[" * 150 + b"]" * 150), None, at(3), world.find)
+    (letter,) = world.hub.dead.values()
+    assert letter.stage == "reading"
+    assert "128" in letter.error
+    assert b"/triggers/calls" in bytes(letter.event)
+    assert world.fired("hears") == 0
+
+
 # ---- patterns and conditions, each against the simplest program that says the same
 
 letters = st.text("ab*.", max_size=4)
