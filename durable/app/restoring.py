@@ -23,6 +23,7 @@ from ..engine.effects import Effects, wake_row
 from ..engine.instance import Env, Instance
 from ..engine.ledger import Ledger
 from ..engine.messages import child_outcome
+from ..engine.reopening import open_timers
 from ..model import history as h
 from ..model.errors import InstanceExistsError
 from ..model.history import Event, Parent, decode_events, encode_event, encode_events, formerly
@@ -146,12 +147,12 @@ def _creation(store: Store, archive: Archive, now: float) -> Commit:
     effects = Effects(instance, env, now)
     pending = list(archive.pending)
     if not summary.status.finished:
-        ledger = Ledger(current)
+        ledger, stands = Ledger(current), [event for _, event in standing(current)]
         present, outcomes = _children(store, archive, ledger)
         pending += outcomes
         children = [event for task_id, event in ledger.children.items() if task_id not in present]
-        effects.of([*ledger.tasks.values(), *ledger.timers.values(), *ledger.waits.values(), *children], 0)
-        begun = any(event.type == h.ORCHESTRATOR_STARTED for _, event in standing(current))
+        effects.of([*ledger.tasks.values(), *open_timers(stands), *children], 0)
+        begun = any(event.type == h.ORCHESTRATOR_STARTED for event in stands)
         if not begun or summary.status is RuntimeStatus.BLOCKED:
             effects.put.append(wake_row(summary, effects.partition, now, ""))
         effects.put += [_inbox_row(effects, number, fact, now) for number, fact in enumerate(pending)]

@@ -107,7 +107,7 @@ def reopen(
             run.send(Message("rewind", child.instance_id, ask), f"{_key(summary, child)}/rewind/{number}")
             run.now = now.timestamp()
     run.of(events[1:], number + 1)
-    for timer in _open_timers([event for _, event in stands]):
+    for timer in open_timers([event for _, event in stands]):
         run.timer_set(timer)
     for wait in ledger.waits.values():
         if wait.input and wait.task_id not in answered:
@@ -170,7 +170,7 @@ def _rows_of(execution_id: str, void: Sequence[Event]) -> list[str]:
     return keys
 
 
-def _open_timers(events: Sequence[Event]) -> list[Event]:
+def open_timers(events: Sequence[Event]) -> list[Event]:
     """Timers, and time limits of waits: of all waits by name, for a history does not say which one took an
     event."""
     found: dict[int, Event] = {}

@@ -348,3 +348,28 @@ def test_timers_keep_their_moments_and_open_activities_run_again() -> None:
             env.replace("elsewhere", lambda number: number + 1)
             assert env.client.handle("f").result() == [2, "2026-01-01T01:00:00+00:00"]
             assert len(env.calls()) == calls
+
+
+def test_a_wait_keeps_its_timeout_though_a_later_wait_of_its_name_took_the_event() -> None:
+    own = durable.Registry()
+
+    @own.orchestrator
+    def flow(ctx: durable.OrchestrationContext) -> Flow:
+        first = ctx.wait_for_external_event("go", timeout=3600)
+        yield ctx.create_timer(1)
+        got = yield ctx.wait_for_external_event("go")
+        try:
+            yield first
+        except durable.TimeoutError:
+            return [got, ctx.current_utc_datetime.isoformat()]
+
+    with Environment(registry=own) as env:
+        env.client.start_orchestration(flow, instance_id="f")
+        env.advance(2)
+        env.client.raise_event("f", "go", 1)
+        archive = archive_of(env.client.backend.store, "f")
+        outcome = env.client.handle("f").result()
+    with Environment(registry=own) as env:
+        restore(env.client.backend, archive, env.now, go_on=True)
+        env.replace("any")  # an environment looks for rows that others wrote when its code has changed
+        assert env.client.handle("f").result() == outcome == [1, "2026-01-01T01:00:00+00:00"]
