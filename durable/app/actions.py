@@ -111,15 +111,17 @@ def raise_event(name: str, data: Any = NOT_GIVEN, *, instance_id: str | None = N
 
 
 def call_activity(activity: Any, input: Any = NOT_GIVEN, *, subject: str = "") -> CallActivity:
-    """Run an activity (a decorated function with its retry policy, or a name), whose input is the event's data, unless
-    `input` is given.
+    """Run an activity (a decorated function with its retry policy and timeouts, or a name), whose input is the event's
+    data, unless `input` is given.
 
     How it ended is published, with this subject (default: the trigger's id): the type is durable.activity-completed and
-    the data are its result, or durable.activity-failed and a failure. Raises TypeError, PayloadError.
+    the data are its result, or durable.activity-failed and a failure. Raises TypeError, PayloadError, ValueError for a
+    policy with `retry_on` or `give_up_on`.
     """
     ref = as_activity(activity)
     given = _payload(input, "the input of actions.call_activity")
-    return CallActivity(ref.name, ref.queue or "", given, subject, _attempts(ref.retry))
+    attempts = _attempts(ref.retry)
+    return CallActivity(ref.name, ref.queue or "", given, subject, attempts, ref.timeout, ref.heartbeat_timeout)
 
 
 def add_trigger(
@@ -197,9 +199,15 @@ def _attempts(retry: RetryPolicy | None) -> Attempts | None:
         return None
     if retry.retry_on != (Exception,) or retry.give_up_on:
         raise ValueError("actions.call_activity: a retry policy with retry_on or give_up_on can't travel by name")
-    longest = None if retry.max_interval is None else _seconds(retry.max_interval)
-    return Attempts(retry.max_attempts, _seconds(retry.first_interval), retry.backoff_coefficient, longest)
+    return Attempts(
+        retry.max_attempts,
+        to_timedelta(retry.first_interval, "RetryPolicy").total_seconds(),
+        retry.backoff_coefficient,
+        _seconds(retry.max_interval),
+        _seconds(retry.retry_timeout),
+        retry.jitter,
+    )
 
 
-def _seconds(duration: timedelta | float) -> float:
-    return to_timedelta(duration, "RetryPolicy").total_seconds()
+def _seconds(duration: timedelta | float | None) -> float | None:
+    return None if duration is None else to_timedelta(duration, "RetryPolicy").total_seconds()

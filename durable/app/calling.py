@@ -16,7 +16,13 @@ from ..replay.tasks import Task
 
 def _call(ctx: OrchestrationContext, order: dict[str, Any]) -> Generator[Task[Any], Any, Any]:
     retry = None if order["retry"] is None else RetryPolicy(**order["retry"])
-    ref = activity_ref(order["name"], queue=order["queue"] or None, retry=retry)
+    ref = activity_ref(
+        order["name"],
+        queue=order["queue"] or None,
+        retry=retry,
+        timeout=order.get("timeout") or None,  # orders of older versions have none
+        heartbeat_timeout=order.get("heartbeat_timeout") or None,
+    )
     return (yield ctx.call_activity(ref, order["input"]))
 
 

@@ -274,7 +274,16 @@ class _Effects:
     def _call(self, outgoing: Outgoing, action: CallActivity) -> Message:
         instance_id = self._own_id(outgoing)
         given = action.input if bytes(action.input) else _data_of(outgoing.event)
-        order = msgspec.json.encode({"name": action.name, "queue": action.queue, "retry": action.retry, "input": given})
+        order = msgspec.json.encode(
+            {
+                "name": action.name,
+                "queue": action.queue,
+                "retry": action.retry,
+                "timeout": action.timeout,
+                "heartbeat_timeout": action.heartbeat_timeout,
+                "input": given,
+            }
+        )
         parent = Parent(TRIGGERS, self.summary.execution_id, outgoing.number, 1)
         event = replace(self._starting(instance_id, CALL, Raw(order)), parent=parent)
         return Message("start", instance_id, event)

@@ -86,12 +86,15 @@ class Attempts(msgspec.Struct, frozen=True, omit_defaults=True):
     first_interval: float
     backoff_coefficient: float
     max_interval: float | None = None
+    retry_timeout: float | None = None
+    jitter: float = 0.0
 
 
 class CallActivity(Action, frozen=True, tag="call_activity"):
     """Run an activity; its input is the event's data, unless one is given. How it ended is published as an event.
 
     That has the type durable.activity-completed or durable.activity-failed, and this subject, else the trigger's id.
+    Timeouts are seconds, 0 for those that the activity has where it runs.
     """
 
     name: str
@@ -99,6 +102,8 @@ class CallActivity(Action, frozen=True, tag="call_activity"):
     input: Raw = NO_PAYLOAD
     subject: str = ""
     retry: Attempts | None = None
+    timeout: Annotated[float, Meta(ge=0)] = 0.0
+    heartbeat_timeout: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class AddTrigger(Action, frozen=True, tag="add_trigger"):

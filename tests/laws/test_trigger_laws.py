@@ -9,14 +9,16 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from durable import EventPattern, actions, conditions
+from durable import EventPattern, RetryPolicy, actions, conditions
 from durable.app.actions import as_action, trigger
+from durable.app.calling import CALLING
 from durable.app.conditions import as_condition
 from durable.engine.instance import Arrival, Env, Instance
 from durable.engine.triggering import begin, hub_of, step
@@ -798,6 +800,15 @@ def test_the_events_of_an_activity_that_a_trigger_called() -> None:
     assert (completed.get_source(), completed.get_time()) == ("/triggers/calls", at(3))
     assert (failed.get_type(), failed.get_subject()) == ("durable.activity-failed", "calls-too")
     assert failed.get_data() == {"type": "Boom"}
+
+
+def test_a_call_that_was_stored_before_timeouts_travelled_is_carried_out() -> None:
+    ctx = Mock()
+    retry = {"max_attempts": 2, "first_interval": 1.0, "backoff_coefficient": 2.0}
+    next(CALLING.fn(ctx, {"name": "act", "queue": "", "retry": retry, "input": 7}))
+    ref, given = ctx.call_activity.call_args.args
+    assert (ref.name, ref.retry, ref.timeout, ref.heartbeat_timeout) == ("act", RetryPolicy(2), 0, 0)
+    assert given == 7
 
 
 def test_a_result_too_deep_for_an_event_is_a_dead_letter() -> None:

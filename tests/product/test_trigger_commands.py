@@ -158,7 +158,7 @@ def test_every_condition_and_action_can_be_written_as_it_is_shown(command: Here)
             {"kind": "publish", "event": EVENT, "delay": 1.5},
             {"kind": "start_orchestration", "name": "ship", "input": [1], "instance_id": "s", "tags": {"a": "b"}},
             {"kind": "raise_event", "name": "paid", "instance_id": "s", "input": None},
-            {"kind": "call_activity", "name": "charge", "queue": "gpu", "subject": "s"},
+            {"kind": "call_activity", "name": "charge", "queue": "gpu", "subject": "s", "timeout": 2.5},
             {"kind": "add_trigger", "trigger": {"id": "x", "on": [{"type": "t"}]}},
             {"kind": "change_trigger", "trigger_id": "x", "enabled": False},
         ],

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -739,6 +740,35 @@ def test_attempts_come_after_one_second_and_two(env: durable.testing.Environment
     assert env.client.dead_letters().items == []
     env.advance(60)
     assert len(at) == 3
+
+
+def test_the_retry_policy_of_an_activity_travels_whole(env: durable.testing.Environment, app: durable.Registry) -> None:
+    retry = durable.RetryPolicy(50, first_interval=2, backoff_coefficient=1, retry_timeout=20, jitter=0.5)
+
+    @app.activity(retry=retry)
+    def hopeless(value: Any) -> None:
+        raise ValueError("never")
+
+    env.client.add_trigger("t", on=EventPattern(type="go"), action=actions.call_activity(hopeless))
+    env.client.publish(event("go"))
+    env.advance(3600)
+    at = [(call.at - env.calls(hopeless)[0].at).total_seconds() for call in env.calls(hopeless)]
+    gaps = {round(after - before, 3) for before, after in pairwise(at)}
+    assert at[-1] <= 20
+    assert len(gaps) > 1, "jitter makes no two waits alike"
+    assert all(1 <= gap <= 3 for gap in gaps)
+
+
+def test_the_timeouts_of_a_call_travel_too(env: durable.testing.Environment, app: durable.Registry) -> None:
+    @app.activity
+    def quick(value: Any) -> None: ...
+
+    call = actions.call_activity(quick.options(timeout=3, heartbeat_timeout=2))
+    env.client.add_trigger("t", on=EventPattern(type="go"), action=call)
+    env.client.publish(event("go"))
+    (made,) = env.calls(quick)
+    (scheduled,) = [e for e in env.client.history(made.instance_id) if e.type == "TaskScheduled"]
+    assert (scheduled.timeout, scheduled.heartbeat_timeout) == (3, 2)
 
 
 def test_a_delay_is_a_durable_timer(env: durable.testing.Environment) -> None:
