@@ -142,12 +142,14 @@ def _have(names: Iterable[str]) -> str:
 def unserved(store: Store, summary: Summary, service: Service) -> str:
     """What of an instance nobody takes, in words: it, or its open activities; '' for nothing.
 
-    Reads the first thousand turns of its history.
+    Of a history longer than a thousand turns nothing is said: what its beginning leaves open may have ended since.
     """
     if summary.status is RuntimeStatus.PENDING:
         return service.lacks_orchestrator(summary)
     key = ExecutionKey(summary.instance_id, summary.execution_id)
     rows = store.history(key, 0, _TURNS_READ)
+    if rows.next is not None:
+        return ""
     waits = [
         f"activity {event.name!r} (task {event.task_id}) waits: {why}"
         for event in Ledger.of_rows([row for _, row in rows.items]).tasks.values()

@@ -463,6 +463,33 @@ def test_nobody_knows_an_unknown_instance(bench: Bench) -> None:
         client.history("known", execution_id="nonsense")
 
 
+def test_of_a_history_too_long_to_be_looked_through_no_activity_is_said_to_wait(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its beginning leaves open may have ended since."""
+    own = durable.Registry()
+
+    @own.activity
+    def old() -> None: ...
+
+    @own.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        yield ctx.call_activity("old")
+        yield ctx.wait_for_external_event("go")
+
+    worker = bench.serve(own)
+    handle = bench.start(flow)
+    bench.until_recorded(handle, "EventAwaited")
+    worker.stop()
+    newer = durable.Registry()
+    newer.orchestrator(flow.fn)
+    bench.serve(newer)
+    until(lambda: handle.status().runtime_status == "RUNNING" and not handle.status().blocked_reason)
+    monkeypatch.setattr("durable.app.diagnosis._TURNS_READ", 2)
+    assert handle.status().blocked_reason is None
+    assert not [finding for finding in bench.client.diagnose().findings if handle.instance_id in finding.what]
+
+
 # ---- waiting
 
 
