@@ -64,7 +64,7 @@ class Instance(msgspec.Struct, frozen=True):
         """Whether its code has been called."""
         if self.execution is not None:
             return self.execution.begun
-        if self.started.timestamp != self.summary.created_at:
+        if self.started.previous:
             return True  # as good as: the execution before it has run
         return any(event.type == h.ORCHESTRATOR_STARTED for event in self.history)
 

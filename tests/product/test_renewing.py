@@ -919,6 +919,16 @@ def test_a_fork_or_restart_of_what_started_late_starts_at_once(bench: Bench, sho
     assert again.result(SOON) == 2
 
 
+def test_a_fork_of_what_has_not_begun_begins_with_the_highest_version() -> None:
+    """As what it was forked from will."""
+    app = durable.Registry()
+    app.orchestrator(name="flow", version="1")(lambda ctx: ctx.version)
+    with durable.testing.Environment(registry=app) as env:
+        handle = env.client.start_orchestration("flow", start_at=3600)
+        env.advance(1)
+        assert handle.fork(after=0).result() == handle.result() == "1"
+
+
 def test_a_rewound_map_keeps_what_it_has(bench: Bench, shop: Shop) -> None:
     @shop.registry.orchestrator(name="maps")
     def maps(ctx: Context, names: list[str]) -> Flow:
