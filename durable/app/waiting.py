@@ -10,12 +10,14 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Final
 
+from ..model import history as h
 from ..model.errors import DurableError, TimeoutError, not_found
 from ..model.moments import to_timedelta
 from ..model.status import RuntimeStatus, Summary
 from ..payload.codec import shown
-from ..ports import STATUS, Backend
+from ..ports import STATUS, Backend, ExecutionKey, Store
 from .diagnosis import living
+from .sealing import outline_of
 
 log = logging.getLogger("durable.client")
 
@@ -23,6 +25,7 @@ REREAD: Final = 5.0  # a signal is a hint and may be lost; reading again now and
 HERE_FIRST: Final = 0.05  # in which a worker here mostly is done: to hear of others takes a thread or a subscription
 REMEMBERED: Final = 10_000  # starts; what is forgotten is read
 SMALL: Final = 4_096  # bytes; a larger output is read when somebody asks for it, and most often nobody does
+_BEGINNING: Final = 100  # stored turns: of one that has begun the first ones say so
 ALONE: Final = 2.0  # seconds after which somebody who waits is told that nobody works
 
 
@@ -31,6 +34,7 @@ class Waits:
 
     def __init__(self, backend: Backend) -> None:
         self._store = backend.store
+        self._outline = outline_of(backend)
         self._signals = backend.signals
         self._membership = backend.membership
         self._addresses: set[str] = set()
@@ -165,8 +169,8 @@ class Waits:
         return until == "finished" and not blocked_ends and summary.reply_to in self._addresses
 
     def over(self, summary: Summary, until: str, blocked_ends: bool) -> bool:
-        """Whether the wait is. Raises DurableError when nobody here will go on with what is waited for."""
-        if reached(summary, until, blocked_ends):
+        """Whether the wait is. Raises DurableError when nobody here will go on with what is waited for, StoreError."""
+        if reached(self._outline, summary, until, blocked_ends):
             return True
         if self._dead is not None:
             raise DurableError(
@@ -221,8 +225,17 @@ def late(summary: Summary, timeout: timedelta | float | None) -> str:
     return f"{what}; it is not lost, and goes on while a worker runs that serves it"
 
 
-def reached(summary: Summary, until: str, blocked_ends: bool) -> bool:
-    """Whether it is as far as somebody waits for."""
+def reached(store: Store, summary: Summary, until: str, blocked_ends: bool) -> bool:
+    """Whether it is as far as somebody waits for. Raises StoreError."""
     if summary.status.finished or (blocked_ends and summary.status is RuntimeStatus.BLOCKED):
         return True
-    return until == "started" and summary.status is not RuntimeStatus.PENDING
+    if until != "started" or summary.status is RuntimeStatus.PENDING:
+        return False
+    return summary.status is not RuntimeStatus.SUSPENDED or _begun(store, summary)
+
+
+def _begun(store: Store, summary: Summary) -> bool:
+    """The status of one that is suspended does not say whether it has begun before."""
+    rows = store.history(ExecutionKey(summary.instance_id, summary.execution_id), 0, _BEGINNING)
+    events = (event for _, row in rows.items for event in h.decode_events(row))
+    return any(event.type == h.ORCHESTRATOR_STARTED or event.previous for event in events)

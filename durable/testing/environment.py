@@ -21,6 +21,7 @@ from ..app.client import Client
 from ..app.default import swap_default_client
 from ..app.registry import Registry, default_registry
 from ..app.starting_on import declare
+from ..app.waiting import reached
 from ..engine.ledger import Ledger
 from ..model.errors import OrchestrationBlockedError, TimeoutError, not_found
 from ..model.history import Event
@@ -145,7 +146,7 @@ class Environment:
             if summary is None:
                 raise not_found("wait", instance_id)
             status = summary.status
-            if status.finished or (until == "started" and status is not RuntimeStatus.PENDING):
+            if reached(store, summary, until, False):
                 return summary
             if status is RuntimeStatus.BLOCKED:
                 if blocked_ends:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import durable
+import durable.testing
 from tests.waiting import SOON, until
 
 pytestmark = pytest.mark.everywhere
@@ -209,6 +210,29 @@ def test_what_is_suspended_before_its_first_turn_does_not_begin(bench: Bench, ap
     assert bench.types(handle) == ["ExecutionStarted", "ExecutionSuspended"]
     handle.resume()
     assert handle.result(SOON) == "at last"
+
+
+def test_what_is_suspended_has_started_once_its_first_turn_is_done(bench: Bench, app: durable.Registry) -> None:
+    bench.serve(app)
+    begun, not_begun = bench.start("saga"), bench.start("saga", start_at=3600)
+    begun.wait(SOON, until="started")
+    for handle in (begun, not_begun):
+        handle.suspend()
+        becomes(bench, handle, "SUSPENDED")
+    assert begun.wait(SOON, until="started").runtime_status == "SUSPENDED"
+    with pytest.raises(durable.TimeoutError):
+        not_begun.wait(0.02, until="started")
+
+
+def test_in_a_test_environment_what_is_suspended_has_not_started(app: durable.Registry) -> None:
+    with durable.testing.Environment(registry=app) as env:
+        begun, not_begun = (env.client.start_orchestration("saga", start_at=at) for at in (None, 3600))
+        begun.wait(until="started")
+        for handle in (begun, not_begun):
+            handle.suspend()
+        assert begun.wait(until="started").runtime_status == "SUSPENDED"
+        with pytest.raises(durable.TimeoutError):
+            not_begun.wait(7200, until="started")
 
 
 def test_a_suspended_orchestration_can_be_terminated(bench: Bench, app: durable.Registry) -> None:
