@@ -71,7 +71,7 @@ class JoinSubjects(Condition, frozen=True, tag="join_subjects"):
         seen = progress.setdefault("subjects", [])
         if occasion.event.subject not in seen:
             seen.append(occasion.event.subject)
-        if len(seen) < len(self.names):
+        if len(seen) < len(set(self.names)):
             return False
         del progress["subjects"]
         return True

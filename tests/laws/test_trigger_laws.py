@@ -40,6 +40,7 @@ from durable.triggers.actions import (
     TerminateWorkspace,
 )
 from durable.triggers.changes import decode_change, encode_change
+from durable.triggers.conditions import JoinSubjects
 from durable.triggers.context import Draft
 from durable.triggers.drafting import no_function
 from durable.triggers.event import Occurrence, read_event
@@ -904,7 +905,7 @@ KINDS: Final = {
     "always": st.just(conditions.always),
     "join": st.integers(1, 4).map(conditions.join),
     "counter": st.integers(1, 4).map(conditions.counter),
-    "join_subjects": st.lists(st.sampled_from(["x", "y", "z"]), min_size=1).map(conditions.join_subjects),
+    "join_subjects": st.lists(st.sampled_from(["x", "y", "z"]), min_size=1).map(tuple).map(JoinSubjects),
     "not_before": st.integers(0, 8).map(at).map(conditions.not_before),
     "not_after": st.integers(0, 8).map(at).map(conditions.not_after),
     "expression": st.just(conditions.expression("subject == 'x'")),
