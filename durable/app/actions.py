@@ -86,8 +86,8 @@ def start_orchestration(
 ) -> StartOrchestration:
     """Start an orchestration (a decorated function or a name); its input is the event's data, unless `input` is given.
 
-    instance_id: default is "<trigger>:<number>". One that is taken is logged, and nothing is started. Raises TypeError,
-    ValueError, PayloadError.
+    instance_id: default is "<trigger>:<number>", with the first 150 characters of a longer trigger id. One that is
+    taken is logged, and nothing is started. Raises TypeError, ValueError, PayloadError.
     """
     ref = as_orchestrator(orchestrator)
     return StartOrchestration(

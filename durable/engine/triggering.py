@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from ..model import history as h
 from ..model.failure import FailureDetails
 from ..model.history import NO_PAYLOAD, UNDECODABLE, Event, Parent, Raw, UnreadableHistory, encode_events
-from ..model.names import TRIGGERS, derived_id, partition_of
+from ..model.names import TRIGGERS, derived_id, numbered_id, partition_of
 from ..model.status import DEFAULT_GROUP, RuntimeStatus, Summary
 from ..ports import Append, Commit, Row
 from ..replay.guard import TurnTooLong, running
@@ -265,14 +265,14 @@ class _Effects:
             self._send(outgoing, Message("publish", action.to, Event(h.EVENT_RAISED, self.now, input=action.event)))
 
     def _start(self, outgoing: Outgoing, action: StartOrchestration) -> Message:
-        instance_id = action.instance_id or (_id_for(outgoing) if action.once else self._own_id(outgoing))
+        instance_id = action.instance_id or (_id_for(outgoing) if action.once else _own_id(outgoing))
         given = action.input if bytes(action.input) else _data_of(outgoing.event)
         event = self._starting(instance_id, action.name, given)
         event = replace(event, version=action.version, group=action.group or DEFAULT_GROUP, tags=action.tags)
         return Message("start", instance_id, event)
 
     def _call(self, outgoing: Outgoing, action: CallActivity) -> Message:
-        instance_id = self._own_id(outgoing)
+        instance_id = _own_id(outgoing)
         given = action.input if bytes(action.input) else _data_of(outgoing.event)
         order = msgspec.json.encode(
             {
@@ -287,9 +287,6 @@ class _Effects:
         parent = Parent(TRIGGERS, self.summary.execution_id, outgoing.number, 1)
         event = replace(self._starting(instance_id, CALL, Raw(order)), parent=parent)
         return Message("start", instance_id, event)
-
-    def _own_id(self, outgoing: Outgoing) -> str:
-        return f"{outgoing.trigger_id}:{outgoing.number}"
 
     def _starting(self, instance_id: str, name: str, given: Raw) -> Event:
         return Event(
@@ -309,6 +306,10 @@ class _Effects:
         self.put.append(
             Row(key, "message", TRIGGERS, self.partition, due_at, self.env.holder, 0, body, self.summary.group)
         )
+
+
+def _own_id(outgoing: Outgoing) -> str:
+    return numbered_id(outgoing.trigger_id, outgoing.number)
 
 
 def _id_for(outgoing: Outgoing) -> str:

@@ -73,6 +73,11 @@ def derived_id(prefix: str, key: str) -> str:
     return f"{_cut(prefix)}:{_digest(key, 32)}"
 
 
+def numbered_id(prefix: str, number: int) -> str:
+    """An id of its own, for a number that its prefix has only once: the prefix, cut as above, and the number."""
+    return f"{_cut(prefix)}:{number}"
+
+
 def _cut(text: str) -> str:
     # Cutting can end on a base character whose combining mark was cut off; NFC stays NFC for every prefix.
     return text[:150].encode()[:400].decode(errors="ignore")

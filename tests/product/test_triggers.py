@@ -742,6 +742,22 @@ def test_attempts_come_after_one_second_and_two(env: durable.testing.Environment
     assert len(at) == 3
 
 
+@pytest.mark.parametrize("action", [actions.start_orchestration("same"), actions.call_activity("anything")])
+def test_what_a_trigger_with_a_long_id_starts_has_an_id_that_is_one(
+    env: durable.testing.Environment, action: Any
+) -> None:
+    env.replace("anything", 1)
+    env.client.add_trigger("t" * 200, on=EventPattern(type="go"), action=action, transient=False)
+    env.client.publish(event("go", 7))
+    env.client.publish(event("go", 8))
+    second, first = env.client.list_orchestrations()
+    assert first.instance_id.startswith("t" * 150 + ":")
+    assert first.instance_id != second.instance_id
+    for started in (first, second):
+        assert env.client.handle(started.instance_id).wait().runtime_status == "COMPLETED"
+        assert env.client.purge(started.instance_id) == 1
+
+
 def test_the_retry_policy_of_an_activity_travels_whole(env: durable.testing.Environment, app: durable.Registry) -> None:
     retry = durable.RetryPolicy(50, first_interval=2, backoff_coefficient=1, retry_timeout=20, jitter=0.5)
 
