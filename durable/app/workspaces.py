@@ -59,7 +59,7 @@ class Workspaces(Triggerer):
             return list(register.triggers().workspace_context)
 
     def delete_workspace(self, name: str) -> None:
-        """Delete its triggers, event sources, contexts and dead letters, and list it no more.
+        """Delete its triggers, event sources, contexts, dead letters and kept events, and list it no more.
 
         Its orchestrations go on and stay until they are purged: `purge_where` of a client of that workspace.
         """

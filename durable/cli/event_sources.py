@@ -99,7 +99,7 @@ def _list_workspaces(session: Session) -> None:
 
 
 def _delete_workspace(session: Session, name: Workspace) -> None:
-    """Delete a workspace's triggers, event sources, contexts and dead letters.
+    """Delete a workspace's triggers, event sources, contexts, dead letters and kept events.
 
     Its orchestrations stay.
     """

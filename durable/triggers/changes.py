@@ -108,6 +108,7 @@ class Change(msgspec.Struct, omit_defaults=True):
     dead: dict[str, Dead] = {}
     buried: list[str] = []
     unmatched: list[Raw] = []
+    forgets_unmatched: bool = False  # those before these
     keeps_unmatched: bool | None = None
     sources: dict[str, Source | None] = {}  # None: it is gone
     answers: dict[str, list[str]] = {}

@@ -257,6 +257,9 @@ class HubState:
         for letter_id in list(self.dead):
             self.bury(letter_id)
         self.keep_unmatched(False)
+        self.unmatched.clear()
+        self._change.unmatched.clear()
+        self._change.forgets_unmatched = True
 
     # ---- what has changed
 
@@ -309,6 +312,8 @@ class HubState:
         for letter_id in change.buried:
             self.dead.pop(letter_id, None)
         self.dead.update(change.dead)
+        if change.forgets_unmatched:
+            self.unmatched.clear()
         self.unmatched.extend(change.unmatched)
         for token, answer in change.answers.items():
             self._answer(token, answer)

@@ -429,6 +429,21 @@ def test_events_that_fit_nothing_are_counted_and_the_last_kept_if_asked() -> Non
     assert world.hub.counts.unmatched == world.hub.counts.taken == KEPT + 4
 
 
+def test_who_clears_a_workspace_forgets_what_was_kept_till_then() -> None:
+    world, follower = World(), Hub()
+    for number in range(2):  # before the step that clears, and in it
+        world.hub.keep_unmatched(True)
+        world.publish(event(str(number)))
+        if number:
+            world.hub.clear()
+            world.hub.keep_unmatched(True)
+            world.publish(event("after"))
+        follower.apply(decode_change(encode_change(world.hub.take_change())))
+    for hub in (world.hub, follower):
+        assert [read_event(bytes(body)).id for body in hub.unmatched] == ["after"]
+    assert picture(follower) == picture(world.hub)
+
+
 # ---- failures
 
 
