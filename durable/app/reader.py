@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Literal, overload
 
@@ -139,9 +139,7 @@ class Reader:
         if execution_id is not None and (not events or events[0].instance_id != instance_id):
             raise InstanceNotFoundError(f"history: {instance_id!r} has no execution {execution_id!r}")
         if pending and execution == record.summary.execution_id:
-            facts = (decode_event(row.body) for row in record.inbox if row.body)
-            # The rewind itself is in the history; its row only makes a worker look.
-            events += [event_view(fact, None) for fact in facts if fact.type != h.EXECUTION_REWOUND]
+            events += _pending(record, events)
         if as_cloudevents:
             return cloud_events(events, record.summary, execution, self._workspace)
         return events
@@ -217,6 +215,14 @@ class Reader:
         refuse_inside("diagnose", "an activity that calls the client")
         members = self._backend.membership.members()
         return diagnose(self._outline, members, self._transport, self._workspace, self._events_at, self.triggers())
+
+
+def _pending(record: Record, history: Sequence[HistoryEvent]) -> list[HistoryEvent]:
+    """What no turn has taken. The rows of a rewind and a resume that are in the history only make a worker look."""
+    resumed = [msgspec.structs.replace(event, event_id=None) for event in history if event.type == h.EXECUTION_RESUMED]
+    facts = (decode_event(row.body) for row in record.inbox if row.body)
+    pending = (event_view(fact, None) for fact in facts if fact.type != h.EXECUTION_REWOUND)
+    return [event for event in pending if event not in resumed]
 
 
 def _execution(summary: Summary) -> ExecutionKey:

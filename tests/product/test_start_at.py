@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import durable
+import durable.testing
 from tests.waiting import SOON, until
 
 pytestmark = pytest.mark.everywhere
@@ -108,6 +109,20 @@ def test_suspended_over_its_time_it_starts_when_it_is_resumed(bench: Bench, app:
     handle.raise_event("go", 1)
     handle.resume()
     assert handle.result(SOON)[1] == 1
+
+
+def test_a_resume_that_is_in_the_history_is_not_pending_too(app: durable.Registry) -> None:
+    with durable.testing.Environment(registry=app) as env:
+        handle = env.client.start_orchestration("begins", start_at=3600)
+        for steer in (handle.suspend, handle.resume):
+            steer()
+            env.advance(1)
+        events = env.client.history(handle.instance_id, pending=True)
+        assert [(e.event_id, e.type) for e in events] == [
+            (0, "ExecutionStarted"),
+            (1, "ExecutionSuspended"),
+            (2, "ExecutionResumed"),
+        ]
 
 
 def test_a_moment_without_a_time_zone_is_refused(bench: Bench) -> None:
