@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -110,11 +111,15 @@ def cloud_events(
 
 
 def _cloud_event_id(event: HistoryEvent, instance_id: str, execution_id: str) -> str:
-    """An outcome's id is instance/execution/task/attempt, as on the wire; any other event's ends in its number."""
+    """An outcome's id is instance/execution/task/attempt, as on the wire; any other event's ends in its number, or in a
+    digest of it while it has none."""
     if event.type in (h.TASK_COMPLETED, h.TASK_FAILED):
         parts = [instance_id, execution_id, str(event.task_id), str(event.attempt)]
+    elif event.event_id is None:
+        digest = hashlib.sha256(msgspec.json.encode(event)).hexdigest()[:16]
+        parts = [instance_id, execution_id, "pending", digest]
     else:
-        parts = [instance_id, execution_id, "pending" if event.event_id is None else str(event.event_id)]
+        parts = [instance_id, execution_id, str(event.event_id)]
     return "/".join(quote(part, safe="") for part in parts)
 
 
@@ -122,7 +127,7 @@ def _data(event: HistoryEvent, instance_id: str, execution_id: str) -> dict[str,
     data: dict[str, Any] = msgspec.to_builtins(event)
     for name in ("type", "timestamp", "event_id"):
         data.pop(name, None)
-    if event.instance_id is not None:
+    if event.instance_id is not None and event.type != h.EXECUTION_STARTED:
         data["child_instance_id"] = event.instance_id
     data["instance_id"], data["execution_id"] = instance_id, execution_id
     return data

@@ -361,6 +361,8 @@ def test_a_history_travels_as_cloudevents(bench: Bench, app: durable.Registry) -
         assert again.get_data() == cloud.get_data()
     types = [e.get_type() for e in wired]
     assert types[0] == "durable.execution-started"
+    started: Any = wired[0].get_data()
+    assert "child_instance_id" not in started, "it is no child of its own"
     assert {"durable.task-scheduled", "durable.event-raised", "durable.execution-completed"} < set(types)
     data: Any = wired[types.index("durable.task-scheduled")].get_data()
     shared = {"instance_id": "über 1", "execution_id": execution, "task_id": 2, "attempt": 1}
@@ -369,6 +371,17 @@ def test_a_history_travels_as_cloudevents(bench: Bench, app: durable.Registry) -
     assert completed.get_id() == f"%C3%BCber%201/{execution}/2/1"
     data = completed.get_data()
     assert data.items() >= (shared | {"result": 5}).items()
+
+
+def test_each_fact_that_waits_is_a_cloudevent_of_its_own(bench: Bench) -> None:
+    handle = bench.start("wait")
+    for name in ("go", "stay", "go"):
+        handle.raise_event(name, name)
+    wired, again = (bench.client.history(handle.instance_id, as_cloudevents=True, pending=True) for _ in range(2))
+    ids = [cloud.get_id() for cloud in wired]
+    assert len({*ids}) == len(ids) == 4
+    assert ids == [cloud.get_id() for cloud in again]
+    assert all("/pending/" in event_id for event_id in ids[1:])
 
 
 @pytest.mark.on_dynamodb
