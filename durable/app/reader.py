@@ -242,14 +242,16 @@ def check_text(text: str | None, what: str) -> str | None:
 
 
 def timestamp(moment: datetime | None, where: str) -> float | None:
-    """POSIX seconds of an aware datetime. Raises ValueError for a naive one."""
+    """POSIX seconds of an aware datetime. Raises TypeError, or ValueError as `to_utc`."""
     return None if moment is None else to_utc(moment, where).timestamp()
 
 
 def statuses(status: RuntimeStatus | str | Iterable[RuntimeStatus | str] | None) -> frozenset[RuntimeStatus] | None:
-    """One or several states, as enum or text. Raises ValueError for one that there is not."""
+    """One or several states, as enum or text. Raises TypeError, or ValueError for one that there is not."""
     if status is None:
         return None
+    if not isinstance(status, Iterable):
+        raise TypeError(f"status= takes one or several of {', '.join(RuntimeStatus)}, not {status!r}")
     several = [status] if isinstance(status, str) else list(status)
     try:
         return frozenset(RuntimeStatus(str(one).upper()) for one in several)

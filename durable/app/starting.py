@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypedDict, cast, overload
 
-from ..model.moments import to_timedelta, to_utc
+from ..model.moments import from_now, to_timedelta, to_utc
 from ..model.status import Summary
 from ..ports import Commit, Outcome
 from ..replay.arity import A, B, C, D, E, F, R, Takes0, Takes1, Takes2, Takes3, Takes4, Takes5, Takes6
@@ -108,11 +108,7 @@ def start_time(start_at: datetime | timedelta | float | None, now: datetime) -> 
     if isinstance(start_at, datetime):
         moment = to_utc(start_at, "start_at=")
     else:
-        delta = to_timedelta(start_at, "start_at=")
-        try:
-            moment = now + delta
-        except OverflowError:
-            raise ValueError(f"start_at=: {delta} from now is past the year 9999") from None
+        moment = from_now(now, to_timedelta(start_at, "start_at="), "start_at=")
     return moment if moment > now else None
 
 

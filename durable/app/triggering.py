@@ -19,7 +19,7 @@ from ..engine.triggering import ASKED, begin
 from ..model import history as h
 from ..model.errors import DuplicateNameError, TimeoutError, TriggerExistsError, TriggerNotFoundError
 from ..model.history import Event, Raw
-from ..model.moments import to_timedelta
+from ..model.moments import from_now, to_timedelta
 from ..model.names import TRIGGERS, check_foreign_id, check_name
 from ..model.status import Page
 from ..payload.signed_callables import KeyRing, sign_callable
@@ -117,12 +117,12 @@ class Triggerer(Steerer):
 
         The same source and id again is the same event, and counts once (of the last 100,000). delay: timedelta or
         seconds until it comes; until then it is kept. Raises TypeError for another object, ValueError for data that are
-        no JSON, or nest more than 128 arrays and objects.
+        no JSON, or nest more than 128 arrays and objects, and for a delay past the year 9999.
         """
         refuse_inside("publish", "an activity that calls the client")
         body = from_sdk(event)
         now = self._now()
-        fire_at = None if delay is None else now + to_timedelta(delay, "delay=")
+        fire_at = None if delay is None else from_now(now, to_timedelta(delay, "delay="), "delay=")
         fact = Event(h.EVENT_RAISED, now, input=Raw(body), fire_at=fire_at)
         fact_id = f"cloudevent/{digest_of(read_event(body)).hex()}"
         while self._deliver(TRIGGERS, fact_id, fact) is Delivered.ABSENT:

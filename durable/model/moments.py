@@ -15,12 +15,24 @@ Moment = Annotated[datetime, Meta(tz=True)]  # read from a store, one without a 
 
 
 def to_utc(moment: datetime, where: str) -> datetime:
-    """`moment` in UTC. Raises TypeError, or ValueError for a naive one; `where` names the argument in the message."""
+    """`moment` in UTC. Raises TypeError, or ValueError for a naive one or one that UTC does not have; `where` names the
+    argument in the message."""
     if not isinstance(moment, datetime):
         raise TypeError(f"{where}: give an aware datetime, not {moment!r}")
     if moment.tzinfo is None or moment.utcoffset() is None:
         raise ValueError(f"{where}: {moment!r} has no time zone; give an aware one, e.g. datetime.now(timezone.utc)")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{where}: {moment!r} is outside the years 1 to 9999 in UTC") from None
+
+
+def from_now(now: datetime, delta: timedelta, where: str) -> datetime:
+    """That much later. Raises ValueError for what is past the last year; `where` as above."""
+    try:
+        return now + delta
+    except OverflowError:
+        raise ValueError(f"{where}: {delta} from now is past the year 9999") from None
 
 
 def to_timedelta(duration: object, where: str) -> timedelta:

@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 
 from ..model.errors import LimitError
 from ..model.history import Raw
-from ..model.moments import to_timedelta, to_utc
+from ..model.moments import from_now, to_timedelta, to_utc
 from ..model.names import check_name
 from ..payload.values import decode, encode, refuse_ambiguous
 from ..triggers.pattern import EventPattern
@@ -370,10 +370,7 @@ class OrchestrationContext:
     # ---- details
 
     def _after(self, delta: timedelta, where: str) -> datetime:
-        try:
-            return self._execution.clock + delta
-        except OverflowError:
-            raise ValueError(f"{where}: {delta} from now is past the year 9999") from None
+        return from_now(self._execution.clock, delta, where)
 
     def _tasks(self, tasks: Iterable[object], where: str) -> list[Task[Any]]:
         if isinstance(tasks, Task):

@@ -10,7 +10,7 @@ import math
 import sys
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -561,6 +561,13 @@ def test_wrong_arguments_are_refused_at_the_call(world: World) -> None:
             client.list_orchestrations(limit=bad)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"status=.*PENDING"):
         client.list_orchestrations(status="DONE")
+    with pytest.raises(TypeError, match=r"status=.*PENDING.*5"):
+        client.list_orchestrations(status=5)  # type: ignore[arg-type]
+    last = datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))
+    with pytest.raises(ValueError, match=r"created_before=.* outside"):
+        client.list_orchestrations(created_before=last)
+    with pytest.raises(ValueError, match=r"start_at=.* outside"):
+        client.start_orchestration(pair, 1, 2, start_at=last)
     with pytest.raises(ValueError, match="cursor"):
         client.list_orchestrations(cursor="forged")
     with pytest.raises(ValueError, match="created_after"):

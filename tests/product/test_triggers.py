@@ -947,6 +947,7 @@ client_calls: list[tuple[Callable[[durable.Client], Any], type[Exception], list[
     (lambda c: c.replay_dead_letter("99"), durable.TriggerNotFoundError, ["replay_dead_letter", "'99'"]),
     (lambda c: c.delete_dead_letter("99"), durable.TriggerNotFoundError, ["delete_dead_letter", "'99'"]),
     (lambda c: c.set_workspace_context([1]), TypeError, ["context=", "dict"]),  # type: ignore[arg-type]
+    (lambda c: c.publish(event(), delay=timedelta.max), ValueError, ["delay=", "9999"]),
     (lambda c: c.set_workspace_context({"x": object()}), durable.PayloadError, ["context="]),
     (lambda c: c.wait_for_trigger("there", 0.01), durable.TimeoutError, ["'there'", "0 times"]),
     (lambda c: c.start_orchestration("same", 1, instance_id="@triggers"), ValueError, ["@", "reserved"]),
