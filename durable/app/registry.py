@@ -271,9 +271,11 @@ class Registry:
 
     def names(self, kind: str) -> list[str]:
         """The registered names of one kind, "activity" or "orchestrator", sorted; a version stands after its name."""
+        with self._lock:
+            activities, orchestrators = list(self._activities), list(self._orchestrators)
         if kind == "activity":
-            return sorted(self._activities)
-        return sorted(f"{name} {version}".rstrip() for name, version in self._orchestrators)
+            return sorted(activities)
+        return sorted(f"{name} {version}".rstrip() for name, version in orchestrators)
 
     def on_change(self, call: Callable[[], None]) -> Callable[[], None]:
         """Call `call` after each registration; returns how to stop that."""

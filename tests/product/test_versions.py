@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -211,6 +214,29 @@ def test_another_function_under_a_taken_version_is_refused_and_says_so() -> None
         app.orchestrator(name="flow", version="1.0")(lambda ctx: None)
     register(app, "1.0")  # the same file and qualified name: a notebook cell that is run again
     app.orchestrator(name="flow", version="1.1")(lambda ctx: None)
+
+
+def test_the_names_can_be_read_while_others_register() -> None:
+    app, done = durable.Registry(), threading.Event()
+
+    def read() -> int:
+        """How many there are at the end."""
+        while not done.is_set():
+            app.names("orchestrator")
+        return len(app.names("orchestrator"))
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(read)
+            for number in range(1_000):
+                app.orchestrator(name=f"flow-{number}")(lambda ctx: None)
+            done.set()
+            assert found.result(SOON) == 1_000
+    finally:
+        done.set()
+        sys.setswitchinterval(before)
 
 
 # ---- deploys in mid-flight
