@@ -16,6 +16,8 @@
     ├── TimeoutError                   also the builtin TimeoutError
     ├── PayloadError                   also a ValueError: a value that can't travel as JSON
     ├── LimitError                     a limit of `durable.Limits` was reached
+    ├── TriggerExistsError             a trigger of this workspace has this id
+    ├── TriggerNotFoundError           also a LookupError: no trigger, dead letter or event source has this id
     ├── DuplicateNameError             another function already has this name
     ├── StoreError                     the store can't be used: unreachable, damaged, newer, read-only
     └── TransportError                 the broker can't be used: unreachable, wrong credentials, no such virtual host

@@ -15,7 +15,7 @@ class RetryPolicy:
     """How often, and how far apart, a failed attempt is repeated (Durable Functions' RetryOptions, with more).
 
     max_attempts: attempts in all, the first included. first_interval: wait before the second attempt.
-    backoff_coefficient: factor on each further wait. max_interval: upper bound of a wait, None for none.
+    backoff_coefficient: factor on each further wait. max_interval: upper bound of a wait before jitter, None for none.
     retry_timeout: no attempt starts later than this after the first one was scheduled, None for no bound.
     jitter: a wait is lengthened or shortened by up to this fraction of itself (0 to 1).
     retry_on, give_up_on: exception types, matched by the recorded class hierarchy; `give_up_on` wins.

@@ -221,7 +221,7 @@ class Hub(HubState):
         live.state.firing = False
         self._change.states[live.trigger.id] = live.state
         if live.trigger.transient:
-            self._delete(live.trigger.id)
+            self.delete(live.trigger.id)
         for action in draft.asked:
             self._do(action, live.trigger.id, event, body, now)
 
@@ -252,7 +252,7 @@ class Hub(HubState):
             if action.trigger.id not in self._triggers:
                 self.add(action.trigger, action.context)
         elif isinstance(action, DeleteTrigger):
-            self._delete(action.trigger_id)
+            self.delete(action.trigger_id)
         elif isinstance(action, ChangeTrigger):
             self.change(action.trigger_id, enabled=action.enabled, context=action.context)
         elif isinstance(action, TerminateWorkspace):

@@ -135,7 +135,7 @@ class HubState:
         trigger_id = resume.trigger_id
         live = self._triggers.get(trigger_id)
         if live is None or _attempt(live) <= resume.attempt:
-            self._delete(trigger_id)
+            self.delete(trigger_id)
             self._withdraw(trigger_id, resume.attempt)
             self._change.withdrawn[trigger_id] = resume.attempt
 
@@ -143,10 +143,6 @@ class HubState:
         self._withdrawn[trigger_id] = max(attempt, self._withdrawn.pop(trigger_id, 0))
         if len(self._withdrawn) > WITHDRAWN:
             del self._withdrawn[next(iter(self._withdrawn))]
-
-    def delete(self, trigger_id: str) -> bool:
-        """Whether it was there."""
-        return self._delete(trigger_id)
 
     def is_declared(self, trigger: Definition) -> bool:
         """Whether `declare` would change nothing."""
@@ -156,9 +152,10 @@ class HubState:
     def flush(self) -> None:
         """Delete all triggers. Those with which orchestrations wait stay: they end with the wait."""
         for trigger_id in [i for i, live in self._triggers.items() if not isinstance(live.trigger.action, Resume)]:
-            self._delete(trigger_id)
+            self.delete(trigger_id)
 
-    def _delete(self, trigger_id: str) -> bool:
+    def delete(self, trigger_id: str) -> bool:
+        """Whether it was there."""
         live = self._triggers.pop(trigger_id, None)
         if live is None:
             return False
