@@ -2,6 +2,7 @@
 
 A start creates its target, idempotently by who asked for it (parent, execution, task, attempt). A fact goes into its
 target's inbox, once by the key of its row. An event for nobody is parked there, until somebody of that id starts.
+What can't be read, a message or what it is for, holds up its own row only, which rests.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from ..model.errors import StoreError
 from ..model.history import Event, UnreadableHistory, encode_event
 from ..model.names import TRIGGERS, partition_of
 from ..ports import Commit, Delivered, Fact, Lease, Outcome, Published, Record, Row, RowKey, Want
+from .parking import RESTING
 from .requests import Begin, Claim, Deliver, Emit, Finish, Load, Read, Request
-from .rewinding import Part, Rewound, answer_requests
+from .rewinding import Part, Rewound, Unreadable, answer_requests
 
 log = logging.getLogger("durable.worker")
 
@@ -43,6 +45,7 @@ class Outbox:
         self.env = env
         self.clock = clock
         self.rows: dict[str, Row] = {}
+        self._said: set[str] = set()  # keys of rows that rest
 
     def add(self, row: Row) -> None:
         self.rows[row.key] = row
@@ -54,11 +57,12 @@ class Outbox:
         facts: list[tuple[Row, Fact]] = []
         rewinds: list[Row] = []
         emitted: dict[str, list[tuple[Row, Message]]] = {}
+        unreadable: list[Unreadable] = []
         for row in rows.values():
             try:
                 message = decode_message(row.body)
             except UnreadableHistory as error:
-                log.error("message %r of instance %r can't be read and is kept: %s", row.key, row.instance_id, error)
+                unreadable.append(Unreadable(row, str(error)))
                 continue
             if message.kind == "start":
                 starts.append((row, message))
@@ -69,11 +73,12 @@ class Outbox:
             else:
                 facts.append((row, self._fact(message, row.key)))
         try:
-            ended = yield from self._send_starts(starts, facts)
+            ended = yield from self._send_starts(starts, facts, unreadable)
             ended += yield from self._send_facts(facts)
             ended += yield from self._emit(emitted)
             rewound: Rewound = yield from answer_requests(rewinds, Part(self.clock, self.env.mint, self.env.partitions))
             ended += rewound.answered
+            yield from self._rest([*unreadable, *rewound.unreadable])
             if ended:
                 yield Claim([Lease(row.partition, row.key, row.holder, row.attempt, None) for row in ended])
         except StoreError:
@@ -90,9 +95,10 @@ class Outbox:
         return Fact(message.target, partition, fact_id, body, self.clock().timestamp(), message.kind == "event")
 
     def _send_starts(
-        self, starts: list[tuple[Row, Message]], facts: list[tuple[Row, Fact]]
+        self, starts: list[tuple[Row, Message]], facts: list[tuple[Row, Fact]], unreadable: list[Unreadable]
     ) -> Generator[Request, Any, list[Row]]:
-        """Create the targets. A taken id becomes a fact for the parent, added to `facts`."""
+        """Create the targets. A taken id becomes a fact for the parent, added to `facts`; where nobody can read who
+        has it, the row is added to `unreadable`."""
         if not starts:
             return []
         commits = [create(m.target, m.event, self.env.partitions, self.env.mint()) for _, m in starts]
@@ -113,11 +119,16 @@ class Outbox:
         if unclear:
             records: list[Record | None] = yield Load([Want(m.target) for _, m in unclear])
             for (row, message), record in zip(unclear, records, strict=True):
+                try:
+                    is_there = record is not None and _is_started_by(record, message.event)
+                except UnreadableHistory as error:
+                    unreadable.append(Unreadable(row, f"{message.target!r} is there already, and {error}"))
+                    continue
                 if record is None and refused[row.key] is Outcome.CONFLICT:
                     ended.append(row)  # it was there, and has been purged
                 elif record is None:
                     self.add(row)  # it did not happen after all
-                elif _is_started_by(record, message.event):
+                elif is_there:
                     ended.append(row)
                 elif message.event.parent is None:
                     log.warning(
@@ -167,11 +178,19 @@ class Outbox:
         yield from self._later(early)
         return ended
 
-    def _later(self, rows: Sequence[Row]) -> Generator[Request, Any, None]:
-        """They are found again soon, not when a dead worker's would be."""
+    def _rest(self, unreadable: Sequence[Unreadable]) -> Generator[Request, Any, None]:
+        """A newer worker may read it, or it is mended in the store: it is tried again now and then, and said once."""
+        for row, why in unreadable:
+            if row.key not in self._said:
+                self._said.add(row.key)
+                log.error("message %r of instance %r is kept: %s", row.key, row.instance_id, why)
+        yield from self._later([row for row, _ in unreadable], RESTING)
+
+    def _later(self, rows: Sequence[Row], seconds: float = _AGAIN) -> Generator[Request, Any, None]:
+        """They are found again then, by default soon, not when a dead worker's would be."""
         if rows:
-            soon = self.clock().timestamp() + _AGAIN
-            yield Claim([Lease(r.partition, r.key, r.holder, r.attempt, soon, self.env.holder) for r in rows])
+            until = self.clock().timestamp() + seconds
+            yield Claim([Lease(r.partition, r.key, r.holder, r.attempt, until, self.env.holder) for r in rows])
 
 
 def _is_started_by(record: Record, asked: Event) -> bool:

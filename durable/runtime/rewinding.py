@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ..engine.messages import Message, decode_message
 from ..engine.rewind import Rewinding, answer, look_back, outcome_as_fact, rewind
-from ..model.history import Event, Raw
+from ..model.history import Event, Raw, UnreadableHistory
 from ..ports import Commit, Lease, Outcome, Record, Row, RowKey, Store, Want
 from .requests import Begin, Claim, Deliver, Finish, Load, Read, Request
 
@@ -48,12 +48,21 @@ def drive(asking: Generator[Request, Any, T], store: Store) -> T:
         answer = answers[type(request)](request)
 
 
+class Unreadable(NamedTuple):
+    """A message that can't be done: it, or what it is for, is damaged or of a newer version."""
+
+    row: Row
+    why: str
+
+
 class Rewound(NamedTuple):
-    """The instances that were rewound, or told to go on; the requests that are answered, and those that are not yet."""
+    """The instances that were rewound, or told to go on; the requests that are answered, those that are not yet, and
+    those that nobody here can answer."""
 
     touched: Sequence[str]
     answered: Sequence[Row]
     left: Sequence[Row]
+    unreadable: Sequence[Unreadable]
 
 
 def rewind_instance(record: Record, reason: Raw, part: Part) -> Generator[Request, Any, Commit | None]:
@@ -84,10 +93,12 @@ def requests_of(commit: Commit) -> list[Row]:
 
 
 def answer_requests(rows: Sequence[Row], part: Part) -> Generator[Request, Any, Rewound]:
-    """Do what these rows ask, and what that asks in turn. The rows answered are for the caller to end."""
+    """Do what these rows ask, and what that asks in turn. The rows answered are for the caller to end; those that can't
+    be read for a worker's outbox to rest."""
     touched: list[str] = []
     answered: list[Row] = []
     left: list[Row] = []
+    unreadable: list[Unreadable] = []
     waiting = list(rows)
     while waiting:
         row = waiting.pop()
@@ -96,19 +107,25 @@ def answer_requests(rows: Sequence[Row], part: Part) -> Generator[Request, Any, 
         start = RowKey(row.partition, f"{row.key.rpartition('/rewind/')[0]}/start")
         [starting] = yield Read([start])  # first: what has been started by now is there when we look
         [record] = yield Load([Want(message.target)])
-        found = answer(record, message, starting is not None, part.clock())
-        if found.rewinds is not None:
-            commit: Commit | None = yield from _commit(found.rewinds, ask.input, part, ask)
-            if commit is None:
-                left.append(row)
-                continue
+        try:
+            found = answer(record, message, starting is not None, part.clock())
+            commit: Commit | None = None
+            if found.rewinds is not None:
+                commit = yield from _commit(found.rewinds, ask.input, part, ask)
+        except UnreadableHistory as error:
+            unreadable.append(Unreadable(row, f"{message.target!r} can't be rewound: {error}"))
+            continue
+        if commit is not None:
             touched.append(message.target)
             waiting += requests_of(commit)
+        elif found.rewinds is not None:
+            left.append(row)
+            continue
         elif found.outcome is not None:
             yield from _tell(found.outcome, row, part)
             touched.append(found.outcome.target)
         answered.append(row)
-    return Rewound(touched, answered, left)
+    return Rewound(touched, answered, left, unreadable)
 
 
 def _tell(outcome: Message, row: Row, part: Part) -> Asking:

@@ -188,6 +188,46 @@ def test_what_has_lost_its_history_is_blocked_and_nothing_is_guessed(place: Any,
             assert [client.purge(name, recursive=False) for name in names] == [1] * len(names)
 
 
+def test_what_can_not_be_read_holds_up_no_other_instance(place: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Others are about to start it, and to rewind it: those messages wait, and are said once."""
+    app = durable.Registry()
+
+    @app.orchestrator(name="leaf")
+    def leaf(ctx: durable.OrchestrationContext) -> None:
+        raise ValueError("no")
+
+    @app.orchestrator(name="middle")
+    def middle(ctx: durable.OrchestrationContext) -> Steps:
+        yield ctx.call_sub_orchestrator(leaf, instance_id="leaf")
+
+    @app.orchestrator(name="root")
+    def root(ctx: durable.OrchestrationContext) -> Steps:
+        yield ctx.call_sub_orchestrator(middle, instance_id="middle")
+
+    @app.orchestrator(name="detaches")
+    def detaches(ctx: durable.OrchestrationContext) -> None:
+        ctx.start_orchestration(leaf, instance_id="leaf")
+
+    with durable.connect(place.url) as client, durable.Worker(client, registry=app, shutdown_grace=0):
+        assert client.start_orchestration("root", instance_id="root").wait(SOON).failure is not None
+        execution = client.handle("leaf").status().execution_id
+    place.change(execution, CHANGES["case 117 a format of a newer version"][0])
+    with durable.connect(place.url) as client:
+        client.rewind("root")
+        with durable.Worker(client, registry=app, shutdown_grace=0):
+            detached = client.start_orchestration("detaches")
+            child = client.start_orchestration("middle", instance_id="another")
+            until(lambda: caplog.text.count("is kept: 'leaf' is there already") == 2)
+            until(lambda: "is kept: 'middle' can't be rewound" in caplog.text)
+            assert detached.result(SOON) is None
+            assert client.start_orchestration("leaf").wait(SOON).failure is not None
+            assert child.status().runtime_status is durable.RuntimeStatus.RUNNING
+        with durable.Worker(client, registry=app, shutdown_grace=0):
+            assert client.start_orchestration("leaf").wait(SOON).failure is not None
+    assert caplog.text.count("a stored history row has format 99") == 3
+    assert "the store did not answer" not in caplog.text
+
+
 def test_case_116_changed_bytes_of_a_blob(tmp_path: Path) -> None:
     shop = durable.Registry()
 
