@@ -4,15 +4,18 @@ Laws.
 1. The index is read every few seconds whatever the signals say: signals make it fast, the sweep makes it right.
 2. A row is for its holder, or for anybody once it is due or its holder is dead. One without a holder whose time has
    not come is with the broker, and nobody's until messages are known to be lost.
-3. What is read is bounded. A sweep that was cut short goes on where it was: rows that nobody can act upon now (timers
-   of parked instances) must not hide the ones behind them for ever.
+3. What is read at once is bounded. A sweep that was cut short goes on where it was, place by place (a partition of a
+   group), and with the next round where that is not ahead of the time: rows that nobody can act upon now (timers of
+   parked instances) must not hide the ones behind them, nor make other places late.
+4. New timers are armed as far ahead as any place may have been read, and a place is read on before the time comes at
+   which its reading was cut: no timer falls between the two.
 """
 
 from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Container, Generator, Iterable
+from collections.abc import Container, Generator, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -44,11 +47,12 @@ class Agenda:
         self.owned: frozenset[tuple[str, int]] = frozenset()
         self.look = False  # somebody changed something, unknown what
         self.next_sweep = 0.0
-        self._lost_messages = False
+        self._lost: frozenset[tuple[str, int]] = frozenset()  # places to read wholly, for what the broker lost
         self._patient_until = 0.0
         self._swept_at = 0.0
         self._horizon = 0.0
-        self._places: dict[tuple[str, int], str] = {}
+        self._places: dict[tuple[str, int], str] = {}  # where a sweep was cut
+        self._behind: list[tuple[str, int]] = []  # those of them to read on at once
         self._armed: dict[str, Row] = {}
         self._timers: list[tuple[float, str]] = []
 
@@ -59,12 +63,15 @@ class Agenda:
         in the queues of these partitions come first, and spare a second run."""
         self.owned = owned
         self._patient_until = patient_until
-        self.sweep_soon()
+        self._places.clear()
+        self.sweep_soon(lost_messages=bool(self._lost))
 
     def sweep_soon(self, *, lost_messages: bool = False) -> None:
         """Read everything again with the next round; also what is thought to be with the broker."""
         self.next_sweep = 0.0
-        self._lost_messages |= lost_messages
+        if lost_messages:
+            self._lost = self.owned
+            self._places.clear()
 
     def set_back(self, now: float) -> bool:
         """Whether the clock has been set back since the last sweep."""
@@ -72,41 +79,52 @@ class Agenda:
 
     def read(self, now: float, parked: Container[str]) -> Generator[Request, Any, list[Row]]:
         """Rows to act upon now, if it is time to look. Timers are armed, but for those of parked instances."""
-        if now >= self.next_sweep or self.set_back(now):
-            return (yield from self._sweep(now, parked))
-        if self.look:
-            return (yield from self._look(now, parked))
-        return []
-
-    def _sweep(self, now: float, parked: Container[str]) -> Generator[Request, Any, list[Row]]:
         found: list[Row] = []
-        until = now + (_LATEST if self._lost_messages else self.window)
+        if now >= self.next_sweep or self.set_back(now):
+            next_sweep = min(now + self.sweep, self.roster.next_doubt(now))
+            if now < self._patient_until:
+                next_sweep = min(next_sweep, self._patient_until)
+            found += yield from self._sweep(now, parked, sorted(self.owned), next_sweep)
+            self.look = False
+        elif self._behind:
+            found += yield from self._sweep(now, parked, self._behind, self.next_sweep)
+        if self.look:
+            found += yield from self._look(now, parked)
+        return found
+
+    def _sweep(
+        self, now: float, parked: Container[str], places: Sequence[tuple[str, int]], next_sweep: float
+    ) -> Generator[Request, Any, list[Row]]:
+        found: list[Row] = []
+        behind: list[tuple[str, int]] = []
         pages = 0
-        more = False
-        for place in sorted(self.owned):
+        for place in places:
             group, number = place
+            until = now + (_LATEST if place in self._lost else self.window)
             after = self._places.pop(place, "")
+            acts = False
             while True:
                 rows: Slice[Row] = yield Due(number, group, until, self.page, after)
                 pages += 1
-                found += self._chosen(rows.items, now, parked)
+                chosen = self._chosen(rows.items, now, parked)
+                found += chosen
+                acts |= bool(chosen)
                 if rows.next is None:
+                    self._lost -= {place}
                     break
                 if pages >= _PAGES:
-                    more = True
-                    if rows.items:  # all of a page may have changed while it was read
-                        until = min(until, rows.items[-1].due_at)
                     self._places[place] = rows.next
+                    read_to = rows.items[-1].due_at if rows.items else now  # all of a page may have changed meanwhile
+                    if acts or place in self._lost or read_to <= now:
+                        behind.append(place)
+                    else:
+                        next_sweep = min(next_sweep, read_to)
                     break
                 after = rows.next
-        self._horizon = min(until, now + self.window)
-        self._lost_messages = more and self._lost_messages
-        self.look = False
+        self._horizon = now + self.window
+        self._behind = behind
         self._swept_at = now
-        self.next_sweep = now if more and found else now + self.sweep
-        if now < self._patient_until:
-            self.next_sweep = min(self.next_sweep, self._patient_until)
-        self.next_sweep = min(self.next_sweep, self.roster.next_doubt(now))
+        self.next_sweep = next_sweep
         return found
 
     def _look(self, now: float, parked: Container[str]) -> Generator[Request, Any, list[Row]]:
@@ -132,7 +150,7 @@ class Agenda:
 
     def _is_ours_early(self, row: Row, now: float) -> bool:
         if not row.holder:
-            return self._lost_messages and row.kind == "task"
+            return row.kind == "task" and (row.group, row.partition) in self._lost
         if not self.roster.lives(row.holder, now):
             return row.kind != "task" or now >= self._patient_until
         # A message of ours is only there while it is unsent, as after a fault between its commit and the sending.
@@ -174,4 +192,6 @@ class Agenda:
     @property
     def next_at(self) -> float:
         """When to look again, in POSIX seconds, if nothing happens before."""
+        if self._behind:
+            return self._swept_at
         return min(self.next_sweep, self._timers[0][0]) if self._timers else self.next_sweep

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -168,8 +168,8 @@ def never_sweeps() -> AbstractContextManager[Any]:
     """Signals tell what is new, so the index is read when partitions come, and never after."""
     sweep = Agenda._sweep
 
-    def sweep_once(self: Agenda, now: float, parked: Container[str]) -> Generator[ask.Request, Any, list[Row]]:
-        rows = yield from sweep(self, now, parked)
+    def sweep_once(self: Agenda, now: float, *how: Any) -> Generator[ask.Request, Any, list[Row]]:
+        rows = yield from sweep(self, now, *how)
         if self.next_sweep > now:
             self.next_sweep = math.inf
         return rows
@@ -181,9 +181,9 @@ def recovers_only_at_start() -> AbstractContextManager[Any]:
     """A worker looks for what was left undone when it starts: who else could leave something undone?"""
     sweep = Agenda._sweep
 
-    def recover_once(self: Agenda, now: float, parked: Container[str]) -> Generator[ask.Request, Any, list[Row]]:
+    def recover_once(self: Agenda, *how: Any) -> Generator[ask.Request, Any, list[Row]]:
         first = not self._swept_at
-        rows = yield from sweep(self, now, parked)
+        rows = yield from sweep(self, *how)
         return rows if first else [row for row in rows if row.kind == "inbox"]
 
     return patch.object(Agenda, "_sweep", recover_once)
