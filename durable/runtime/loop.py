@@ -58,7 +58,7 @@ class Settings(NamedTuple):
     batch: instances stepped in one round; part: so many together, so that the store commits one part while the next is
     stepped. cached: warm instances. window: seconds of timers kept in memory. sweep: seconds between
     two readings of the due index. page: rows a reading. retry: seconds after a fault. parting: seconds beyond the grace
-    of a stop in which a store that does not answer is tried again.
+    of a stop in which a store that does not answer, or does not say what became of commits, is tried again.
     """
 
     batch: int = 400
@@ -329,6 +329,11 @@ class Loop:
             return False
         while self.turns.arrived:
             yield from self._turns()
+            if self.turns.faulty:
+                if self.clock().timestamp() < self.stopping + self.settings.parting:
+                    return False  # after a pause
+                log.warning("what has arrived for %d instances can't be recorded", len(self.turns.arrived))
+                break
         self.turns.triggers.leave()
         yield from self.turns.triggers.tend()
         yield from self.work.hand_back()

@@ -15,7 +15,7 @@ from durable.engine.messages import Message, encode_message
 from durable.engine.step import create, inbox_arrivals
 from durable.model import history as h
 from durable.model.history import Event, Raw, encode_event
-from durable.ports import Append, Commit, Fact, Row, Want
+from durable.ports import Append, Commit, Fact, Outcome, Row, Want
 from durable.runtime import recovery
 from durable.runtime import requests as ask
 from tests.laws.driven import NOW, Driven, Registered, refuse
@@ -112,6 +112,40 @@ def test_a_stop_waits_for_a_store_that_is_back_in_time(driven: Driven) -> None:
     driven.reads = driven.writes = True
     driven.go_on(4)
     assert driven.over
+
+
+@pytest.mark.parametrize("lasts", [3.0, 100.0])
+def test_a_stop_does_not_wait_for_ever_for_commits_of_unknown_outcome(lasts: float) -> None:
+    app = durable.Registry()
+
+    @app.orchestrator
+    def flow(ctx: durable.OrchestrationContext) -> Any:
+        return (yield ctx.call_activity("work"))
+
+    driven = Driven(codebase=Registered(app))
+    started = Event(h.EXECUTION_STARTED, NOW, name="flow", input=Raw(b"null"), execution_id="e", seed="s")
+    driven.store.commit([create("i", started, 1, "c")])
+    driven.go_on(2, [ask.Assigned([("default", 0)], ["me"])])
+    begin, since = driven.answers[ask.Begin], driven.now
+    unclear = 0
+
+    def begin_in_vain(request: ask.Begin) -> None:
+        nonlocal unclear
+        if driven.now - since >= timedelta(seconds=lasts):
+            return begin(request)  # type: ignore[no-any-return]
+        unclear += 1
+        assert unclear < MANY, "it tries without a pause"
+        driven.outcomes.append([Outcome.UNKNOWN] * len(request.commits))
+
+    driven.answers[ask.Begin] = begin_in_vain
+    done = Event(h.TASK_COMPLETED, NOW, task_id=1, attempt=1, result=Raw(b"1"))
+    ended = ask.Done(Invocation("i", "e", 1, 1, "work", Raw(b"[]"), "e/1/1"), done)
+    driven.go_on(100, [ended, ask.Stop(0.0)])
+    assert driven.over
+    assert driven.now - since < timedelta(seconds=12)
+    [summary] = driven.store.summaries(["i"])
+    assert summary is not None
+    assert summary.status.finished == (lasts < 5.0)
 
 
 def test_an_outcome_for_what_this_version_can_not_read_waits_in_the_inbox(driven: Driven) -> None:
