@@ -143,8 +143,8 @@ class EngineThread:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        self._watchdog.watch_this_thread()
         try:
+            self._watchdog.watch_this_thread()
             self._drive()
         except BaseException as error:  # a bug of ours; the worker must say so instead of standing still in silence
             log.exception("the engine stopped; nothing is lost, restart the worker")

@@ -1,20 +1,25 @@
-"""A worker all of whose threads hang receives no activities, and those that wait in it go to somebody else."""
+"""A worker all of whose threads hang receives no activities, and those that wait in it go to somebody else; one
+that has no thread to begin with serves nothing."""
 
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from msgspec.structs import replace
 
+import durable
 from durable.engine.step import create
 from durable.model import history as h
 from durable.model.history import Event, Raw, encode_events
 from durable.ports import Append, Commit, Published, Row
 from durable.runtime import requests as ask
 from durable.runtime.serving import Serving
+from durable.runtime.watchdog import Watchdog
 from durable.runtime.workload import Held
 from tests.laws.driven import NOW, Driven
+from tests.waiting import SOON
 
 KEY = "e/1/1"
 WORK = "durable.default.work.default"
@@ -60,3 +65,16 @@ def test_what_waits_behind_threads_that_hang_goes_by_mail(driven: Driven) -> Non
     assert (sent, receiving[WORK]) == ([WORK], 0)
     driven.go_on(8, [ask.Stuck(-1)])
     assert (sent, receiving[WORK]) == ([WORK], 1)
+
+
+def test_a_worker_whose_engine_can_not_begin_says_so_and_gives_up_its_part() -> None:
+    app = durable.Registry()
+    app.orchestrator(name="flow")(lambda ctx: "done")
+    failing = patch.object(Watchdog, "watch_this_thread", side_effect=RuntimeError("can't start new thread"))
+    with durable.connect("memory://test_a_worker_whose_engine_can_not_begin") as client:
+        with failing, durable.Worker(client, registry=app):
+            handle = client.start_orchestration("flow")
+            with pytest.raises(durable.DurableError, match="has stopped by an error of its own"):
+                handle.result(SOON)
+        with durable.Worker(client, registry=app):
+            assert handle.result(SOON) == "done"
