@@ -114,6 +114,7 @@ class Loop:
         self.lost: Lost | None = None
         self.doubt_at = math.inf  # when subscriptions are renewed because somebody died
         self.stopping: float | None = None
+        self.grace = 0.0
         self.elsewhere: list[str] = []  # what was started here for other workers
 
     # ---- the loop
@@ -185,6 +186,10 @@ class Loop:
         moment = self.clock()
         now = moment.timestamp()
         set_back = self.agenda.set_back(now)
+        if set_back:
+            self.courier.hurry()
+            if self.stopping is not None:
+                self.stopping = min(self.stopping, now + self.grace)
         if now >= self.lifecycle.next_look or set_back:
             yield from self.lifecycle.look(now)
         rows: list[Row] = yield from self.agenda.read(now, self.turns.parking)
@@ -266,6 +271,7 @@ class Loop:
             elif isinstance(item, CodeChanged):
                 self._code_changed()
             elif self.stopping is None:
+                self.grace = item.grace
                 self.stopping = self.clock().timestamp() + item.grace
 
     def _code_changed(self) -> None:

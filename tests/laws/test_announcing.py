@@ -9,8 +9,10 @@ from durable.model.history import Raw
 from durable.model.limits import Limits
 from durable.model.status import RuntimeStatus, Summary
 from durable.replay.guard import Watch
+from durable.runtime import requests as ask
 from durable.runtime.courier import Courier
 from durable.runtime.serving import Serving
+from tests.laws.driven import Driven
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 HERE, ELSEWHERE = "durable.default.reply.1", "durable.default.reply.2"
@@ -43,3 +45,21 @@ def test_a_reply_goes_at_once_and_takes_the_others_along() -> None:
     courier.announce(ended(ELSEWHERE), 3)
     assert courier.busy
     assert [m.to for m in courier.lifecycle][-1] == ELSEWHERE
+
+
+def test_a_clock_that_is_set_back_holds_up_nothing_that_goes_out_and_no_stop() -> None:
+    driven = Driven(Serving(announces=True, reply_to=HERE, by_mail=True))
+    driven.answers[ask.Receive] = lambda request: [False] * len(request.prefetch)
+    driven.go_on(2, [ask.Assigned([("default", 0)], ["me"])])
+    courier = driven.loop.courier
+    courier.announce(ended(HERE), 3)
+    courier.not_before = driven.now.timestamp() + 1.0
+    driven.loop.work.running.add("e/1/1")
+    driven.go_on(1, [ask.Stop(30.0)])
+    driven.now = set_back = NOW - timedelta(hours=1)
+    driven.go_on(3)
+    assert courier.lifecycle == []
+    assert courier.not_before <= driven.now.timestamp()
+    driven.go_on(20)
+    assert driven.over
+    assert driven.now - set_back < timedelta(minutes=1)
