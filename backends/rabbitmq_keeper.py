@@ -3,7 +3,7 @@
 Laws.
 1. What was asked for is kept here (queues declared, subscriptions, the reply queue) and made again in every session.
 2. Only the keeper's thread opens sessions after the first. Between two of them subscriptions are remembered, and what
-   needs an answer waits for some seconds.
+   needs an answer waits for some seconds, where its caller can.
 3. Watchers are told of a loss when it happens, and of each queue that had to be made again when it is there.
 4. A queue that takes part in nothing any more (a quorum queue whose broker died moments after it was declared) is
    deleted and made again: after two sessions in which it did not answer while the broker did. The store knows what was
@@ -129,9 +129,9 @@ class Keeper:
         if self._thread.is_alive() and not any(session.on_own_thread for session in sessions):
             self._thread.join(CLOSE_SECONDS)
 
-    def topology(self) -> Topology:
-        """For declarations in the session there is or, within some seconds, will be. Raises TransportError."""
-        self._ready.wait(ANSWER_SECONDS)
+    def topology(self, seconds: float = ANSWER_SECONDS) -> Topology:
+        """For declarations in the session there is or, within so many seconds, will be. Raises TransportError."""
+        self._ready.wait(seconds)
         session = self.session
         if session is None:
             why = "it is closed" if self._closing.is_set() else "it is tried again all the time; is the broker running?"

@@ -3,6 +3,7 @@
 Laws.
 1. `publish` never raises for a broker that is away, and never waits longer than CONFIRM_SECONDS.
 2. Between two sessions it says UNKNOWN at once, and acknowledgements go nowhere: what they were for comes again.
+   `declare` raises at once too: a worker's engine asks, which has other things to do, and asks again.
 3. What waits may not be called by a sink, which runs on the thread that would bring the answer: RuntimeError.
 """
 
@@ -50,7 +51,7 @@ class RabbitTransport:
         for queue in queues:
             if not queue or not short(queue):
                 raise TransportError(f"queue {queue!a}: the name of a queue has from 1 to {SHORT} bytes")
-        with closing(self._keeper.topology()) as topology:
+        with closing(self._keeper.topology(0.0)) as topology:
             missing = topology.declare(queues)
         self._keeper.remember(queues, missing)
         return missing

@@ -24,7 +24,7 @@ import durable
 from durable.backends.memory_transport import MemoryBroker, MemoryTransport, memory_broker, open_memory_transport
 from durable.backends.queue_names import names
 from durable.backends.rabbitmq import open_rabbitmq
-from durable.backends.rabbitmq_connection import NoAnswer, Session, settle
+from durable.backends.rabbitmq_connection import ANSWER_SECONDS, NoAnswer, Session, settle
 from durable.backends.rabbitmq_publishing import Publisher
 from durable.backends.rabbitmq_topology import Desk, Topology
 from durable.backends.rabbitmq_transport import RabbitTransport
@@ -698,6 +698,19 @@ def test_a_broker_that_is_killed(frail: RabbitServer, mistreated: Callable[..., 
     it.publish_when_back("back")
     _until(lambda: data(it.receiver.deliveries[-1]) == "back")
     assert set(it.heard.all) == {Trouble()}
+
+
+def test_who_wants_queues_of_a_broker_that_is_away_need_not_wait(
+    frail: RabbitServer, mistreated: Callable[..., Mistreated]
+) -> None:
+    with closing(Proxy(frail.port)) as proxy:
+        it = mistreated(frail.url(port=proxy.port))
+        proxy.refuse()
+        it.heard.wait(Trouble())
+        begun = monotonic()
+        with pytest.raises(TransportError, match="no connection"):
+            it.transport.declare([it.queue])
+        assert monotonic() - begun < ANSWER_SECONDS / 2
 
 
 def test_a_queue_that_the_crash_of_its_broker_broke(
