@@ -286,6 +286,7 @@ class LiveCode:
 
     def _suspend(self, awaited: Task[Any]) -> bool:
         """Register the trigger, and hand buffered events to the waits it listens with. False: it is done already."""
+        self.mailbox.listening = ()  # what was yielded before may have been settled by a kept event
         if type(awaited) is CallTask:  # nearly every wait: one call, nothing to search
             # `type(...) is` makes pyright forget what it is a call of: anything.
             self.trigger = Trigger((awaited.id,), _is_settled, RESUME, awaited)  # pyright: ignore[reportUnknownArgumentType]

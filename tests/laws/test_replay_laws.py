@@ -834,6 +834,18 @@ def test_an_abandoned_wait_takes_nothing_until_it_is_yielded_again() -> None:
     assert output(history) == ["0", False, "1"]
 
 
+def test_a_wait_abandoned_when_a_kept_event_won_takes_nothing_while_a_call_is_waited_for() -> None:
+    def orchestration(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        approve, reject = ctx.wait_for_external_event("approve"), ctx.wait_for_external_event("reject")
+        yield ctx.create_timer(10)
+        yield ctx.task_any([approve, reject])
+        yield ctx.call_activity("a")
+        return [(yield ctx.wait_for_external_event("reject")), reject.is_completed]
+
+    facts = [raised("approve", "yes"), fired(3), raised("reject", "no"), done(4)]
+    assert output(drive(orchestration, *facts)) == ["no", False]
+
+
 def test_an_event_of_another_name_satisfies_nobody_and_stays() -> None:
     def orchestration(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
         return [(yield ctx.wait_for_external_event("straße")), (yield ctx.wait_for_external_event("other"))]
