@@ -109,7 +109,7 @@ class LiveCode:
     def let_go(self) -> None:
         """It is thrown away: law 2, now and not when the collector of garbage comes by."""
         driver, self._driver, self._begin, self.trigger = self._driver, None, None, None
-        self.mailbox.listening = ()
+        self.mailbox.close()
         self.tasks.clear()
         if driver:
             try:
@@ -286,15 +286,14 @@ class LiveCode:
 
     def _suspend(self, awaited: Task[Any]) -> bool:
         """Register the trigger, and hand buffered events to the waits it listens with. False: it is done already."""
-        self.mailbox.listening = ()  # what was yielded before may have been settled by a kept event
         if type(awaited) is CallTask:  # nearly every wait: one call, nothing to search
             # `type(...) is` makes pyright forget what it is a call of: anything.
             self.trigger = Trigger((awaited.id,), _is_settled, RESUME, awaited)  # pyright: ignore[reportUnknownArgumentType]
             return True
         leaves = open_leaves(awaited)
-        waits = self.mailbox.listening = tuple(leaf for leaf in leaves if isinstance(leaf, WaitTask))
+        waits = [leaf for leaf in leaves if isinstance(leaf, WaitTask)]
         if waits:
-            self._open_mail(awaited)
+            self._open_mail(awaited, waits)
             if awaited.order:
                 return False
         self.trigger = Trigger({leaf.id for leaf in leaves}, _is_settled, RESUME, awaited)
@@ -313,13 +312,14 @@ class LiveCode:
         if self.trigger is not None and isinstance(self.trigger.on, set):
             self.trigger.on.update(leaf.id for leaf in open_leaves(self.trigger.context))
 
-    def _open_mail(self, awaited: Task[Any]) -> None:
+    def _open_mail(self, awaited: Task[Any], waits: Sequence[WaitTask[Any]]) -> None:
+        self.mailbox.open(awaited, waits)
         for wait, event in self.mailbox.pairs():
             self._give(wait, event)
             if awaited.order:
                 return
-        for wait in self.mailbox.listening:
-            if not wait.order and not awaited.order and wait.expired_at is not None:
+        for wait in waits:
+            if wait.expired_at is not None and self.mailbox.listens(wait):
                 del self.tasks[wait.id]
                 wait.time_out()
 
@@ -356,7 +356,7 @@ class LiveCode:
         """Resume the code with the outcome of what it yielded, or with `error`, until it waits for something unfinished
         or ends."""
         driver = self._driver
-        self.mailbox.listening = ()
+        self.mailbox.close()
         self._enter()
         try:
             value: Any = None

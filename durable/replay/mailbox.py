@@ -2,18 +2,20 @@
 
 Laws.
 1. An event goes to a wait only while the code waits for it: oldest event first, to such waits in order of creation.
-   Names are compared without regard to case.
+   Names are compared without regard to case. The code waits for what it yielded as long as that is unfinished, and for
+   a wait in it as long as unfinished tasks lead there.
 2. A timeout draws a line. Nobody listened with the wait then: if there was an event for it, it may still take one of
    those from before the line, once it is listened with again; else it has timed out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..model.history import Event
-from .tasks import Leaf, WaitTask
+from .tasks import Leaf, Task, WaitTask, is_open_below
 
 
 class Mailbox:
@@ -21,8 +23,23 @@ class Mailbox:
 
     def __init__(self, tasks: Mapping[int, Leaf[Any]]) -> None:
         self.kept: list[Event] = []
-        self.listening: Sequence[WaitTask[Any]] = ()
         self._tasks = tasks
+        self._awaited: Task[Any] | None = None
+        self._listening: dict[str, deque[WaitTask[Any]]] = {}
+
+    def open(self, awaited: Task[Any], waits: Iterable[WaitTask[Any]]) -> None:
+        """The code waits for this, and with these."""
+        self._awaited, self._listening = awaited, {}
+        for wait in waits:
+            self._listening.setdefault(wait.name.casefold(), deque()).append(wait)
+
+    def close(self) -> None:
+        """The code runs, or has ended."""
+        self._awaited, self._listening = None, {}
+
+    def listens(self, wait: WaitTask[Any]) -> bool:
+        """Whether the code waits with it now: law 1."""
+        return self._awaited is not None and is_open_below(self._awaited, wait)
 
     def taker(self, event: Event) -> WaitTask[Any] | None:
         """The wait that takes this event now; None when it is kept for a later one."""
@@ -48,14 +65,15 @@ class Mailbox:
     def expires(self, wait: WaitTask[Any]) -> bool:
         """Its timer has fired: whether it has timed out. Else the line of law 2 is drawn."""
         key = wait.name.casefold()
-        if wait not in self.listening and any(event.name.casefold() == key for event in self.kept):
+        if not self.listens(wait) and any(event.name.casefold() == key for event in self.kept):
             wait.expired_at = len(self.kept)
             return False
         return True
 
     def _listener(self, event: Event) -> WaitTask[Any] | None:
-        key = event.name.casefold()
-        for wait in self.listening:
-            if not wait.order and wait.name.casefold() == key:
-                return wait
+        waits = self._listening.get(event.name.casefold())
+        while waits:
+            if self.listens(waits[0]):
+                return waits[0]
+            waits.popleft()  # it won't before the code runs again
         return None

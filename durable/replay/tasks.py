@@ -409,6 +409,21 @@ def open_leaves(root: Task[Any]) -> list[Leaf[Any]]:
     return [found[number] for number in sorted(found)]
 
 
+def is_open_below(root: Task[Any], leaf: Leaf[Any]) -> bool:
+    """Whether `open_leaves(root)` holds this leaf: asked from below, so that one answer costs no look at all others."""
+    seen: set[int] = set()
+    stack: list[Task[Any]] = [leaf]
+    while stack:
+        task = stack.pop()
+        if task.order or id(task) in seen:
+            continue
+        if task is root:
+            return True
+        seen.add(id(task))
+        stack.extend(task._parents)
+    return False
+
+
 def leaves_of(root: Task[Any]) -> set[int]:
     """The numbers of all leaves below `root`, finished or not."""
     found: set[int] = set()

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from durable.model.errors import TaskFailedError
+from durable.replay import mailbox
 from durable.replay.callee import ActivityRef
 from durable.replay.context import OrchestrationContext
-from durable.replay.tasks import AllTask, Task, leaves_of, open_leaves
+from durable.replay.tasks import AllTask, Task, is_open_below, leaves_of, open_leaves
 
 from .test_replay_laws import (
     NOW,
@@ -54,6 +55,55 @@ def test_a_race_that_is_over_lets_go_of_its_losers_and_of_nobody_else() -> None:
 
     facts = [raised("go", str(number)) for number in range(3)]
     assert output(drive(orchestration, *facts, done(1, "loser"), done(2, "last"))) == ["loser", "last"]
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_wait_whose_race_is_over_takes_nothing_while_the_code_waits_for_more(deep: bool) -> None:
+    def orchestration(ctx: OrchestrationContext) -> Steps:
+        wait = ctx.wait_for_external_event("go")
+        either = ctx.task_any([ctx.task_all([wait, wait]) if deep else wait, ctx.create_timer(5)])
+        yield ctx.task_all([either, ctx.create_timer(20)])
+        return [(yield ctx.wait_for_external_event("go")), wait.is_completed]
+
+    assert output(drive(orchestration, fired(2), raised("go", "now"), fired(3))) == ["now", False]
+
+
+def test_a_wait_whose_race_is_over_goes_on_where_it_stands_elsewhere_too() -> None:
+    def orchestration(ctx: OrchestrationContext) -> Steps:
+        wait = ctx.wait_for_external_event("go")
+        either = ctx.task_any([wait, ctx.create_timer(5)])
+        _, got = yield ctx.task_all([either, wait])
+        return got
+
+    assert output(drive(orchestration, fired(2), raised("go", "now"))) == "now"
+
+
+def test_a_timeout_after_its_race_is_over_leaves_an_earlier_event_to_the_wait() -> None:
+    def orchestration(ctx: OrchestrationContext) -> Steps:
+        wait = ctx.wait_for_external_event("go", timeout=9)
+        either = ctx.task_any([wait, ctx.create_timer(5)])
+        yield ctx.task_all([either, ctx.create_timer(20)])
+        return (yield wait)
+
+    assert output(drive(orchestration, fired(2), raised("go", "early"), fired(1), fired(3))) == "early"
+
+
+def test_a_thousand_waits_and_their_events_cost_a_step_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+
+    def counted(*given: Any) -> bool:
+        nonlocal asked
+        asked += 1
+        return is_open_below(*given)
+
+    def orchestration(ctx: OrchestrationContext) -> Steps:
+        return len((yield [ctx.wait_for_external_event("go") for _ in range(1_000)]))
+
+    monkeypatch.setattr(mailbox, "is_open_below", counted)
+    execution = begin(code_of(orchestration))
+    execution.take([], NOW)
+    assert output(execution.take([raised("go", "")] * 1_000, NOW)) == 1_000
+    assert asked < 3_000
 
 
 class Looked(list[Task[Any]]):
