@@ -5,7 +5,8 @@ Laws.
    Names are compared without regard to case. The code waits for what it yielded as long as that is unfinished, and for
    a wait in it as long as unfinished tasks lead there.
 2. A timeout draws a line. Nobody listened with the wait then: if there was an event for it, it may still take one of
-   those from before the line, once it is listened with again; else it has timed out.
+   those from before the line, once it is listened with again; else it has timed out. Events from behind the line are
+   for the next wait of that name.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Mailbox:
 
     def taker(self, event: Event) -> WaitTask[Any] | None:
         """The wait that takes this event now; None when it is kept for a later one."""
-        wait = self._listener(event)
+        wait = self._listener(event, len(self.kept))
         if wait is None:
             self.kept.append(event)
         return wait
@@ -52,8 +53,8 @@ class Mailbox:
         """Kept events with those who listen for them now, each pair to be settled before the next is asked for."""
         number = 0
         while number < len(self.kept):
-            wait = self._listener(self.kept[number])
-            if wait is None or (wait.expired_at is not None and number >= wait.expired_at):
+            wait = self._listener(self.kept[number], number)
+            if wait is None:
                 number += 1
                 continue
             event = self.kept.pop(number)
@@ -70,10 +71,13 @@ class Mailbox:
             return False
         return True
 
-    def _listener(self, event: Event) -> WaitTask[Any] | None:
+    def _listener(self, event: Event, number: int) -> WaitTask[Any] | None:
+        """Who takes this event, whose number among those that are kept is this. Asked for in order of the events."""
         waits = self._listening.get(event.name.casefold())
         while waits:
-            if self.listens(waits[0]):
-                return waits[0]
-            waits.popleft()  # it won't before the code runs again
+            wait = waits[0]
+            in_time = wait.expired_at is None or number < wait.expired_at
+            if in_time and self.listens(wait):
+                return wait
+            waits.popleft()  # no later event is for it either, before the code runs again
         return None

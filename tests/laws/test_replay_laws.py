@@ -883,6 +883,19 @@ def test_a_timeout_against_a_recorded_event(facts: tuple[Event, ...], expected: 
     assert place(replayed(code, execution.started, history)) == place(execution)
 
 
+def test_an_event_behind_the_line_of_one_wait_goes_to_the_next() -> None:
+    def orchestration(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        late = ctx.wait_for_external_event("go", timeout=5)
+        yield ctx.call_activity("a")
+        first = yield ctx.wait_for_external_event("go")
+        yield ctx.call_activity("b")
+        both = yield ctx.task_all([late, ctx.wait_for_external_event("go")], return_exceptions=True)
+        return [first, type(both[0]).__name__, both[1]]
+
+    facts = [raised("go", "early"), fired(1), done(2), raised("go", "behind"), done(4)]
+    assert output(drive(orchestration, *facts)) == ["early", "TimeoutError", "behind"]
+
+
 def test_a_repeated_timer_does_not_let_later_events_in() -> None:
     """Found by the simulator: the second firing moved the line between events before and after the timeout."""
 
