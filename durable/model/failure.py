@@ -6,11 +6,13 @@ import builtins
 import re
 import traceback
 from math import isfinite
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeGuard, TypeVar
 
 import msgspec
 
 from .errors import NonRetryableError, OrchestrationFailedError, TaskFailedError
+
+T = TypeVar("T")
 
 MESSAGE_CHARS = 4_000
 STACK_CHARS = 16_000
@@ -100,6 +102,11 @@ def origin(failure: FailureDetails) -> Place | None:
 def type_name(cls: type) -> str:
     """`module.QualifiedName`, bare for builtins."""
     return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def is_really(value: object, kind: type[T]) -> TypeGuard[T]:
+    """isinstance, but nothing of the value is asked: a lazy proxy computes its `__class__`, which may raise."""
+    return issubclass(type(value), kind)
 
 
 def describe(error: BaseException, _depth: int = 0) -> FailureDetails:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..model import history as h
 from ..model.errors import OrchestrationCancelledError
-from ..model.failure import describe
+from ..model.failure import describe, is_really
 from ..model.history import DETACHED, Event, Raw
 from ..model.names import child_id
 from ..model.status import RuntimeStatus
@@ -79,6 +79,6 @@ def cancellation(request: Event, instance_id: str) -> OrchestrationCancelledErro
 
 def ended_by(error: BaseException, cancelled: Raw | None, at: datetime) -> Event:
     """The end by an exception that the code let go. cancelled: the reason of the last cancel, None without one."""
-    if cancelled is not None and isinstance(error, OrchestrationCancelledError):
+    if cancelled is not None and is_really(error, OrchestrationCancelledError):
         return Event(h.EXECUTION_COMPLETED, at, result=cancelled, status=RuntimeStatus.CANCELED.value)
     return Event(h.EXECUTION_COMPLETED, at, failure=describe(error), status=RuntimeStatus.FAILED.value)

@@ -21,6 +21,7 @@ import msgspec
 
 from ..model import history as h
 from ..model.errors import LimitError, PayloadError, TaskFailedError
+from ..model.failure import is_really
 from ..model.history import Event, Former, Raw
 from ..model.limits import Limits
 from ..model.status import RuntimeStatus
@@ -44,11 +45,11 @@ from .tasks import (
     Task,
     TimerTask,
     WaitTask,
-    are_tasks,
     is_task,
     leaves_of,
     no_task,
     open_leaves,
+    tasks_in,
 )
 
 log = logging.getLogger("durable.worker")
@@ -345,7 +346,7 @@ class LiveCode:
             return
         finally:
             self._leave()
-        if hasattr(made, "send") and hasattr(made, "throw"):
+        if hasattr(type(made), "send") and hasattr(type(made), "throw"):
             self._driver = made
             self._drive(None)
         else:
@@ -386,16 +387,11 @@ class LiveCode:
                     self._fail(raised)
                     return
                 self.journal.check()
-                if is_task(yielded):
-                    awaited = yielded
-                elif are_tasks(yielded):
-                    awaited = AllTask(self, yielded, gather=False)
-                else:
-                    awaited, value, error = None, None, TypeError(no_task(yielded))
+                wanted = self._wanted(yielded)
+                if isinstance(wanted, TypeError):
+                    awaited, value, error = None, None, wanted
                     continue
-                if awaited.owner is not self:
-                    awaited, value, error = None, None, TypeError("the yielded task belongs to another orchestration")
-                    continue
+                awaited = wanted
                 if not awaited.order and self._suspend(awaited):
                     return
                 if self._is_held(awaited):
@@ -403,6 +399,15 @@ class LiveCode:
                     return
         finally:
             self._leave()
+
+    def _wanted(self, yielded: object) -> Task[Any] | TypeError:
+        """What the code waits for now, or what is wrong with what it yielded."""
+        tasks = [yielded] if is_task(yielded) else tasks_in(yielded)
+        if tasks is None:
+            return TypeError(no_task(yielded))
+        if any(task.owner is not self for task in tasks):
+            return TypeError("the yielded task belongs to another orchestration")
+        return yielded if is_task(yielded) else AllTask(self, tasks, gather=False)
 
     def _tell(self, awaited: Task[Any]) -> None:
         """The code learns of these failures now, so a rewind of one goes back to this moment."""
@@ -422,7 +427,7 @@ class LiveCode:
 
     def _guard(self, error: BaseException) -> None:
         """Errors of the engine go up; everything else is an outcome of the code."""
-        if isinstance(error, TurnTooLong):
+        if is_really(error, TurnTooLong):
             raise error
 
     def _finish(self, value: Any, frame: FrameType | None = None) -> None:
@@ -441,7 +446,7 @@ class LiveCode:
     def _fail(self, error: BaseException) -> None:
         end = ended_by(error, self.cancelled, self.clock)
         if end.failure is not None:
-            task_id = (error.task_id or 0) if isinstance(error, TaskFailedError) else 0
+            task_id = (error.task_id or 0) if is_really(error, TaskFailedError) else 0
             back = self._seen.get(task_id, self._resumed_by)
             end = msgspec.structs.replace(end, task_id=task_id, rewinds_to=back)
         self._end(end, line_of_error(error))

@@ -102,11 +102,9 @@ def line_of(code: Any) -> str:
     """Where a suspended generator or coroutine stands: file and line of its innermost frame."""
     frame: FrameType | None = None
     while code is not None:
-        frame = getattr(code, "gi_frame", None) or getattr(code, "cr_frame", None) or frame
-        code = getattr(code, "gi_yieldfrom", None) or getattr(code, "cr_await", None)
-        if not hasattr(code, "gi_frame") and not hasattr(code, "cr_frame"):
-            break
-        if getattr(getattr(code, "gi_code", None), "co_filename", "").startswith(_PACKAGE):
+        frame = frame_of(code) or frame
+        code = _one_of(code, "gi_yieldfrom", "cr_await")
+        if getattr(_one_of(code, "gi_code"), "co_filename", "").startswith(_PACKAGE):
             break  # `yield from task`: the user's line is the one outside
     return _at(frame)
 
@@ -133,7 +131,13 @@ def line_of_error(error: BaseException) -> str:
 
 def frame_of(code: object) -> FrameType | None:
     """The frame of a generator or coroutine, None when it has ended."""
-    return getattr(code, "gi_frame", None) or getattr(code, "cr_frame", None)
+    frame: FrameType | None = _one_of(code, "gi_frame", "cr_frame")
+    return frame
+
+
+def _one_of(code: object, *names: str) -> Any:
+    """The attribute that its class has: what an object of the user would compute for such a name is not asked for."""
+    return next((getattr(code, name) for name in names if hasattr(type(code), name)), None)
 
 
 def line_of_frame(frame: FrameType | None, fn: object) -> str:

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, TypeGuard, TypeVar
 
 import msgspec
 
 from ..model.errors import PayloadError, TaskCancelledError, TaskFailedError, TimeoutError
-from ..model.failure import FailureDetails
+from ..model.failure import FailureDetails, is_really, type_name
 from ..payload.values import decode
 from ..triggers.event import to_sdk
 from ..triggers.pattern import EventPattern
 from .callee import ActivityRef, OrchestratorRef
+from .guard import TurnTooLong
 
 R = TypeVar("R", covariant=True)
 
@@ -372,22 +373,39 @@ def _first(settled: Iterator[Task[Any]]) -> Task[Any] | None:
 
 def is_task(value: object) -> TypeGuard[Task[Any]]:
     """isinstance, but a type checker then knows of what it is a task: of anything."""
-    return isinstance(value, Task)
+    return is_really(value, Task)
 
 
-def are_tasks(value: object) -> TypeGuard[Sequence[Task[Any]]]:
-    """Whether it is a list or tuple of nothing but tasks."""
-    return isinstance(value, list | tuple) and all(map(is_task, cast("Sequence[object]", value)))
+def tasks_in(value: object) -> list[Task[Any]] | None:
+    """Those in a list or tuple of nothing but tasks; None if it is none."""
+    found: list[Any]
+    if is_really(value, list):
+        found = list(list.__iter__(value))
+    elif is_really(value, tuple):
+        found = list(tuple.__iter__(value))
+    else:
+        return None
+    return found if all(map(is_task, found)) else None
 
 
 def no_task(yielded: object) -> str:
     """What is wrong with yielding this, and what to yield instead."""
-    if hasattr(yielded, "send"):
-        return f"an orchestrator yielded {yielded!r}: to run a helper that yields tasks, write `yield from helper(...)`"
+    shown = _shown(yielded)
+    if hasattr(type(yielded), "send"):
+        return f"an orchestrator yielded {shown}: to run a helper that yields tasks, write `yield from helper(...)`"
     return (
-        f"an orchestrator yielded {yielded!r}, which is no task: yield what ctx.call_activity, ctx.create_timer and "
+        f"an orchestrator yielded {shown}, which is no task: yield what ctx.call_activity, ctx.create_timer and "
         "the other ctx methods return, or a list of such tasks"
     )
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r}"
+    except TurnTooLong:
+        raise
+    except BaseException as broken:
+        return f"<{type_name(type(value))}, whose repr raises {type(broken).__name__}>"
 
 
 def open_leaves(root: Task[Any]) -> list[Leaf[Any]]:

@@ -15,7 +15,7 @@ from ..payload.values import encode
 
 def result_of(value: Any, name: str, limits: Limits) -> Raw:
     """The result of activity `name` as it is recorded. Raises TypeError, PayloadError for what can't be one."""
-    if hasattr(value, "cr_await"):
+    if hasattr(type(value), "cr_await"):
         value.close()
         raise TypeError(f"activity {name!r} returned a coroutine: make it, and what wraps it, `async def`")
     return encode(value, f"the result of activity {name!r}", limits)

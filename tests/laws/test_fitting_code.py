@@ -54,6 +54,34 @@ def test_a_command_that_is_not_asked_for_any_more_is_named_with_the_line_that_wa
         replayed(fewer, execution.started, history)
 
 
+class Computed:
+    """What it is asked for it looks up, and does not say AttributeError."""
+
+    def __init__(self, task: Any) -> None:
+        self.tasks = [task]
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+    def close(self) -> None: ...
+
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        return self.tasks.pop()
+
+
+def test_the_line_that_waits_is_found_outside_of_what_looks_its_attributes_up() -> None:
+    def fewer(ctx: OrchestrationContext) -> Steps:
+        yield from Computed(ctx.call_activity("a"))
+
+    execution = begin(waits_at_once("a", "b"))
+    history = execution.take([], NOW)
+    with pytest.raises(Mismatch, match=f"did not ask for it .*py:{fewer.__code__.co_firstlineno + 1}"):
+        replayed(code_of(fewer), execution.started, history)
+
+
 def test_a_command_too_many_is_told_apart_from_a_changed_one() -> None:
     """A fact stands where it would have been recorded, and is not what the code was to ask for."""
     execution = begin(waits_at_once("a"))

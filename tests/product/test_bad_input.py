@@ -38,6 +38,29 @@ class Evil:
         raise RuntimeError("no iter")
 
 
+class Computed:
+    """Its attributes come from a dict, and it does not say AttributeError."""
+
+    def __init__(self) -> None:
+        self.data: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return self.__dict__["data"][name]
+
+
+class Unloaded:
+    """A lazy proxy of something that can't be loaded."""
+
+    @property  # type: ignore[misc]  # as lazy proxies have it
+    def __class__(self) -> Any:
+        raise RuntimeError("not loaded")
+
+
+class Endless(list[Any]):
+    def __iter__(self) -> Any:
+        raise RuntimeError("no iter")
+
+
 def circular() -> list[Any]:
     value: list[Any] = [1]
     value.append({"again": value})
@@ -56,6 +79,8 @@ UNFIT: dict[str, Callable[[], Any]] = {
     "infinity": lambda: math.inf,
     "object": lambda: {"x": object()},
     "evil object": lambda: [Evil()],
+    "computed attributes": Computed,
+    "lazy proxy": Unloaded,
     "function": lambda: len,
     "generator": lambda: (n for n in range(3)),
     "lock": threading.Lock,
@@ -227,6 +252,22 @@ def a_mixed_list(ctx: Ctx) -> Steps:
     yield [ctx.call_activity("healthy.step", 1), 5]
 
 
+def an_evil_object(ctx: Ctx) -> Steps:
+    yield Evil()
+
+
+def computed_attributes(ctx: Ctx) -> Steps:
+    yield Computed()
+
+
+def a_lazy_proxy(ctx: Ctx) -> Steps:
+    yield Unloaded()
+
+
+def an_evil_list(ctx: Ctx) -> Steps:
+    yield Endless([ctx.call_activity("healthy.step", 1), 5])
+
+
 def no_yield(ctx: Ctx) -> Steps:
     if ctx.call_activity("healthy.step", 1):
         yield ctx.create_timer(0)
@@ -292,6 +333,10 @@ WRONG: list[tuple[Callable[..., Any], str, str]] = [
     (nothing, "TypeError", r"yielded None, which is no task"),
     (a_helper, "TypeError", r"yield from helper"),
     (a_mixed_list, "TypeError", r"no task"),
+    (an_evil_object, "TypeError", r"yielded <.*\.Evil, whose repr raises RuntimeError>, which is no task"),
+    (computed_attributes, "TypeError", r"no task"),
+    (a_lazy_proxy, "TypeError", r"no task"),
+    (an_evil_list, "TypeError", r"no task"),
     (no_yield, "TypeError", r"'healthy\.step'.*did you forget yield"),
     (a_result_too_soon, "RuntimeError", r"yield it first"),
     (all_of_no_tasks, "TypeError", r"item 0 is 5, which is no task"),
@@ -349,6 +394,8 @@ def test_a_task_of_another_orchestration_is_refused(world: World) -> None:
     def takes(ctx: Ctx) -> Steps:
         with pytest.raises(TypeError, match="another orchestration"):
             ctx.task_all(stolen)
+        with pytest.raises(TypeError, match="another orchestration"):
+            yield stolen
         yield stolen[0]
 
     owner = world.start(gives)
