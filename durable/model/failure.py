@@ -111,20 +111,27 @@ def is_really(value: object, kind: type[T]) -> TypeGuard[T]:
 
 def describe(error: BaseException, _depth: int = 0) -> FailureDetails:
     """Record an exception. Never raises, whatever the exception's own methods do."""
-    if isinstance(error, TaskFailedError | OrchestrationFailedError):
-        cause: FailureDetails | None = error.failure
-    else:
-        nested = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-        cause = describe(nested, _depth + 1) if nested is not None and _depth < CAUSES else None
     cls = type(error)
     return FailureDetails(
         type=type_name(cls),
         message=_text(error),
         stack_trace=_stack(error),
-        cause=cause,
+        cause=_cause(error, _depth),
         properties=_properties(error),
         hierarchy=tuple(type_name(base) for base in cls.__mro__[:-1] if base is not BaseException),
     )
+
+
+def _cause(error: BaseException, depth: int) -> FailureDetails | None:
+    try:
+        if is_really(error, TaskFailedError) or is_really(error, OrchestrationFailedError):
+            return error.failure
+        nested = error.__cause__
+        if nested is None and not error.__suppress_context__:
+            nested = error.__context__
+    except BaseException:  # a class may compute any of these
+        return None
+    return describe(nested, depth + 1) if nested is not None and depth < CAUSES else None
 
 
 def _text(error: BaseException) -> str:
@@ -147,24 +154,27 @@ def _stack(error: BaseException) -> str | None:
 
 def _properties(error: BaseException) -> dict[str, Any]:
     """Plain attributes only: a number, a text, a truth value. Anything else could be large, secret or unencodable."""
-    attributes: dict[Any, Any] = getattr(error, "__dict__", {})
+    try:
+        attributes: dict[Any, Any] = dict.copy(getattr(error, "__dict__", {}))
+    except BaseException:  # its class computes them
+        return {}
     return {
         _storable(name, MESSAGE_CHARS): plain
         for name, value in attributes.items()
-        if isinstance(name, str) and not name.startswith("_") and (plain := _plain(value)) is not None
+        if type(name) is str and not name.startswith("_") and (plain := _plain(value)) is not None
     }
 
 
 def _plain(value: object) -> str | bool | int | float | None:
     """The value if it can be stored; of a subclass (NumPy's float) as its base, for only that can be encoded."""
-    if isinstance(value, bool):
+    if is_really(value, bool):
         return value
-    if isinstance(value, str):
+    if is_really(value, str):
         return _storable(str.__str__(value), MESSAGE_CHARS)
-    if isinstance(value, int):
+    if is_really(value, int):
         number = int.__index__(value)
         return number if -(2**63) <= number < 2**64 else None
-    if isinstance(value, float):
+    if is_really(value, float):
         real = float.__float__(value)
         return real if isfinite(real) else None
     return None

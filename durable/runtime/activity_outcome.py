@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from ..model.errors import PayloadError
-from ..model.failure import FailureDetails, describe
+from ..model.failure import FailureDetails, describe, is_really
 from ..model.history import Raw
 from ..model.limits import Limits
 from ..payload.values import encode
@@ -24,6 +24,6 @@ def result_of(value: Any, name: str, limits: Limits) -> Raw:
 def failure_of(error: BaseException) -> FailureDetails:
     """What it raised. A result that is no JSON, or an input that does not fit, stays so at the next attempt."""
     failure = describe(error)
-    if isinstance(error, PayloadError):
+    if is_really(error, PayloadError):
         return msgspec.structs.replace(failure, hierarchy=(*failure.hierarchy, "durable.NonRetryableError"))
     return failure

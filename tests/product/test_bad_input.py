@@ -649,6 +649,24 @@ class Strange(Exception):
         return 5
 
 
+class Secretive(Exception):
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]  # a class may
+        raise RuntimeError("no attributes")
+
+
+class Proxied(Exception):
+    @property  # type: ignore[misc]  # as lazy proxies have it
+    def __class__(self) -> Any:
+        raise RuntimeError("not loaded")
+
+
+def carrying(value: object) -> BaseException:
+    error = ValueError("x")
+    error.value = value  # type: ignore[attr-defined]  # as libraries do
+    return error
+
+
 def looped() -> BaseException:
     one, two = ValueError("one"), ValueError("two")
     one.__cause__, two.__cause__ = two, one
@@ -659,6 +677,10 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "str raises": Silent,
     "50 MB": Wordy,
     "str is no text": Strange,
+    "carries a lazy proxy": lambda: carrying(Unloaded()),
+    "carries an evil object": lambda: carrying(Evil()),
+    "attributes raise": Secretive,
+    "class raises": Proxied,
     "surrogate": lambda: ValueError("\ud800"),
     "nul and escape": lambda: ValueError("\x00\x1b[31m"),
     "circular cause": looped,
