@@ -363,8 +363,16 @@ class AnyTask(Composite[R]):
 
 
 def outcome(task: Task[Any], gather: bool) -> Any:
-    """The result; where exceptions are gathered, also what it failed with."""
-    return task._error if gather and task._error is not None else task.result()
+    """The result; where exceptions are gathered, also what it failed with, or that it is not of the declared type."""
+    if not gather:
+        return task.result()
+    if task._error is not None:
+        return task._error
+    try:
+        return task.result()
+    except PayloadError as error:
+        # Kept for long, it would keep the frames, and all they know.
+        return error.with_traceback(None)
 
 
 def _first(settled: Iterator[Task[Any]]) -> Task[Any] | None:

@@ -148,6 +148,23 @@ def test_a_result_of_a_wrong_type_fails_with_the_number_of_its_task() -> None:
     assert (end.failure.type, end.failure.properties["task_id"]) == ("durable.PayloadError", 2)
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_where_exceptions_are_gathered_a_result_of_a_wrong_type_is_one_of_them(mapped: bool) -> None:
+    def orchestration(ctx: OrchestrationContext) -> Steps:
+        typed = ActivityRef[..., Any]("a", result_hint=int)
+        if mapped:
+            task = ctx.map(typed, [1, 2], return_exceptions=True)
+        else:
+            task = ctx.task_all([ctx.call_activity(typed, number) for number in (1, 2)], return_exceptions=True)
+        for _ in range(2):
+            first, second = yield task
+        return [first.task_id, str(first), second.task_id]
+
+    first, said, second = output(drive(orchestration, done(1, "no number"), done(2, "nor this")))
+    assert (first, second) == (1, 2)
+    assert said.startswith("the result of activity 'a' (task 1): Expected `int`")
+
+
 def test_only_a_wait_with_a_timeout_leaves_a_timer_unused() -> None:
     def orchestration(ctx: OrchestrationContext) -> Steps:
         for timeout in (None, 5, 5):
