@@ -18,17 +18,13 @@ from ..model.moments import to_timedelta
 from ..model.names import check_name
 from ..model.retry import RetryPolicy
 from ..payload.signature import Signature, encode_plain_input
+from ..payload.values import same
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
-
-
-def same_payload(recorded: msgspec.Raw, now: msgspec.Raw) -> bool:
-    """Whether two payloads of unknown types are the same JSON value."""
-    return bool(recorded == now or msgspec.json.decode(recorded) == msgspec.json.decode(now))
 
 
 def checked_tags(tags: object) -> dict[str, str]:
@@ -154,7 +150,7 @@ class _Ref:
             return True
         if self.signature is not None:
             return self.signature.input_same(recorded, now)
-        return same_payload(recorded, now)
+        return same(recorded, now, Any)
 
     def _with(self, options: Mapping[str, Any]) -> Self:
         clone = copy.copy(self)

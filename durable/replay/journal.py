@@ -21,7 +21,8 @@ from ..model import history as h
 from ..model.errors import LimitError
 from ..model.history import Event, Raw
 from ..model.rewinding import Span, last_task_id, passed_over, standing, void_outcomes
-from .callee import ActivityRef, OrchestratorRef, same_payload
+from ..payload.values import same
+from .callee import ActivityRef, OrchestratorRef
 from .mismatch import Mismatch, current_line, differs
 
 Ref = ActivityRef[Any, Any] | OrchestratorRef[Any, Any]
@@ -213,7 +214,7 @@ class Journal:
 
 
 def _same_pattern(recorded: Raw, now: Raw) -> bool:
-    return bool(recorded and now) and same_payload(recorded, now)
+    return bool(recorded and now) and same(recorded, now, Any)
 
 
 def _same(recorded: Event, done: Event, ref: Ref | None, named: bool) -> bool:
@@ -232,7 +233,7 @@ def _same(recorded: Event, done: Event, ref: Ref | None, named: bool) -> bool:
         return (
             recorded.name.casefold() == done.name.casefold()
             and recorded.instance_id == done.instance_id
-            and same_payload(recorded.input, done.input)
+            and same(recorded.input, done.input, Any)
         )
     if recorded.name != done.name or recorded.fire_at != done.fire_at or recorded.status != done.status:
         return False

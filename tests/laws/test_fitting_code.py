@@ -82,6 +82,21 @@ def test_the_line_that_waits_is_found_outside_of_what_looks_its_attributes_up() 
         replayed(code_of(fewer), execution.started, history)
 
 
+@pytest.mark.parametrize("now", [1.0, True])
+def test_numbers_that_are_only_equal_are_a_difference_also_where_no_types_are_known(now: object) -> None:
+    def sends(value: object) -> Code:
+        def run(ctx: OrchestrationContext) -> Steps:
+            ctx.send_event("other", "go", {"n": value})
+            yield ctx.call_activity("a", value)
+
+        return code_of(run)
+
+    execution = begin(sends(1))
+    history = execution.take([], NOW)
+    with pytest.raises(Mismatch, match="event 2 is send_event"):
+        replayed(sends(now), execution.started, history)
+
+
 def test_a_command_too_many_is_told_apart_from_a_changed_one() -> None:
     """A fact stands where it would have been recorded, and is not what the code was to ask for."""
     execution = begin(waits_at_once("a"))
