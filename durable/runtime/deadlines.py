@@ -37,13 +37,15 @@ class Deadlines:
         return len(self._heap)
 
     def at(self, moment: float, call: Callable[[], None]) -> Deadline:
+        """RuntimeError where there can be no thread now; the next call tries again."""
         deadline = Deadline(call)
         with self._changed:
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="durable-deadlines", daemon=True)
+                thread.start()
+                self._thread = thread
             self._count += 1
             heapq.heappush(self._heap, (moment, self._count, deadline))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="durable-deadlines", daemon=True)
-                self._thread.start()
             self._changed.notify()
         return deadline
 
@@ -68,7 +70,8 @@ class Deadlines:
         while True:
             with self._changed:
                 while not self._closed and (not self._heap or self._heap[0][0] > time.monotonic()):
-                    self._changed.wait(self._heap[0][0] - time.monotonic() if self._heap else None)
+                    pause = self._heap[0][0] - time.monotonic() if self._heap else threading.TIMEOUT_MAX
+                    self._changed.wait(min(pause, threading.TIMEOUT_MAX))
                 if self._closed:
                     return
                 deadline = heapq.heappop(self._heap)[2]

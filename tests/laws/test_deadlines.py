@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 from contextlib import closing
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
+
+import pytest
 
 from durable.engine.instance import Invocation
 from durable.model.history import Raw
@@ -35,6 +38,33 @@ def test_a_deadline_that_was_dropped_is_not_met_and_the_others_are_in_order() ->
             deadlines.drop(deadline)
         assert all_met.wait(20)
     assert [n for n in met if n % 2] == list(range(1, 4_000, 2))
+
+
+@pytest.mark.parametrize("seconds", [1e10, timedelta.max.total_seconds(), 1e300, math.inf])
+def test_one_that_is_hardly_ever_due_does_not_keep_the_others_from_being_met(seconds: float) -> None:
+    with closing(Deadlines()) as deadlines:
+        deadlines.at(time.monotonic() + seconds, lambda: None)
+        for _ in range(3):  # between two it alone is waited for
+            met = threading.Event()
+            deadlines.at(time.monotonic() + 0.02, met.set)
+            assert met.wait(20)
+
+
+def test_where_there_is_no_thread_for_the_first_one_there_may_be_one_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    met = threading.Event()
+    with closing(Deadlines()) as deadlines:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", none_left)
+            with pytest.raises(RuntimeError, match="can't start"):
+                deadlines.at(time.monotonic(), met.set)
+        assert not met.is_set()
+        deadlines.at(time.monotonic(), met.set)
+        assert met.wait(20)
 
 
 def test_activities_that_end_in_time_leave_no_deadlines_behind() -> None:
