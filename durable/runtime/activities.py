@@ -3,7 +3,8 @@
 One with `executor="process"` runs in a child process, while a thread of those for sync ones waits for its outcome.
 
 Laws.
-1. One outcome an attempt: the first of result, exception and timeout; what comes after it is ignored.
+1. One outcome a run of an attempt: the first of result, exception and timeout; what comes after it is ignored. An
+   attempt whose outcome was lost is sent again, and its second run is another one, though the first may still hang.
 2. A thread can't be killed. After a timeout or a cancellation `context.cancelled` is true and the slot stays taken.
    A process can: at its timeout at once, some seconds after a cancellation, when the grace of a stop is over.
 3. At most `size` run at a time; the others wait in the queue. Threads start when they are first needed.
@@ -79,7 +80,7 @@ class Activities:
         self._limits = limits
         self._clock = clock
         self._client = client
-        self._queue: SimpleQueue[Invocation | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Attempt | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._open = 0  # sync ones that are queued or running; a thread for each, up to `size`
         self._lock = threading.Lock()
@@ -94,12 +95,12 @@ class Activities:
         for invocation in invocations:
             if invocation.row_key in self._attempts:
                 continue  # it runs here already, under an older lease; a second run would cancel out both outcomes
-            self._attempts[invocation.row_key] = _Attempt(invocation)
+            attempt = self._attempts[invocation.row_key] = _Attempt(invocation)
             code = self._find(invocation.name)
             if code is not None and code.is_async:
-                self._run_async(invocation)
+                self._run_async(attempt)
             else:
-                self._queue.put(invocation)
+                self._queue.put(attempt)
                 sync += 1
         if sync:
             self._spawn(sync)
@@ -107,8 +108,8 @@ class Activities:
     def cancel(self, row_keys: Iterable[str]) -> None:
         """Nobody waits for these any more."""
         for key in row_keys:
-            attempt = self._attempts.pop(key, None)
-            if attempt is None:
+            attempt = self._attempts.get(key)
+            if attempt is None or not self._settle(attempt):
                 continue
             self._strand(attempt)
             attempt.abandon()
@@ -121,17 +122,17 @@ class Activities:
         keys = []
         while True:
             try:
-                invocation = self._queue.get_nowait()
+                attempt = self._queue.get_nowait()
             except Empty:
                 break
-            if invocation is None:
+            if attempt is None:
                 continue
             with self._lock:
                 self._open -= 1
-            if self._attempts.pop(invocation.row_key, None) is not None:
-                keys.append(invocation.row_key)
+            if self._settle(attempt):
+                keys.append(attempt.row_key)
         for key, attempt in list(self._attempts.items()):
-            if attempt.task is not None and attempt.started_at is None and self._attempts.pop(key, None) is not None:
+            if attempt.task is not None and attempt.started_at is None and self._settle(attempt):
                 attempt.abandon()
                 keys.append(key)
         return keys
@@ -164,18 +165,16 @@ class Activities:
 
     def _work(self) -> None:
         while True:
-            invocation = self._queue.get()
-            if invocation is None:
+            attempt = self._queue.get()
+            if attempt is None:
                 return
-            attempt = self._attempts.get(invocation.row_key)
-            event = None if attempt is None else self._call(attempt)
+            event = self._call(attempt) if self._is_awaited(attempt) else None
             with self._lock:  # before the report, which brings the next one: that one is for this thread
                 self._open -= 1
-                if attempt is not None:
-                    attempt.on_thread = False
-            if attempt is not None and attempt.stuck:
+                attempt.on_thread = False
+            if attempt.stuck:
                 self._report(Stuck(-1))
-            if attempt is not None and event is not None:
+            if event is not None:
                 self._finish(attempt, event)
 
     def _call(self, attempt: _Attempt) -> Event:
@@ -210,16 +209,15 @@ class Activities:
 
     # ---- async activities
 
-    def _run_async(self, invocation: Invocation) -> None:
+    def _run_async(self, attempt: _Attempt) -> None:
         if self._event_loop is None:
             from .event_loop import EventLoopThread  # most workers never need it
 
             self._event_loop = EventLoopThread(self._size)
-        attempt = self._attempts[invocation.row_key]
         attempt.task = self._event_loop.submit(lambda: self._call_async(attempt))
 
     async def _call_async(self, attempt: _Attempt) -> None:
-        if attempt.row_key not in self._attempts:
+        if not self._is_awaited(attempt):
             return
         try:
             code = self._code(attempt)
@@ -245,8 +243,8 @@ class Activities:
         attempt.heartbeat_timeout = invocation.heartbeat_timeout or code.heartbeat_timeout
         attempt.started_at = time.monotonic()
         if timeout:
-            key = attempt.row_key  # a deadline may lie far ahead: it must not keep the input alive
-            attempt.deadline = self._deadlines.at(attempt.started_at + timeout, lambda: self._time_out(key, timeout))
+            run = _Run(attempt.row_key, attempt.started_at)
+            attempt.deadline = self._deadlines.at(attempt.started_at + timeout, lambda: self._time_out(run, timeout))
 
     def _arguments(self, attempt: _Attempt, code: ActivityCode) -> tuple[Any, ...]:
         args = code.signature.decode_input(attempt.invocation.input, f"the input of activity {code.name!r}")
@@ -258,22 +256,22 @@ class Activities:
 
     def _watch_heartbeat(self, attempt: _Attempt) -> None:
         if attempt.heartbeat_timeout:
-            key = attempt.row_key
-            self._deadlines.at(attempt.last_beat + attempt.heartbeat_timeout, lambda: self._check_heartbeat(key))
+            run = _Run(attempt.row_key, attempt.started_at)
+            self._deadlines.at(attempt.last_beat + attempt.heartbeat_timeout, lambda: self._check_heartbeat(run))
 
-    def _check_heartbeat(self, row_key: str) -> None:
-        attempt = self._attempts.get(row_key)
-        if attempt is None:
+    def _check_heartbeat(self, run: _Run) -> None:
+        attempt = self._attempts.get(run.row_key)
+        if attempt is None or attempt.started_at != run.started_at:
             return
         due = attempt.last_beat + attempt.heartbeat_timeout
         if due > time.monotonic():
-            self._deadlines.at(due, lambda: self._check_heartbeat(row_key))
+            self._deadlines.at(due, lambda: self._check_heartbeat(run))
         else:
             self._end_late(attempt, f"sent no heartbeat for {attempt.heartbeat_timeout:g} s")
 
-    def _time_out(self, row_key: str, seconds: float) -> None:
-        attempt = self._attempts.get(row_key)
-        if attempt is not None:
+    def _time_out(self, run: _Run, seconds: float) -> None:
+        attempt = self._attempts.get(run.row_key)
+        if attempt is not None and attempt.started_at == run.started_at:
             self._end_late(attempt, f"ran longer than its timeout of {seconds:g} s")
 
     def _end_late(self, attempt: _Attempt, what: str) -> None:
@@ -306,9 +304,28 @@ class Activities:
     def _finish(self, attempt: _Attempt, event: Event) -> None:
         if attempt.deadline is not None:
             self._deadlines.drop(attempt.deadline)
-        if self._attempts.pop(attempt.row_key, None) is attempt:
+        if self._settle(attempt):
             begun = attempt.started_at
             self._report(Done(attempt.invocation, event, 0.0 if begun is None else time.monotonic() - begun))
+
+    def _is_awaited(self, attempt: _Attempt) -> bool:
+        """Whether somebody waits for the outcome of this run."""
+        return self._attempts.get(attempt.row_key) is attempt
+
+    def _settle(self, attempt: _Attempt) -> bool:
+        """Nobody waits for it any more; whether somebody did."""
+        with self._lock:
+            awaited = self._is_awaited(attempt)
+            if awaited:
+                del self._attempts[attempt.row_key]
+        return awaited
+
+
+class _Run(NamedTuple):
+    """Which run of an attempt a deadline is for. It may lie far ahead, and must not keep the attempt's input alive."""
+
+    row_key: str
+    started_at: float | None
 
 
 class _Attempt(Attempt):
