@@ -7,13 +7,15 @@ Laws.
    attempt whose outcome was lost is sent again, and its second run is another one, though the first may still hang.
 2. A thread can't be killed. After a timeout or a cancellation `context.cancelled` is true and the slot stays taken.
    A process can: at its timeout at once, some seconds after a cancellation, when the grace of a stop is over.
-3. At most `size` run at a time; the others wait in the queue. Threads start when they are first needed.
+3. At most `size` run at a time; the others wait in the queue. Threads start when they are first needed; where the
+   system has no more of them, those that there are do it all, and the next activity tries again.
 4. Whatever an activity raises becomes a failure in the history; it never ends the thread.
 """
 
 from __future__ import annotations
 
 import builtins
+import logging
 import sys
 import threading
 import time
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from .children import Child, Children
     from .event_loop import EventLoopThread
 
+
+log = logging.getLogger("durable.worker")
 
 Executor = Literal["thread", "process"]
 
@@ -160,8 +164,14 @@ class Activities:
                 thread = threading.Thread(
                     target=self._work, name=f"durable-activity-{len(self._threads) + 1}", daemon=True
                 )
+                try:
+                    thread.start()
+                except RuntimeError as error:  # the system has no more for us
+                    if not self._threads:
+                        raise
+                    log.warning("activities run on %d of %d threads: %s", len(self._threads), self._size, error)
+                    return
                 self._threads.append(thread)
-                thread.start()
 
     def _work(self) -> None:
         while True:

@@ -24,6 +24,10 @@ from tests.waiting import SOON
 Make = Callable[..., "Slots"]
 
 
+def none_left(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 class Slots:
     """Activities of these names, without a worker."""
 
@@ -104,3 +108,36 @@ def test_a_deadline_of_a_run_that_was_cancelled_does_not_end_the_next_one(slots:
     assert some.ended() == ("late", h.TASK_FAILED)  # and theirs were due before
     go.set()
     assert some.ended() == ("hangs", h.TASK_COMPLETED)
+
+
+def test_where_there_are_no_more_threads_those_there_are_do_it_all(
+    slots: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    go = threading.Event()
+
+    def waits(ctx: ActivityContext) -> None:
+        assert go.wait(SOON)
+
+    some = slots(2, first=waits, second=waits, third=waits)
+    some.run("first")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        some.run("second")
+    assert "activities run on 1 of 2 threads: can't start new thread" in caplog.text
+    go.set()
+    assert [some.ended() for _ in range(2)] == [("first", h.TASK_COMPLETED), ("second", h.TASK_COMPLETED)]
+
+
+def test_a_thread_that_was_not_to_be_had_is_asked_for_again(slots: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(2, timeout=SOON)
+
+    def meets(ctx: ActivityContext) -> None:
+        together.wait()
+
+    some = slots(2, one=meets, other=meets)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        with pytest.raises(RuntimeError, match="can't start"):  # not one: that is for the worker to say
+            some.run("one")
+    some.run("other")
+    assert {some.ended() for _ in range(2)} == {("one", h.TASK_COMPLETED), ("other", h.TASK_COMPLETED)}
