@@ -167,11 +167,20 @@ class _Forward(logging.Handler):
             message = record.getMessage()
             if record.exc_info and not record.exc_text:
                 record.exc_text = logging.Formatter().formatException(record.exc_info)
-            report = Logged(message, {name: getattr(record, name) for name in LOGGED if hasattr(record, name)})
+            fields = {name: _plain(getattr(record, name)) for name in LOGGED if hasattr(record, name)}
+            self._tell(Logged(_text(message), fields))
         except Exception:  # as logging's own handlers: a record that can't be formatted is not the activity's failure
             self.handleError(record)
-            return
-        self._tell(report)
+
+
+def _plain(value: Any) -> str | int | float | None:
+    """An attribute of a record, as it travels: `extra=` may have put anything there."""
+    return value if value is None or type(value) in (int, float, bool) else _text(str(value))
+
+
+def _text(text: str) -> str:
+    """As UTF-8 can carry it, which names of files need not be."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _find(call: Call) -> Callable[..., Any]:

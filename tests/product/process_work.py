@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -53,6 +54,27 @@ def told(ctx: durable.ActivityContext, text: str) -> dict[str, Any]:
         "key": ctx.idempotency_key,
         "cancelled": ctx.cancelled,
     }
+
+
+class Unprintable:
+    """Its own text has what UTF-8 can't carry."""
+
+    def __str__(self) -> str:
+        return "un\udcffprintable"
+
+
+@registry.activity(executor="process")
+def logs_what_is_no_text() -> str:
+    """A name of a file as Python reads it from a disk in another encoding, and what is not plain."""
+    logger = logging.getLogger("durable.activity")
+    logger.warning("reading %s", "/data/\udcff.csv")
+    try:
+        raise FileNotFoundError("/data/\udcff.csv")
+    except FileNotFoundError:
+        logger.exception("not there: %s", Unprintable())
+    logger.warning("lost, perhaps", extra={"task_id": 2**100})
+    logger.warning("extras", extra={"attempt": Unprintable(), "instance_id": b"bytes"})
+    return "done"
 
 
 @registry.activity(executor="process")

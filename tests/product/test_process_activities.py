@@ -86,6 +86,14 @@ def test_its_context_tells_what_a_threads_tells(here: Bench, log: Heard) -> None
     log.wait_for("WARNING hello from a process")
 
 
+def test_what_it_logs_is_never_its_failure(here: Bench, log: Heard) -> None:
+    here.serve(work.registry)
+    assert here.run(work.one, "logs_what_is_no_text") == "done"
+    log.wait_for("WARNING reading /data/?.csv")
+    log.wait_for("ERROR not there: un?printable")
+    log.wait_for("WARNING extras")
+
+
 @on_servers
 def test_its_context_has_a_client_on_the_workers_store(here: Bench) -> None:
     here.serve(work.registry)
