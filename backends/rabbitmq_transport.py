@@ -73,9 +73,9 @@ class RabbitTransport:
 
     def subscribe(self, queue: str, prefetch: int, sink: Callable[[Sequence[Delivery]], None]) -> None:
         """A second subscription to a queue takes the place of the first. TransportError: nobody declared the queue."""
-        if not 1 <= prefetch <= MOST_PREFETCHED:
-            raise ValueError(f"prefetch is from 1 to {MOST_PREFETCHED}, not {prefetch}")
-        self._keeper.subscribe(Subscription(queue, prefetch, sink))
+        if prefetch < 1:
+            raise ValueError(f"prefetch is 1 or more, not {prefetch}")
+        self._keeper.subscribe(Subscription(queue, min(prefetch, MOST_PREFETCHED), sink))
 
     def unsubscribe(self, queue: str, give_back: bool = False) -> None:
         """What is under way already may still come."""

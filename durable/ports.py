@@ -457,7 +457,8 @@ class Transport(Protocol):
         ...
 
     def subscribe(self, queue: str, prefetch: int, sink: Callable[[Sequence[Delivery]], None]) -> None:
-        """Receive from a queue, at most `prefetch` unacknowledged. `sink` runs on a thread of the transport's."""
+        """Receive from a queue, at most `prefetch` unacknowledged, which is 1 or more; where that is more than a broker
+        can count, as many as it can. `sink` runs on a thread of the transport's."""
         ...
 
     def unsubscribe(self, queue: str, give_back: bool = False) -> None:

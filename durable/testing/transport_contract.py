@@ -265,6 +265,12 @@ class TransportContract:
         with pytest.raises(ValueError, match="prefetch"):
             transport.subscribe(queue, 0, Receiver())
 
+    def test_prefetch_may_be_more_than_a_broker_can_count(self, transport: Transport, queue: str) -> None:
+        receiver = Receiver()
+        transport.subscribe(queue, 1_000_000, receiver)
+        transport.publish([event(queue, 1)])
+        assert receiver.data(1) == [1]
+
     def test_acknowledging_ends_it(self, opened: Callable[[], Transport], transport: Transport, queue: str) -> None:
         first = opened()
         receiver = Receiver()
