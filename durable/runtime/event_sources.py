@@ -5,12 +5,15 @@ Laws.
    So does closing, which a server that does not answer holds up.
 2. What came over a connection is acknowledged over that one, or not at all: then it comes again.
 3. What a source brings that is wanted no more is not told.
+4. Publishing waits for the source's word, on the engine's thread: a server that gives none would stop that for seconds,
+   again and again. So after it took nothing, it is left alone for ten times as long as that took, up to half a minute.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Final
@@ -27,6 +30,8 @@ log = logging.getLogger("durable.worker")
 PREFETCH: Final = 10_000  # events that are received and not taken yet: some steps' worth
 _FIRST_PAUSE: Final = 0.5  # seconds between two tries to connect
 _LONGEST_PAUSE: Final = 15.0
+_ALONE: Final = 10  # times as long as it took to take nothing
+_LONGEST_ALONE: Final = 30.0  # seconds
 _CLOSING: Final = 5.0  # seconds that the end of a worker waits for each
 
 Opener = Callable[[str], EventSource]
@@ -35,9 +40,12 @@ Opener = Callable[[str], EventSource]
 class EventSources:
     """See above. Used by the engine's thread."""
 
-    def __init__(self, open_source: Opener, tell: Callable[[Occurred], None]) -> None:
+    def __init__(
+        self, open_source: Opener, tell: Callable[[Occurred], None], now: Callable[[], float] = time.monotonic
+    ) -> None:
         self._open_source = open_source
         self._tell = tell
+        self._now = now
         self._served: dict[str, _Served] = {}
 
     def serve(self, wanted: Mapping[str, Source]) -> None:
@@ -46,7 +54,7 @@ class EventSources:
             self._served.pop(name).close()
         for name, source in wanted.items():
             if name not in self._served:
-                self._served[name] = _Served(name, source, self._open_source, self._tell)
+                self._served[name] = _Served(name, source, self._open_source, self._tell, self._now)
 
     def ack(self, tags: Sequence[SourceTag]) -> None:
         """These events are taken."""
@@ -59,7 +67,7 @@ class EventSources:
             self._served[name].ack(some)
 
     def publish(self, name: str, bodies: Sequence[bytes]) -> list[Published]:
-        """One answer each. UNKNOWN too where there is no connection now."""
+        """One answer each. UNKNOWN too where there is no connection now, or the source is left alone."""
         served = self._served.get(name)
         return [Published.UNKNOWN] * len(bodies) if served is None else served.publish(bodies)
 
@@ -75,12 +83,21 @@ class EventSources:
 class _Served:
     """One source, from its first connection on. life: an identity of its own, in the tags of what it brought."""
 
-    def __init__(self, name: str, wanted: Source, open_source: Opener, tell: Callable[[Occurred], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        wanted: Source,
+        open_source: Opener,
+        tell: Callable[[Occurred], None],
+        now: Callable[[], float],
+    ) -> None:
         self.wanted = wanted
         self.life = object()
         self._name = name
         self._open_source = open_source
         self._tell = tell
+        self._now = now
+        self._publish_at = 0.0  # law 4: not before
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._source: EventSource | None = None
@@ -91,13 +108,18 @@ class _Served:
             self._source.ack(tags)
 
     def publish(self, bodies: Sequence[bytes]) -> list[Published]:
-        if self._source is None:
-            return [Published.UNKNOWN] * len(bodies)
+        began = self._now()
+        answers = [Published.UNKNOWN] * len(bodies)
+        if self._source is None or began < self._publish_at:
+            return answers
         try:
-            return self._source.publish(bodies)
+            answers = self._source.publish(bodies)
         except TransportError as error:
             log.warning("event source %r does not take events now, trying again: %s", self._name, error)
-            return [Published.UNKNOWN] * len(bodies)
+        if Published.CONFIRMED not in answers:
+            now = self._now()
+            self._publish_at = now + min(_ALONE * (now - began), _LONGEST_ALONE)
+        return answers
 
     def close(self) -> threading.Thread | None:
         """The thread on which it is closed; None where there is nothing to close."""
