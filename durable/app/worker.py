@@ -148,6 +148,7 @@ class Worker:
 
         def died(error: BaseException) -> None:
             with ExitStack() as rest:  # whatever becomes of what comes before
+                rest.callback(sources.close)  # as with the transport, but it may take seconds: so it comes last
                 rest.callback(client.worker_stopped, neighbour, error)
                 if transport is not None:
                     rest.callback(transport.close)  # or it would go on to take what nobody here looks at

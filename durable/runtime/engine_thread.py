@@ -76,6 +76,7 @@ class EngineThread:
         self._inbox: SimpleQueue[News] = SimpleQueue()
         self._creations = Creations(self.tell)
         self._idle = False
+        self._ended = False
         self._watchdog = watchdog
         self._answers: dict[type, Callable[[Any], Any]] = {
             Load: lambda r: store.load(r.wants),
@@ -110,7 +111,9 @@ class EngineThread:
         self._thread.start()
 
     def tell(self, news: News) -> None:
-        self._inbox.put(news)
+        """Something has happened. Nobody hears it once the loop has ended."""
+        if not self._ended:
+            self._inbox.put(news)
 
     def create(self, commits: Sequence[Commit]) -> dict[str, Outcome]:
         """Create instances, each with its first turn in one commit. Left out are those that are not for this loop, and
@@ -150,6 +153,7 @@ class EngineThread:
             log.exception("the engine stopped; nothing is lost, restart the worker")
             self._died(error)
         finally:
+            self._ended = True
             self._loop.turns.let_all_go()
             self._creations.close()
             self._watchdog.close()

@@ -1,12 +1,14 @@
-"""The event sources of a worker never hold up its engine for long."""
+"""The event sources of a worker never hold up its engine for long, nor do they outlive it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from unittest.mock import Mock
 
 import pytest
 
+import durable
 from durable.model.errors import TransportError
 from durable.ports import Published
 from durable.runtime.event_sources import EventSources
@@ -25,8 +27,11 @@ class Clocked:
         self.takes = 0.0
         self.answer: Published | None = CONFIRMED
         self.asked = 0
+        self.sink: Sink | None = None
+        self.closed = False
 
-    def receive(self, prefetch: int, sink: Sink) -> None: ...
+    def receive(self, prefetch: int, sink: Sink) -> None:
+        self.sink = sink
 
     def ack(self, tags: Sequence[object]) -> None: ...
 
@@ -37,7 +42,8 @@ class Clocked:
             raise TransportError("away")
         return [self.answer, *[CONFIRMED] * (len(bodies) - 1)]
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.closed = True
 
 
 @pytest.fixture
@@ -83,3 +89,14 @@ def test_one_that_takes_some_is_not_left_alone(source: Clocked, sources: EventSo
     source.answer, source.takes = UNKNOWN, 5.0
     assert sources.publish("out", [b"{}", b"{}"]) == [UNKNOWN, CONFIRMED]
     assert sources.publish("out", [b"{}", b"{}"]) == [UNKNOWN, CONFIRMED]
+
+
+def test_a_worker_whose_engine_died_takes_no_more_events(source: Clocked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("durable.app.worker.open_event_source", lambda url, workspace: source)
+    with durable.connect("memory://died-with-sources") as client:
+        client.add_event_source("in", "env:QUEUE")
+        with durable.Worker(client, registry=durable.Registry()):
+            until(lambda: source.sink, "a subscription")
+            monkeypatch.setattr("durable.runtime.loop.Loop._sort", Mock(side_effect=RuntimeError("a bug")))
+            client.start_orchestration("whatever")
+            until(lambda: source.closed, "its end")
