@@ -6,6 +6,8 @@ Laws.
 3. A child that dies fails the attempt it was running, and no other; the next one gets a new child. Where it died
    before the activity began, because it had been killed while it was idle, another one takes the attempt.
 4. Only the attempt that it is running can have a child killed: who comes too late does nothing.
+5. A child is told of a cancellation once it has begun. Before, it may not even read yet what it is to run, and who
+   cancels or kills never waits for that.
 """
 
 from __future__ import annotations
@@ -162,8 +164,6 @@ class Child:
                 self._send(self._setup)
                 self._setup = None
             self._send(call)
-            if attempt.cancelled:  # while no child was to be told
-                self.cancel(attempt)
             return self._attend(attempt, began)
         except (EOFError, OSError) as error:
             raise ChildProcessError(f"activity {call.name!r} (attempt {call.attempt}): {self._obituary()}") from error
@@ -180,6 +180,8 @@ class Child:
             if isinstance(report, Began):
                 self.began = True
                 began()
+                if attempt.cancelled:  # law 5
+                    self.cancel(attempt)
             elif isinstance(report, Beat):
                 attempt.beat(None)
             else:
@@ -188,7 +190,7 @@ class Child:
     def cancel(self, attempt: Served) -> None:
         """Tell the activity that nobody waits for it, if it is running this attempt."""
         with self._owner:
-            if self._attempt is attempt:
+            if self._attempt is attempt and self.began:
                 with suppress(OSError):  # it has died; whoever runs it finds out
                     self._send(Cancelled())
 
