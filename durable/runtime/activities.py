@@ -367,9 +367,9 @@ class _Attempt(Attempt):
         self.stuck = False
         self.child: Child | None = None  # while one runs it
 
-    def beat(self, details: Any) -> None:
+    def beat(self) -> None:
         first = not self.last_beat
-        super().beat(details)
+        super().beat()
         if first and self.on_first_beat is not None:
             self.on_first_beat()
 

@@ -12,7 +12,7 @@ from ..replay.logs import InstanceLogger
 class Attempt:
     """One attempt of one activity, as its context sees it."""
 
-    __slots__ = ("cancelled", "details", "execution_id", "instance_id", "last_beat", "number", "task_id")
+    __slots__ = ("cancelled", "execution_id", "instance_id", "last_beat", "number", "task_id")
 
     def __init__(self, instance_id: str, execution_id: str, task_id: int, number: int) -> None:
         self.instance_id = instance_id
@@ -21,11 +21,9 @@ class Attempt:
         self.number = number
         self.cancelled = False
         self.last_beat = 0.0
-        self.details: Any = None
 
-    def beat(self, details: Any) -> None:
+    def beat(self) -> None:
         self.last_beat = time.monotonic()
-        self.details = details
 
 
 class ActivityContext:
@@ -59,12 +57,15 @@ class ActivityContext:
         return f"{self._attempt.execution_id}/{self._attempt.task_id}"
 
     def heartbeat(self, details: Any = None) -> None:
-        """Say that it is alive. From the first one on, `heartbeat_timeout=` bounds the time between two."""
-        self._attempt.beat(details)
+        """Say that it is alive. From the first one on, `heartbeat_timeout=` bounds the time between two.
+
+        details: for whoever reads the code; they are kept nowhere.
+        """
+        self._attempt.beat()
 
     @property
     def cancelled(self) -> bool:
-        """True once nobody waits for the outcome: it timed out, was cancelled, or the worker is stopping."""
+        """True once nobody waits for the outcome: it timed out, was cancelled, or the grace of a stop is over."""
         return self._attempt.cancelled
 
     @property

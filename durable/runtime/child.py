@@ -150,8 +150,8 @@ class _Attempt(Attempt):
         super().__init__(call.instance_id, call.execution_id, call.task_id, call.attempt)
         self._tell = tell
 
-    def beat(self, details: Any) -> None:
-        super().beat(details)
+    def beat(self) -> None:
+        super().beat()
         self._tell(Beat())
 
 

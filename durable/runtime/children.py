@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from multiprocessing import Pipe
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from ..model.limits import Limits
 from .child_messages import (
@@ -55,7 +55,7 @@ class Served(Protocol):
     cancelled: bool
     child: Child | None
 
-    def beat(self, details: Any) -> None: ...
+    def beat(self) -> None: ...
 
 
 class Children:
@@ -183,7 +183,7 @@ class Child:
                 if attempt.cancelled:  # law 5
                     self.cancel(attempt)
             elif isinstance(report, Beat):
-                attempt.beat(None)
+                attempt.beat()
             else:
                 _log(report)
 

@@ -162,7 +162,8 @@ class Courier:
         return True
 
     def kept(self, now: float) -> list[Taken]:
-        """What has run so long by `now` that its delivery should not be kept any more."""
+        """What was taken so long before `now` that its delivery should not be kept any more, even if it waits for a
+        slot."""
         return [t for t in self.taken.values() if t.tag is not None and now >= t.since + self.serving.patience.long]
 
     def acknowledge(self, row_key: str) -> None:

@@ -32,10 +32,6 @@ class Deadlines:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def __len__(self) -> int:
-        """How many are kept."""
-        return len(self._heap)
-
     def at(self, moment: float, call: Callable[[], None]) -> Deadline:
         """RuntimeError where there can be no thread now; the next call tries again."""
         deadline = Deadline(call)

@@ -2,7 +2,8 @@
 
 Laws.
 1. Connecting takes its time and may fail: it happens on a thread of its own, again and again, and the engine goes on.
-   So does closing, which a server that does not answer holds up.
+   Closing has one of its own too, and a server that does not answer holds it up: only the end of a worker waits for it,
+   some seconds.
 2. What came over a connection is acknowledged over that one, or not at all: then it comes again.
 3. What a source brings that is wanted no more is not told.
 4. Publishing waits for the source's word, on the engine's thread: a server that gives none would stop that for seconds,
@@ -38,7 +39,7 @@ Opener = Callable[[str], EventSource]
 
 
 class EventSources:
-    """See above. Used by the engine's thread."""
+    """See above. Used by the engine's thread; closed by whoever stops the worker, once that has ended."""
 
     def __init__(
         self, open_source: Opener, tell: Callable[[Occurred], None], now: Callable[[], float] = time.monotonic

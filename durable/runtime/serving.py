@@ -8,13 +8,13 @@ from ..model.status import DEFAULT_GROUP, DEFAULT_QUEUE
 
 
 class Patience(NamedTuple):
-    """Seconds. long: an activity that runs longer is leased, and its delivery acknowledged. fresh: an invocation older
-    than that may have been taken by somebody else. unserved: until an invocation that nobody here has code for is
-    offered again. sent: how long an outcome is waited for before its invocation is sent again; then twice as long, at
-    most `sent_at_most`. retry: after trouble with the broker. takeover: for the outcomes that wait in the queues of
-    partitions just taken over. doubt: from the death of a worker until subscriptions are renewed. quick: activities
-    that all take less may queue here for a slot, since waiting costs less than a way through the broker, and larger
-    batches cost everybody less.
+    """Seconds. long: an activity that is here longer, waiting for a slot or running, is leased, and its delivery
+    acknowledged. fresh: an invocation older than that may have been taken by somebody else. unserved: until an
+    invocation that nobody here has code for is offered again. sent: how long an outcome is waited for before its
+    invocation is sent again; then twice as long, at most `sent_at_most`. retry: after trouble with the broker.
+    takeover: for the outcomes that wait in the queues of partitions just taken over. doubt: from the death of a worker
+    until subscriptions are renewed. quick: activities that all take less may queue here for a slot, since waiting costs
+    less than a way through the broker, and larger batches cost everybody less.
     """
 
     long: float = 30.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import pytest
 
@@ -23,7 +22,7 @@ class Attempt:
         self.cancelled = False
         self.child: Child | None = None
 
-    def beat(self, details: Any) -> None: ...
+    def beat(self) -> None: ...
 
 
 def test_a_process_that_does_not_read_its_order_yet_holds_up_no_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,6 +44,7 @@ def test_a_process_that_does_not_read_its_order_yet_holds_up_no_cancellation(mon
     running = threading.Thread(target=run)
     running.start()
     child = until(lambda: attempt.child, "a process")
+    assert child is not None
     until(child._sending.locked, "an order under way")
     ending = threading.Thread(target=end, args=[child])
     ending.start()
