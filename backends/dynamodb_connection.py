@@ -5,8 +5,9 @@ Laws.
    was refused for the moment (throttling, TransactionConflict) and what is safe to repeat: reads, transactions under
    their token, writes whose condition tells that it was they themselves. Back-off with full jitter.
 2. A condition that does not hold is an answer (`Refused`, with the item as it is), not a failure.
-3. `Unknown` is a StoreError: the request was sent and no answer came, however often. Nothing else leaves it open
-   whether something was written.
+3. `Unknown` is a StoreError: the request was sent, and no answer of DynamoDB's own says what became of it, however
+   often; also where a later attempt was refused for good, which says nothing about those before. A status from 500 on,
+   whoever answers it, is no such answer. Nothing else leaves it open whether something was written.
 4. Errors name table, region, endpoint and remedy; no credential is in them.
 """
 
@@ -64,7 +65,7 @@ _EXPLANATIONS: Final = {
 
 
 class Unknown(StoreError):
-    """Sent, and never answered: it may have been carried out."""
+    """Sent, and not answered by one who knows: it may have been carried out."""
 
 
 class Refused(Exception):
@@ -82,11 +83,10 @@ class Cancelled(Exception):
 
 
 class _Later(Exception):
-    """To be asked again. `maybe`: it may have been carried out all the same."""
+    """To be asked again."""
 
-    def __init__(self, error: Exception, maybe: bool) -> None:
+    def __init__(self, error: Exception) -> None:
         self.error = error
-        self.maybe = maybe
 
 
 class Connection:
@@ -252,6 +252,10 @@ class Connection:
                 what = f"{self.target.where} did not answer ({type(later.error).__name__}); it may have been done"
                 raise Unknown(what) from later.error
             raise explain(self.target, later.error) from later.error
+        except StoreError as error:
+            if attempts.maybe:
+                raise Unknown(f"{error}; an earlier attempt may have been done") from error.__cause__
+            raise
 
     def _pause(self, seconds: float) -> None:
         self._closed.wait(seconds)
@@ -263,10 +267,10 @@ class Connection:
         except failures.ClientError as error:
             raise self._meaning(error, attempts) from error
         except _UNSENT as error:
-            raise _Later(error, False) from error
+            raise _Later(error) from error
         except (failures.HTTPClientError, failures.ResponseStreamingError) as error:
             attempts.maybe = True
-            raise _Later(error, True) from error
+            raise _Later(error) from error
         except failures.BotoCoreError as error:
             raise explain(self.target, error) from error
 
@@ -287,10 +291,13 @@ class Connection:
                 )
             # What DynamoDB has cancelled was not done, and may be asked again when every reason will pass.
             lasting = codes - {"None"} - _LATER
-            return explain(self.target, error, ", ".join(sorted(lasting))) if lasting else _Later(error, False)
-        if code in _LATER:
-            attempts.maybe = attempts.maybe or code in _MAYBE_DONE
-            return _Later(error, code in _MAYBE_DONE)
+            return explain(self.target, error, ", ".join(sorted(lasting))) if lasting else _Later(error)
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        # Whatever stands before DynamoDB answers with the code that it likes, and may do so after it was done.
+        maybe = code in _MAYBE_DONE or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        if maybe or code in _LATER or status == HTTPStatus.TOO_MANY_REQUESTS:
+            attempts.maybe = attempts.maybe or maybe
+            return _Later(error)
         return explain(self.target, error)
 
     def _check_open(self) -> None:

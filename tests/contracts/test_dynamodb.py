@@ -233,6 +233,30 @@ def test_a_commit_that_another_has_overtaken_is_a_conflict(hurried: Store, way: 
     assert hurried.commit([turn("a", 1)]) == [CONFLICT]
 
 
+LARGE = b'"' + b"x" * 10**6 + b'"'  # too large for its item
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_what_a_gateway_answers_leaves_it_open_what_was_done(
+    hurried: Store, way: FaultyWay, direct: Store, status: int
+) -> None:
+    way.answer_as_gateway("TransactWriteItems", status, times=9_999)
+    commit = turn("a", 0, events("a", 0), put=[msgspec.structs.replace(work("k"), body=LARGE)], output=LARGE)
+    assert hurried.commit([commit]) == [COMMITTED]
+    assert loaded(direct, "a").commit_id == commit.id
+    assert bytes(loaded(direct, "a").summary.output) == LARGE
+    assert [row and row.body for row in direct.rows([RowKey(0, "k")])] == [LARGE]
+
+
+def test_a_refusal_says_nothing_about_an_attempt_before_it(store: Store, way: FaultyWay, direct: Store) -> None:
+    way.lose("TransactWriteItems")
+    way.refuse("TransactWriteItems", "AccessDeniedException")
+    commit = turn("a", 0, events("a", 0), output=LARGE)
+    assert store.commit([commit]) == [COMMITTED]
+    assert loaded(direct, "a").commit_id == commit.id
+    assert bytes(loaded(direct, "a").summary.output) == LARGE
+
+
 # Turns that do not fit into one transaction.
 
 

@@ -3,7 +3,8 @@
 Laws.
 1. What fails is chosen by operation and number; everything else is passed on, one request after another a connection.
 2. `refuse`: nothing reaches the server. `lose`: the server does it, and the connection ends without an answer.
-   `cut_off`: likewise, in the middle of an answer that had not said how long it is.
+   `cut_off`: likewise, in the middle of an answer that had not said how long it is. `answer_as_gateway`: the server
+   does it, and a status without JSON is all that comes back, as when something in between gives up.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from .process import HOST
 
 class _Fault(NamedTuple):
     operation: str
-    code: str | None  # None: to be lost
+    code: str | None  # None: to be lost, unless there is a status
     reasons: tuple[str, ...] = ()
     heard: float = 0.0  # which part of the answer is not lost
     begins: bool = False  # whether there is one at all
+    status: int = 0  # of the answer given in place of the server's
 
 
 class FaultyWay:
@@ -50,6 +52,9 @@ class FaultyWay:
                 answer = server.getresponse()
                 said = answer.read()
                 server.close()
+                if fault is not None and fault.status:
+                    self._answer(fault.status, b"<html>said by a test</html>")
+                    return
                 if fault is not None:
                     self.close_connection = True
                     if fault.begins:
@@ -88,6 +93,11 @@ class FaultyWay:
         """The next one is carried out, and only this part of its answer's body arrives."""
         with self._lock:
             self._faults.append((_Fault(operation, None, (), heard, True), 0, 1))
+
+    def answer_as_gateway(self, operation: str, status: int, times: int = 1) -> None:
+        """The next ones are carried out, and answered with this status by one who does not know."""
+        with self._lock:
+            self._faults.append((_Fault(operation, None, status=status), 0, times))
 
     def heal(self) -> None:
         """No more faults."""
