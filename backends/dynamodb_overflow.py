@@ -23,6 +23,7 @@ class Overflow:
     def __init__(self, connection: Connection, names: Names) -> None:
         self._connection = connection
         self._names = names
+        self._said: set[str] = set()  # references whose pieces are missing
 
     def place(self, item: Item, name: str, data: bytes) -> None:
         """Give the item these data: as its attribute `name`, or beside it, with a reference as its attribute `o`."""
@@ -35,8 +36,26 @@ class Overflow:
             self._connection.put({"pk": {"S": pk}, "sk": {"S": sk}, "y": {"B": piece}})
         item["o"] = {"S": reference}
 
-    def data(self, item: Item, name: str) -> bytes | None:
-        """What `place` gave it. None when its pieces have gone: so has the item, after it was read."""
+    def read(self, item: Item, name: str) -> tuple[Item, bytes | None]:
+        """The item and what `place` gave it. Where its pieces have gone, so has the item mostly, after it was read: the
+        item as it is now then, {} for none. None: it is as it was, and its pieces are missing."""
+        while True:
+            data = self._data(item, name)
+            if data is not None:
+                return item, data
+            reference, key = reference_of(item), (item["pk"]["S"], item["sk"]["S"])
+            again = self._connection.get([key]).get(key, {})
+            if reference_of(again) == reference:
+                self._say(reference, key)
+                return again, None
+            item = again
+
+    def _say(self, reference: str, key: Key) -> None:
+        if reference not in self._said:
+            self._said.add(reference)
+            log.error("item %r is passed over: pieces of it (%s) are missing; restore the table", key, reference)
+
+    def _data(self, item: Item, name: str) -> bytes | None:
         reference = reference_of(item)
         if not reference:
             data: bytes = item.get(name, {}).get("B", b"")

@@ -9,13 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from datetime import datetime, timezone
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import uuid4
 
+from msgspec.structs import replace
+
 from durable.model.errors import StoreError
+from durable.model.failure import FailureDetails
+from durable.model.history import Event, UnreadableHistory, decode_events
 from durable.model.names import partition_of
-from durable.model.status import Summary
+from durable.model.status import RuntimeStatus, Summary
 from durable.ports import (
     Commit,
     Delivered,
@@ -58,6 +64,7 @@ from .dynamodb_split import MARK, SplitTurns
 from .dynamodb_table import DUE, EXPIRES
 from .listing import Place, due_place, encode_due
 
+LOST: Final = "pieces of its summary are missing"
 END: Final = ":"  # sorts after the digits with which every stored row of a history begins
 
 
@@ -101,22 +108,21 @@ class DynamoStore:
     def _load(self, want: Want, meta: Item | None) -> Record | None:
         """The meta item comes first: what a turn takes meanwhile is missed, and the version then tells."""
         partition = self._partition(want.instance_id)
-        while meta is not None and "w" in meta:
+        stands = self._stands(meta)
+        while stands is not None and "w" in stands.meta:
             self._split.finish(want.instance_id, partition)
             [meta] = self._metas([want.instance_id])
-        if meta is None:
+            stands = self._stands(meta)
+        if stands is None:
             return None
-        summary = self._summary(meta)
-        if summary is None:  # a turn has ended it since
-            [meta] = self._metas([want.instance_id])
-            return self._load(want, meta)
+        meta, summary, damage = stands
         version = int(meta["v"]["N"])
         history = None
         if version != want.known_version:
             history = tuple(self._events(meta))
         rows = self._rows(self._inboxes.keys(want.instance_id, partition), partition)
         inbox = tuple(row for row in rows if row is not None)
-        return Record(version, meta["c"]["S"], summary, history, inbox)
+        return Record(version, meta["c"]["S"], summary, history, inbox, damage)
 
     def _events(self, meta: Item) -> list[bytes]:
         if "e" not in meta:
@@ -168,8 +174,8 @@ class DynamoStore:
     def _row(self, item: Item | None, partition: int) -> Row | None:
         if item is None or "d" not in item:
             return None
-        body = self._overflow.data(item, "y")
-        return None if body is None else unpack_row(item, partition, body)
+        item, body = self._overflow.read(item, "y")
+        return unpack_row(item, partition, body) if body is not None and "d" in item else None
 
     def lease(self, leases: Sequence[Lease]) -> list[bool]:
         answers = [False] * len(leases)
@@ -235,7 +241,7 @@ class DynamoStore:
         ]
 
     def summaries(self, instance_ids: Sequence[str]) -> list[Summary | None]:
-        return [None if meta is None else self._summary(meta) for meta in self._metas(instance_ids)]
+        return [self._summary(meta) for meta in self._metas(instance_ids)]
 
     def former(self, instance_ids: Sequence[str]) -> list[list[str]]:
         metas = self._metas(instance_ids)
@@ -269,9 +275,51 @@ class DynamoStore:
         found = self._connection.get(keys)
         return [found[key] if "v" in found.get(key, {}) else None for key in keys]
 
-    def _summary(self, meta: Item) -> Summary | None:
-        data = self._overflow.data(meta, "s")
-        return None if data is None else decode_summary(data)
+    def _summary(self, meta: Item | None) -> Summary | None:
+        stands = self._stands(meta)
+        return None if stands is None else stands.summary
+
+    def _stands(self, meta: Item | None) -> _Stands | None:
+        """None for an unknown or purged instance."""
+        if meta is None:
+            return None
+        meta, data = self._overflow.read(meta, "s")
+        if "v" not in meta:
+            return None
+        if data is not None:
+            return _Stands(meta, decode_summary(data), "")
+        return _Stands(meta, self._stand_in(meta), LOST)
+
+    def _stand_in(self, meta: Item) -> Summary:
+        """For a summary whose pieces are missing: what else is stored, so that the instance can be seen and ended."""
+        created_at, instance_id = listed_at(meta["j"]["S"])
+        at = datetime.fromtimestamp(created_at, timezone.utc)
+        events: list[Event] = []
+        with suppress(UnreadableHistory):
+            events = [event for row in self._events(meta) for event in decode_events(row)]
+        blocked = Summary(
+            instance_id,
+            meta["x"]["S"],
+            events[0].name if events else "",
+            RuntimeStatus.BLOCKED,
+            at,
+            at,
+            group=meta["g"]["S"],
+            blocked_reason=LOST,
+            length=len(events),
+        )
+        if meta["f"]["N"] == "0":
+            return blocked
+        failure = FailureDetails("durable.StoreError", LOST)  # how it ended is not known; that it has, is
+        return replace(blocked, status=RuntimeStatus.FAILED, blocked_reason="", completed_at=at, failure=failure)
+
+
+class _Stands(NamedTuple):
+    """How an instance stands. damage: see `Record`."""
+
+    meta: Item
+    summary: Summary
+    damage: str
 
 
 def _held(item: Item, lease: Lease) -> bool:

@@ -116,7 +116,8 @@ class Want(NamedTuple):
 class Record(msgspec.Struct, frozen=True):
     """One instance as stored: version, last commit, summary, events of the current execution, inbox in delivery order.
 
-    `history` is None when the version is the known one.
+    `history` is None when the version is the known one. damage: what of it the store has lost, for which `summary` is
+    only a stand-in; the instance is BLOCKED with it.
     """
 
     version: int
@@ -124,6 +125,7 @@ class Record(msgspec.Struct, frozen=True):
     summary: Summary
     history: tuple[bytes, ...] | None
     inbox: tuple[Row, ...]
+    damage: str = ""
 
 
 class Fact(NamedTuple):

@@ -87,7 +87,10 @@ class Instance(msgspec.Struct, frozen=True):
 
 
 def events_of(record: Record) -> list[Event]:
-    """The history of its current execution. Raises UnreadableHistory also where some of it is missing or misplaced."""
+    """The history of its current execution. Raises UnreadableHistory also where some of it, or of what is stored beside
+    it, is missing or misplaced."""
+    if record.damage:
+        raise UnreadableHistory(f"what is stored of it is damaged: {record.damage}; restore the store from a backup")
     events = [event for row in record.history or () for event in h.decode_events(row)]
     problem = _damage(events, record.summary)
     if problem:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import msgspec
 import pytest
 
+import durable
 from durable.backends.dynamodb_backend import open_dynamodb
 from durable.backends.memory import MemoryStore
 from durable.model.errors import StoreError
@@ -37,6 +39,7 @@ from tests.servers.dynamodb_place import Opener
 from tests.servers.dynamodb_server import REGION, DynamoServer
 from tests.servers.proxy import Proxy
 from tests.servers.redis_place import spread
+from tests.waiting import SOON, until
 
 COMMITTED, CONFLICT, UNKNOWN = Outcome.COMMITTED, Outcome.CONFLICT, Outcome.UNKNOWN
 
@@ -453,6 +456,66 @@ def test_a_purge_that_died_half_way_is_finished_before_another_life_begins(
     start = turn("a", 0, Append("y", 0, b"[9]"), execution="y", put=[work("wake/y", kind="inbox")])
     assert direct.commit([start]) == [COMMITTED]
     assert [row.key for row in loaded(direct, "a").inbox] == ["wake/y"]
+
+
+# Pieces beside their items that somebody has lost.
+
+
+def lose_pieces(server: DynamoServer, prefix: str) -> None:
+    """Half of each large value of a workspace."""
+    import boto3
+
+    client = boto3.client("dynamodb", region_name=REGION, endpoint_url=server.endpoint)
+    for page in client.get_paginator("scan").paginate(TableName="durable"):
+        for item in page["Items"]:
+            if item["pk"]["S"].startswith(f"{prefix}/o/") and item["sk"]["S"] == "000001":
+                client.delete_item(TableName="durable", Key={"pk": item["pk"], "sk": item["sk"]})
+
+
+def test_what_has_lost_its_summary_is_blocked_and_the_others_go_on(
+    open_table: Opener, dynamodb_server: DynamoServer, prefix: str
+) -> None:
+    registry = durable.Registry()
+
+    @registry.orchestrator(name="flow")
+    def flow(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
+        ctx.set_custom_status("x" * 10**6)
+        return (yield ctx.wait_for_external_event("go"))
+
+    url = dynamodb_server.url("&partitions=1")
+    with durable.connect(url, workspace=prefix, limits=durable.Limits(custom_status_bytes=2 * 10**6)) as client:
+        with durable.Worker(client, registry=registry, shutdown_grace=0):
+            client.start_orchestration("flow", instance_id="done").raise_event("go")
+            client.wait("done", SOON)
+            client.start_orchestration("flow", instance_id="damaged")
+            until(lambda: client.handle("damaged").status().custom_status)
+        lose_pieces(dynamodb_server, prefix)
+        client.start_orchestration("flow", instance_id="sound").raise_event("go", 1)
+        client.handle("damaged").raise_event("go", 1)
+        with durable.Worker(client, registry=registry, shutdown_grace=0):
+            with pytest.raises(durable.OrchestrationBlockedError, match="pieces of its summary are missing"):
+                client.handle("damaged").result(SOON, on_blocked="raise")
+            assert client.handle("sound").result(SOON) == 1
+            assert {found.instance_id for found in client.list_orchestrations()} == {"done", "damaged", "sound"}
+            client.terminate("damaged", "it is damaged")
+            assert client.wait("damaged", SOON).runtime_status is durable.RuntimeStatus.TERMINATED
+            with pytest.raises(durable.OrchestrationFailedError, match="pieces of its summary are missing"):
+                client.handle("done").result(SOON)
+        assert client.purge("damaged") == client.purge("done") == 1
+
+
+def test_a_row_that_has_lost_its_body_is_passed_over_and_said_once(
+    open_table: Opener, dynamodb_server: DynamoServer, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_table("&partitions=1").store
+    large = msgspec.structs.replace(work("large"), body=LARGE)
+    store.commit([turn("a", 0, events("a", 0), put=[large, work("small")])])
+    lose_pieces(dynamodb_server, prefix)
+    for _ in range(2):
+        assert keys(store) == ["small"]
+        assert store.rows([RowKey(0, "large")]) == [None]
+    [said] = [record.getMessage() for record in caplog.records if record.name == "durable.dynamodb"]
+    assert "'large'" in said
 
 
 # Networks that are cut.
