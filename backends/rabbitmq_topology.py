@@ -5,11 +5,13 @@ Laws.
    can't be understood, is in the dead-letter queue, not gone and not in a loop.
 2. Whether a queue was missing is found out first, on a channel that is thrown away: the broker closes it for an answer.
 3. A queue that is there with other arguments is somebody else's, or of another version: a clear error, never deleted.
+   That of dead letters alone is taken as it is: what it is told at birth depends on the broker's version.
+4. Where nothing else has what is in a queue, it has no delivery limit (`arguments_without_limit`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -94,7 +96,8 @@ class Topology:
         lifecycle, dead = self._names.lifecycle, self._names.dead_letters
         self._ask(f"topic {lifecycle}", _exchange(lifecycle, "topic"))
         self._ask(f"exchange {dead}", _exchange(dead, "fanout"))
-        self._ask(f"queue {dead}", _queue(dead, {"x-queue-type": "quorum"}))
+        if self.depth(dead) is None:
+            self._ask(f"queue {dead}", _queue_without_limit(dead))
         self._ask(f"binding of {dead}", lambda channel, done: channel.queue_bind(dead, dead, callback=done))
 
     def declare(self, queues: Sequence[str]) -> list[bool]:
@@ -161,10 +164,26 @@ def _queue(name: str, arguments: dict[str, Any]) -> Call:
     return lambda channel, done: channel.queue_declare(name, durable=True, arguments=arguments, callback=done)
 
 
+def _queue_without_limit(name: str) -> Call:
+    def declare(channel: Any, done: Callable[[Any], None]) -> None:
+        arguments = arguments_without_limit(channel.connection.server_properties)
+        channel.queue_declare(name, durable=True, arguments=arguments, callback=done)
+
+    return declare
+
+
+def arguments_without_limit(server_properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a quorum queue that keeps what comes back, however often. RabbitMQ 4 drops it the 20th time unless it is told
+    not to; one before 4 has no limit by itself, and refuses to be told (its limits are not negative)."""
+    major = str(server_properties.get("version", "")).partition(".")[0]
+    limit = {"x-delivery-limit": -1} if major.isdecimal() and int(major) >= 4 else {}
+    return {"x-queue-type": "quorum", **limit}
+
+
 class SourceTopology(Topology):
     """Those of a source: what is there is somebody's and taken as it is; what is not is made, bound, and never deleted.
 
-    A queue that is made here has no delivery limit of ours: what is in it is nowhere else. (RabbitMQ 4 has one of 20.)
+    A queue that is made here has no delivery limit: what is in it is nowhere else.
     """
 
     ours = False
@@ -183,7 +202,7 @@ class SourceTopology(Topology):
         _, exchange, key = self._place
         for queue, gone in zip(queues, missing, strict=True):
             if gone:
-                self._ask(f"queue {queue!a}", _queue(queue, {"x-queue-type": "quorum"}))
+                self._ask(f"queue {queue!a}", _queue_without_limit(queue))
             if exchange:
                 self._ask(f"binding of {queue!a}", partial(_bind, queue, exchange, key))
         return missing

@@ -20,6 +20,7 @@ from pika.exceptions import ChannelClosedByBroker  # type: ignore[import-untyped
 
 from durable.app.plugins import open_event_source
 from durable.backends import sqs_source
+from durable.backends.rabbitmq_topology import arguments_without_limit
 from durable.model.errors import TransportError
 from durable.ports import EventSource, Published
 from durable.testing.event_source_contract import EventSourceContract, Receiver, event, events, numbers, until_confirmed
@@ -338,6 +339,23 @@ def test_a_queue_is_taken_as_it_is(
         assert receiver.wait(1) == ["1"]
         with closing(open_event_source(f"{rabbitmq_server.url()}?queue={queue}.new", "w")):
             sending.queue_declare(f"{queue}.new", durable=True, arguments={"x-queue-type": "quorum"})  # the same
+
+
+@pytest.mark.parametrize(
+    ("version", "limit"),
+    [
+        ("3.10.8", {}),
+        ("3.13.7", {}),
+        ("4.0.1", {"x-delivery-limit": -1}),
+        ("4.3.0-rc.1", {"x-delivery-limit": -1}),
+        ("10.0", {"x-delivery-limit": -1}),
+        ("", {}),
+        ("unknown", {}),
+    ],
+)
+def test_a_queue_that_is_made_drops_nothing_that_comes_back(version: str, limit: dict[str, int]) -> None:
+    assert arguments_without_limit({"version": version}) == {"x-queue-type": "quorum", **limit}
+    assert arguments_without_limit({}) == {"x-queue-type": "quorum"}
 
 
 @pytest.mark.parametrize("kind", [None, "direct", "topic"])

@@ -342,6 +342,14 @@ def test_making_a_known_queue_again_is_a_loss_that_is_told(transport: Transport,
 # ---- RabbitMQ: what it refuses
 
 
+def test_a_queue_of_dead_letters_is_taken_as_it_is(rabbitmq_server: RabbitServer, workspace: str, raw: Raw) -> None:
+    """On RabbitMQ 4 one is made with an argument that those of older versions do not have."""
+    dead, arguments = names(workspace).dead_letters, {"x-queue-type": "quorum", "x-delivery-limit": 7}
+    raw.ask(lambda channel, done: channel.queue_declare(dead, durable=True, arguments=arguments, callback=done))
+    with closing(open_rabbitmq(rabbitmq_server.url(), workspace)) as transport:
+        assert transport.depth(transport.dead_letters) == (0, 0)
+
+
 def test_a_queue_with_other_arguments(transport: Transport, queue: str, raw: Raw) -> None:
     other = f"{queue}.classic"
     raw.ask(lambda channel, done: channel.queue_declare(other, durable=True, callback=done))
