@@ -3,7 +3,8 @@
 Laws.
 1. A tag is (consumer, number). The consumer belongs to one session, so a tag of an older one settles nothing.
 2. What is settled is told to the broker with `multiple` up to the first delivery that is still open, one by one beyond
-   it: a long activity in front must not hold the places of those behind it.
+   it: a long activity in front must not hold the places of those behind it. What is requeued is rejected, always one by
+   one: from RabbitMQ 4.3 on a nack is no delivery for the limit, and what nobody can do would go round for ever.
 3. After `cancel` the channel stays until what was delivered is settled; the broker gives the rest to others.
 4. Only the end of its channel frees what the broker keeps for a dead subscription. RabbitMQ (seen in 3.10.8) puts the
    consumers of a quorum queue that was deleted and is there again by then on the new one, without a word, and throws
@@ -116,6 +117,14 @@ class Consumer:
         known = [number for number in dict.fromkeys(numbers) if number in self._open]
         for number in known:
             del self._open[number]
+        if verb == "requeue":
+            for number in known:
+                self._channel.basic_reject(number, requeue=True)
+        else:
+            self._tell_all(verb, known)
+        self._close_when_settled()
+
+    def _tell_all(self, verb: Literal["ack", "park"], known: Sequence[int]) -> None:
         first_open = next(iter(self._open), self._last + 1)
         # The broker knows a number only while it is unsettled, so the mark is one of these.
         mark = max((number for number in known if number < first_open), default=0)
@@ -124,13 +133,12 @@ class Consumer:
         for number in known:
             if number > first_open:
                 self._tell(verb, number, multiple=False)
-        self._close_when_settled()
 
-    def _tell(self, verb: Verb, number: int, multiple: bool) -> None:
+    def _tell(self, verb: Literal["ack", "park"], number: int, multiple: bool) -> None:
         if verb == "ack":
             self._channel.basic_ack(number, multiple)
         else:
-            self._channel.basic_nack(number, multiple, requeue=verb == "requeue")
+            self._channel.basic_nack(number, multiple, requeue=False)
 
     def cancel(self) -> None:
         """Receive no more."""
@@ -154,7 +162,7 @@ class Consumer:
     def _on_cancelled(self, _frame: Any) -> None:
         if not self._ending:
             self._ending = True
-            self._open.clear()  # they went with their queue
+            self._open.clear()  # what was delivered is lost here, gone with its queue or given to others
             self._on_gone()
             self._close_when_settled()
 

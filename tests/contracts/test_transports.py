@@ -18,6 +18,7 @@ import pika  # type: ignore[import-untyped]  # pika 1.4 has no py.typed
 import pytest
 from cloudevents.core.bindings.rabbitmq import RabbitMQMessage, from_rabbitmq_event, to_binary_event
 from cloudevents.core.v1.event import CloudEvent
+from pika.channel import Channel  # type: ignore[import-untyped]  # as above
 from tenacity import wait_fixed
 
 import durable
@@ -328,6 +329,19 @@ def test_what_a_dead_subscription_holds_can_be_given_back(
         transport.ack(receiver.tags[:1])  # "first" went with its queue: this must not take "there" for it
         transport.subscribe(queue, 10, again)
         assert again.data(1) == ["there"]
+
+
+def test_what_is_requeued_is_rejected(transport: Transport, queue: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which RabbitMQ counts as a delivery; from 4.3 on it does not count a nack, and the limit would never be met."""
+    nacks: list[int] = []
+    monkeypatch.setattr(Channel, "basic_nack", lambda _, number, *rest, **named: nacks.append(number))
+    receiver = Receiver()
+    transport.publish([event(queue, n) for n in range(3)])
+    transport.subscribe(queue, 10, receiver)
+    assert receiver.data(3) == [0, 1, 2]
+    transport.requeue(receiver.tags[:3])
+    assert sorted(receiver.data(6)[3:]) == [0, 1, 2]
+    assert nacks == []
 
 
 def test_making_a_known_queue_again_is_a_loss_that_is_told(transport: Transport, queue: str, raw: Raw) -> None:
