@@ -340,7 +340,7 @@ def test_what_is_requeued_is_rejected(transport: Transport, queue: str, monkeypa
     transport.subscribe(queue, 10, receiver)
     assert receiver.data(3) == [0, 1, 2]
     transport.requeue(receiver.tags[:3])
-    assert sorted(receiver.data(6)[3:]) == [0, 1, 2]
+    assert set(receiver.data(6)[3:]) == {0, 1, 2}
     assert nacks == []
 
 
