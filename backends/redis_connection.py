@@ -5,7 +5,9 @@ Laws.
    said it had not run (NOSCRIPT; in a cluster more, see redis_cluster.py).
 2. `send` and `exchange` tell apart "nothing was sent" (StoreError) and "some answers did not come" (the trouble beside
    those that did): after the second, nobody knows what happened.
-3. A broken connection is thrown away and the next use makes another: a restart of the server needs no new client.
+3. A broken connection is thrown away and the next use makes another: a restart of the server needs no new client. One
+   to a server that has become a replica is as good as broken, and so are the idle ones: the host's name leads to the
+   new primary by now, or will.
 4. Errors name host, port and remedy; what came with the URL is in none of them.
 """
 
@@ -193,6 +195,7 @@ class Pool(Connections):
         if pid != os.getpid():
             return [], RedisConnectionError("this process was forked from the one that asked")
         answers: list[Any] = []
+        demoted = False
         read = connection.read_response
         try:
             for _ in range(count):
@@ -200,13 +203,18 @@ class Pool(Connections):
                     answers.append(read())
                 except ResponseError as error:
                     answers.append(error)
+                    demoted = demoted or _is_of_replica(error)
         except (RedisError, OSError) as error:
             connection.disconnect()
             return answers, error
         except BaseException:  # as above
             connection.disconnect()
             raise
-        self._give_back(connection)
+        if demoted:
+            connection.disconnect()
+            self._drop_idle()
+        else:
+            self._give_back(connection)
         return answers, None
 
     def _repeat(
@@ -244,6 +252,10 @@ class Pool(Connections):
     def close(self) -> None:
         with self._lock:
             self._closed = True
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
+        with self._lock:
             idle, self._idle = self._idle, []
         for connection, _ in idle:
             connection.disconnect()
@@ -319,6 +331,11 @@ def _usable(connection: Wire) -> bool:
         return not connection.can_read(0)
     except (RedisError, OSError):
         return False
+
+
+def _is_of_replica(error: ResponseError) -> bool:
+    """Whether a server says that it is no primary; inside a script Redis before 7 says so as text."""
+    return isinstance(error, ReadOnlyError | MasterDownError) or "READONLY" in str(error)
 
 
 def _packets(commands: Sequence[bytes]) -> list[bytes]:

@@ -63,6 +63,10 @@ class Proxy:
         """After `refuse`."""
         self._listener = self._listen()
 
+    def lead_to(self, server_port: int) -> None:
+        """New connections go to this server; those that there are stay."""
+        self._server_port = server_port
+
     def be_silent(self) -> None:
         self._flowing.clear()
 
