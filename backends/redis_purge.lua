@@ -25,8 +25,9 @@ local function purge(id, execution)
   if finished ~= 1 or execution_of(record) ~= execution then
     return 1
   end
-  call('ZADD', base .. 'purged', now, execution)
+  -- First what frees: a full Redis refuses what needs room until a script has written, and purging is the way to room.
   call('HDEL', instances, id)
+  call('ZADD', base .. 'purged', now, execution)
   call('ZREM', base .. 'listing', id)
   call('UNLINK', base .. 'seen:' .. id, base .. 'h:' .. execution)
   set_aside(base .. 'former:' .. id, execution, 'former')

@@ -27,6 +27,7 @@ from durable.ports import (
     Fact,
     Lease,
     Outcome,
+    Purged,
     Query,
     RowKey,
     Signals,
@@ -35,11 +36,12 @@ from durable.ports import (
 )
 from durable.testing import SignalsContract, StoreContract
 from durable.testing.store_machine import check_store
-from durable.testing.store_samples import events, fact, loaded, turn, work
+from durable.testing.store_samples import ended, events, fact, loaded, turn, work
 from tests.servers.process import HOST
 from tests.servers.proxy import Proxy
 from tests.servers.redis_place import Opener, raw, spread
 from tests.servers.redis_server import RedisServer
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED, CONFLICT, UNKNOWN = Outcome.COMMITTED, Outcome.CONFLICT, Outcome.UNKNOWN
@@ -329,6 +331,49 @@ def test_a_full_server_refuses_before_it_writes(own_server: RedisServer, open_he
     raw(own_server.port, ("CONFIG", "SET", "maxmemory", "0"))
     assert store.commit([turn("a", 1)]) == [COMMITTED]
     assert store.deliver([fact("a", "f")]) == [Delivered.NEW]
+
+
+def following(replica: RedisServer) -> bool:
+    """Whether it has all that its primary has."""
+    return bool(raw(replica.port, ("INFO", "replication")).get("master_link_status") == "up")
+
+
+def test_what_is_finished_can_be_purged_from_a_full_server(own_server: RedisServer, open_here: Opener) -> None:
+    store = open_here(parameters="&partitions=1", port=own_server.port).store
+    store.commit([turn("a", 0, events("a", 0)), turn("b", 0, events("b", 0))])
+    store.deliver([fact("a", "f")])
+    store.commit([ended("a", 1), ended("b", 1)])
+    raw(own_server.port, ("CONFIG", "SET", "maxmemory", "1"))
+    assert store.purge([ExecutionKey("a", "x/a"), ExecutionKey("b", "x/b")]) == [Purged.GONE] * 2
+    while store.clear(0, 100):
+        pass
+    assert store.load([Want("a"), Want("b")]) == [None, None]
+    raw(own_server.port, ("CONFIG", "SET", "maxmemory", "0"))
+    assert store.commit([turn("a", 0, events("a", 0))]) == [CONFLICT]  # it is known that it was purged
+
+
+def test_after_a_switch_over_the_new_primary_is_used(own_server: RedisServer, open_here: Opener) -> None:
+    """Of two that have changed their parts, with connections to the old primary that are idle."""
+    other = type(own_server)()
+    other.start()
+    proxy = Proxy(own_server.port)
+    try:
+        store = open_here(parameters="&partitions=1", port=proxy.port).store
+        begun = [store.begin([turn(name, 0, events(name, 0))]) for name in "abc"]
+        assert [finish() for finish in begun] == [[COMMITTED]] * 3
+        raw(other.port, ("REPLICAOF", HOST, str(own_server.port)))
+        until(lambda: following(other))
+        raw(other.port, ("REPLICAOF", "NO", "ONE"))
+        raw(own_server.port, ("REPLICAOF", HOST, str(other.port)))
+        until(lambda: following(own_server))
+        with pytest.raises(StoreError, match="is a read-only replica"):
+            store.commit([turn("a", 1)])
+        proxy.lead_to(other.port)
+        begun = [store.begin([turn(name, 1)]) for name in "abc"]
+        assert [finish() for finish in begun] == [[COMMITTED]] * 3
+    finally:
+        proxy.close()
+        other.close()
 
 
 def test_a_closed_store_says_so(open_here: Opener) -> None:
