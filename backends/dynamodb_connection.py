@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
@@ -112,9 +112,20 @@ class Connection:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="dynamodb")
 
     def submit(self, call: Callable[[A], B], item: A) -> Future[B]:
-        """Run it on a thread of the pool. What runs there must not wait for the pool."""
-        self._check_open()
-        return self._pool.submit(call, item)
+        """Run it on a thread of the pool; for `result`. What runs there must not wait for the pool."""
+        try:
+            return self._pool.submit(call, item)
+        except RuntimeError:  # of the pool, which has been shut down
+            self._check_open()
+            raise
+
+    def result(self, future: Future[B]) -> B:
+        """What came of it. Raises StoreError also where the store was closed before it began."""
+        try:
+            return future.result()
+        except CancelledError:
+            self._check_open()
+            raise
 
     def map(self, call: Callable[[A], B], items: Iterable[A]) -> list[B]:
         """Call it with each, at once. One alone needs no thread."""
@@ -122,7 +133,7 @@ class Connection:
         if len(some) < 2:
             return [call(item) for item in some]
         futures = [self.submit(call, item) for item in some]
-        return [future.result() for future in futures]
+        return [self.result(future) for future in futures]
 
     def describe(self) -> Item:
         """The table as DynamoDB describes it."""

@@ -96,7 +96,21 @@ class DynamoStore:
             outcomes = [self._commits.commit(commit) for commit in some]
             return lambda: outcomes
         futures = [self._connection.submit(self._commits.commit, commit) for commit in some]
-        return lambda: _outcomes(futures)
+        return lambda: self._outcomes(futures)
+
+    def _outcomes(self, futures: Sequence[Future[Outcome]]) -> list[Outcome]:
+        """Of all; a commit that failed is UNKNOWN among others, and raises alone."""
+        outcomes: list[Outcome] = []
+        errors: list[StoreError] = []
+        for future in futures:
+            try:
+                outcomes.append(self._connection.result(future))
+            except StoreError as error:
+                errors.append(error)
+                outcomes.append(Outcome.UNKNOWN)
+        if errors and len(errors) == len(outcomes):
+            raise errors[0]
+        return outcomes
 
     def deliver(self, facts: Sequence[Fact]) -> list[Delivered]:
         return self._inboxes.deliver(facts)
@@ -324,18 +338,3 @@ class _Stands(NamedTuple):
 
 def _held(item: Item, lease: Lease) -> bool:
     return "h" in item and item["h"]["S"] == lease.expect_holder and int(item["a"]["N"]) == lease.expect_attempt
-
-
-def _outcomes(futures: Sequence[Future[Outcome]]) -> list[Outcome]:
-    """Of all; a commit that failed is UNKNOWN among others, and raises alone."""
-    outcomes: list[Outcome] = []
-    errors: list[StoreError] = []
-    for future in futures:
-        try:
-            outcomes.append(future.result())
-        except StoreError as error:
-            errors.append(error)
-            outcomes.append(Outcome.UNKNOWN)
-    if errors and len(errors) == len(outcomes):
-        raise errors[0]
-    return outcomes

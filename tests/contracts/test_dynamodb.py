@@ -554,3 +554,19 @@ def test_a_closed_store_says_so(open_table: Opener) -> None:
     backend.close()
     with pytest.raises(StoreError, match="closed; open it again"):
         backend.store.find(Query())
+
+
+def test_a_store_that_is_closed_while_others_ask_says_so(open_table: Opener, dynamodb_server: DynamoServer) -> None:
+    """More at once than there are threads, so that some have not begun."""
+    proxy = Proxy(dynamodb_server.port)
+    try:
+        backend = open_table("&partitions=1&timeout=1", port=proxy.port)
+        proxy.be_silent()
+        begun = backend.store.begin([turn(f"i{n}", 0) for n in range(60)])
+        backend.close()
+        proxy.refuse()
+        assert begun() == [UNKNOWN] * 60
+        with pytest.raises(StoreError, match="closed; open it again"):
+            backend.store.begin([turn("a", 0), turn("b", 0)])
+    finally:
+        proxy.close()
