@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from typing import Any
 from uuid import uuid4
@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from durable.backends.redis_backend import open_streams
+from durable.backends.redis_connection import Answers, Pool
 from durable.model.errors import TransportError
 from durable.ports import Published, Transport, Trouble
 from durable.testing.transport_contract import Heard, Receiver, TransportContract, data, event, events
@@ -68,6 +69,28 @@ def test_acknowledged_is_deleted(opening: Callable[..., Transport], queue: str, 
     transport.subscribe(queue, 100, receiver)
     transport.publish(events(queue, 500))
     receiver.wait(500)
+    transport.close()
+    assert server.xlen(stream(queue)) == 0
+    assert server.xinfo_consumers(stream(queue), "durable") == []
+
+
+def test_what_is_done_with_in_part_stays_nowhere(
+    opening: Callable[..., Transport], queue: str, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of deleting and acknowledging only the first has arrived."""
+    send = Pool.send
+
+    def send_first(pool: Pool, commands: Sequence[bytes]) -> Callable[[], Answers]:
+        return send(pool, commands[:1] if any(b"\r\nXDEL\r\n" in one for one in commands) else commands)
+
+    monkeypatch.setattr(Pool, "send", send_first)
+    transport = opening()
+    transport.declare([queue])
+    receiver = Receiver()
+    transport.subscribe(queue, 10, receiver)
+    transport.publish(events(queue, 3))
+    receiver.wait(3)
+    transport.ack(receiver.tags)
     transport.close()
     assert server.xlen(stream(queue)) == 0
     assert server.xinfo_consumers(stream(queue), "durable") == []
