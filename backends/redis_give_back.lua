@@ -1,11 +1,13 @@
 -- Give deliveries of one queue back, each as a new entry at its end: whoever is blocked on the queue gets it at once.
--- What came back too often stays where it is, and is returned for the caller to bury.
+-- What came back too often stays where it is, and is returned for the caller to bury. Of an entry with too many fields,
+-- which is not of ours, only the event comes back.
 --
 -- KEYS[1] stream. ARGV: group, how often one may come back, consumer, then ids.
 -- With a consumer all that it holds is given back, a page a call, and in the end it is deleted; it has no ids then.
 -- Returns whether there may be more, and {id, body, id, body, ...} of what is to be buried.
 
 local PAGE = 500
+local MOST = 4000 -- names and values of an entry; Lua can't put many more on its stack, and fails after the XACK then
 local stream, group, limit, consumer = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local call = redis.call
 
@@ -36,6 +38,9 @@ for _, id in ipairs(ids) do
       kept[#kept + 1] = fields[n]
       kept[#kept + 1] = fields[n + 1]
     end
+  end
+  if #kept > MOST then
+    kept = {'event', body}
   end
   if found and returns >= limit then
     buried[#buried + 1] = id

@@ -96,6 +96,26 @@ def test_what_is_done_with_in_part_stays_nowhere(
     assert server.xinfo_consumers(stream(queue), "durable") == []
 
 
+def test_a_message_of_many_fields_comes_again(
+    opening: Callable[..., Transport], queue: str, server: redis.Redis
+) -> None:
+    """More than Lua puts on its stack at once: from somebody else, for ours have one. The event is what comes."""
+    transport = opening()
+    transport.declare([queue])
+    transport.publish(events(queue, 1))
+    found: Any = server.xrange(stream(queue))
+    server.xtrim(stream(queue), maxlen=0)
+    server.xadd(stream(queue), {**found[0][1], **{f"f{n}": n for n in range(9_000)}})
+    first, again = Receiver(), Receiver()
+    transport.subscribe(queue, 10, first)
+    first.wait(1)
+    transport.unsubscribe(queue, give_back=True)
+    transport.subscribe(queue, 10, again)
+    assert again.data(1) == [0]
+    kept: Any = server.xrange(stream(queue))
+    assert sorted(kept[0][1]) == [b"event", b"returns"]
+
+
 def test_who_is_cut_off_loses_what_he_holds_to_others(
     opening: Callable[..., Transport], queue: str, redis_server: RedisServer, after: ExitStack
 ) -> None:
