@@ -86,12 +86,15 @@ class Core:
         return ticket.answers
 
     def _write_group(self) -> None:
-        group = [self._queue.popleft()]
-        weight = len(group[0].items)
-        while self._queue and weight + len(self._queue[0].items) <= GROUP:
-            group.append(self._queue.popleft())
-            weight += len(group[-1].items)
+        group: list[_Ticket] = []
+        weight = 0
         try:
+            while self._queue and (not group or weight + len(self._queue[0].items) <= GROUP):
+                # In this order, since Ctrl-C between the two may leave a ticket twice, but must not leave it nowhere.
+                if not self._queue[0].done:
+                    group.append(self._queue[0])
+                    weight += len(group[-1].items)
+                self._queue.popleft()
             self._transaction(group)
         except BaseException:
             # Ctrl-C in the thread that happens to write for others: they must not wait for ever.

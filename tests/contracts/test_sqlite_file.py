@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -28,6 +29,7 @@ from durable.backends.sqlite_signals import FileSignals
 from durable.model.errors import StoreError
 from durable.ports import FACTS, Beat, Delivered, Fact, Lease, Outcome, Query, Want
 from durable.testing.store_samples import events, fact, turn, work
+from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -422,6 +424,38 @@ def test_concurrent_callers_share_a_transaction(backend: SqliteBackend, url: str
     client.close()
     assert begun == ["BEGIN IMMEDIATE"]
     assert len(backend.store.find(Query()).items) == 10
+
+
+def test_a_writer_interrupted_while_it_gathers_leaves_nobody_waiting(backend: SqliteBackend) -> None:
+    class Interrupted(deque[Any]):
+        left = 2
+
+        def popleft(self) -> Any:
+            ticket = super().popleft()
+            self.left -= 1
+            if self.left == 0:
+                raise KeyboardInterrupt
+            return ticket
+
+    core = core_of(backend)
+    core._queue = Interrupted()
+    raised: list[BaseException] = []
+
+    def write(name: str) -> None:
+        try:
+            backend.store.commit([turn(name, 0)])
+        except BaseException as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]
+    with core._lock:
+        for thread in threads:
+            thread.start()
+        until(lambda: len(core._queue) == 2)
+    for thread in threads:
+        thread.join()
+    assert sorted(type(error).__name__ for error in raised) == ["KeyboardInterrupt", "StoreError"]
+    assert backend.store.commit([turn("a", 0), turn("b", 0)]) == [Outcome.COMMITTED] * 2
 
 
 def test_an_interrupted_writer_leaves_nobody_waiting(backend: SqliteBackend, monkeypatch: pytest.MonkeyPatch) -> None:
