@@ -64,12 +64,16 @@ def open_dynamodb(url: str, workspace: str) -> Backend:
 
 
 def create_dynamodb(url: str) -> bool:
-    """Make the table that the URL names, billed on demand, with TTL; False when it was there. Raises StoreError."""
+    """Make the table that the URL names, billed on demand, with TTL; False when it was there. Raises StoreError.
+
+    Where it was there, TTL is switched on should it be off.
+    """
     target = parse_url(url)
     connection = _connect(target)
     try:
         made = connection.create_table()
         check_table(target, connection.describe())
+        connection.expire()
     finally:
         connection.close()
     return made

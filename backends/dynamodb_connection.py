@@ -238,11 +238,19 @@ class Connection:
             if code_of(error.__cause__) == "ResourceInUseException":
                 return False
             raise
-        self.client.get_waiter("table_exists").wait(
-            TableName=self.target.table, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
-        )
-        self._ask("update_time_to_live", TimeToLiveSpecification={"AttributeName": EXPIRES, "Enabled": True})
+        try:
+            self.client.get_waiter("table_exists").wait(
+                TableName=self.target.table, WaiterConfig={"Delay": 1, "MaxAttempts": 120}
+            )
+        except failures.BotoCoreError as error:
+            raise explain(self.target, error) from error
         return True
+
+    def expire(self) -> None:
+        """See to it that what has expired is deleted, also where whoever made the table died before it was said."""
+        found = self._ask("describe_time_to_live")["TimeToLiveDescription"]
+        if found["TimeToLiveStatus"] not in ("ENABLED", "ENABLING"):
+            self._ask("update_time_to_live", TimeToLiveSpecification={"AttributeName": EXPIRES, "Enabled": True})
 
     def _ask(self, verb: str, attempts: _Attempts | None = None, **asked: Any) -> Any:
         return self._send(verb, {"TableName": self.target.table, **asked}, attempts)

@@ -90,6 +90,28 @@ def test_a_table_of_somebody_else(dynamodb_server: DynamoServer) -> None:
             use()
 
 
+@pytest.mark.parametrize("verb", ["DescribeTable", "UpdateTimeToLive"])
+def test_a_table_whose_maker_died_half_way_is_finished_by_the_next(dynamodb_server: DynamoServer, verb: str) -> None:
+    import boto3
+
+    table = f"half-{verb}"
+    way = FaultyWay(dynamodb_server.port)
+    try:
+        url = dynamodb_server.url(table=table, port=way.port)
+        way.refuse(verb, "AccessDeniedException")
+        with pytest.raises(StoreError, match=f"table {table} in"):
+            create_dynamodb(url)
+        assert not create_dynamodb(url)
+        assert not create_dynamodb(url)
+    finally:
+        way.close()
+    client = boto3.client("dynamodb", region_name=REGION, endpoint_url=dynamodb_server.endpoint)
+    assert client.describe_time_to_live(TableName=table)["TimeToLiveDescription"] == {
+        "TimeToLiveStatus": "ENABLED",
+        "AttributeName": "expires",
+    }
+
+
 @pytest.mark.usefixtures("dynamodb_server")
 def test_nobody_there() -> None:
     port = free_port()
