@@ -11,7 +11,6 @@ Laws.
 from __future__ import annotations
 
 import logging
-import random
 import selectors
 import socket
 import threading
@@ -24,12 +23,10 @@ from redis.exceptions import RedisError, ResponseError
 
 from durable.model.errors import StoreError
 
-from .redis_connection import Connections, Wire, pack
+from .redis_connection import Connections, Pauses, Wire, pack
 
 CONFIRM_SECONDS: Final = 2.0
 PING_SECONDS: Final = 5.0
-FIRST_PAUSE_SECONDS: Final = 0.1
-LONGEST_PAUSE_SECONDS: Final = 5.0
 
 log = logging.getLogger("durable.redis")
 
@@ -42,12 +39,10 @@ class Subscriber:
         connections: Connections,
         hear: Callable[[bytes, bytes], None],
         wake_all: Callable[[], None],
-        chance: Callable[[], float] = random.random,
     ) -> None:
         self._connections = connections
         self._hear = hear
         self._wake_all = wake_all
-        self._chance = chance
         self._changed = threading.Condition()
         self._wanted: dict[bytes, int] = {}
         self._confirmed: set[bytes] = set()
@@ -108,13 +103,12 @@ class Subscriber:
                 self._bell.send(b".")
 
     def _run(self, heard: socket.socket) -> None:
-        pause = FIRST_PAUSE_SECONDS
+        pauses = Pauses()
         while not self._closed:
             try:
                 self._serve(heard)
             except (StoreError, RedisError, OSError) as error:
-                pause = FIRST_PAUSE_SECONDS if self._lost(error) else min(LONGEST_PAUSE_SECONDS, 2 * pause)
-                self._pause(pause * self._chance())
+                self._pause(pauses.after(self._lost(error)))
         with self._changed:
             heard.close()
             if self._bell is not None:
