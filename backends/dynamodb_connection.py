@@ -60,7 +60,9 @@ _EXPLANATIONS: Final = {
     "IncompleteSignatureException": f"refuses these credentials: {CREDENTIALS}",
     "MissingAuthenticationTokenException": f"wants credentials: {CREDENTIALS}",
     "ExpiredTokenException": f"refuses credentials that have expired: {CREDENTIALS}",
-    "ItemCollectionSizeLimitExceededException": "has 10 GB under one partition key; purge, or use more partitions",
+    "ItemCollectionSizeLimitExceededException": "has 10 GB under one partition key, which holds the history of one "
+    "execution or the rows of one partition; ids of facts leave it by TTL within 30 days; for more room use "
+    "continue_as_new, or another workspace with more partitions=",
 }
 
 

@@ -4,7 +4,7 @@ Attributes have one letter, because their names are paid for with every write.
 
     meta   v version, c commit, x execution, e number of its last stored event row, f finished, g group, s summary,
            at place in the listing, l lives (counts what makes ids of facts new), u purges;
-           k, m, w: a split turn: pieces written, of how many, its commit
+           k, m, w: a split turn: pieces written, of how many, its number
            q: executions that were purged (digests), r: the first one that was forgotten (digest),
            z: an inbox that a purge has still to empty
     row    k kind, i instance, g group, d place in `due`, a attempt, h holder, y body, n place in `inbox`, t token

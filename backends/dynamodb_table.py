@@ -6,7 +6,7 @@
     <w>/i/<instance> m                      meta: version, commit, execution, summary; after a purge what is remembered
                      f/<purges>/<version>   an execution before the current one
     <w>/h/<execution> <start>/<chunk>       events, in chunks
-                     ~<commit>/<number>     what of a split turn is still to be written
+                     ~<turn>/<number>       what of a split turn is still to be written
     <w>/r/<partition> <row key>             a work row; a fact that was taken leaves its id there until it expires
     <w>/o/<number>   <chunk>                a body or summary too large for its item
     <w>/l/<partition> <created><instance>   the listing; written once a life, never changed

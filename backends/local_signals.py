@@ -3,7 +3,8 @@
 Laws.
 1. Nobody listening costs one dict look-up: every turn notifies, hardly any turn has a waiter.
 2. A listener that raises is logged and hurts nobody else; a signal is a hint, the store is the truth.
-3. The table is replaced, never changed, so that `notify` reads it without a lock.
+3. Who listens for one thing is a tuple that is replaced, never changed. The dicts are changed under the lock, and read
+   by `notify` without one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class LocalSignals:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._all: dict[Topic, tuple[Wake, ...]] = {}
-        # One dict per topic, changed under the lock, read without: single get and set are atomic in CPython.
+        # One dict per topic. Single get and set are atomic in CPython.
         self._one: dict[Topic, dict[str, tuple[Wake, ...]]] = {}
         self.listeners = 0
 
