@@ -31,8 +31,6 @@ from .messages import Message
 CLOCKS: Final = 30.0  # seconds by which a worker's clock may be behind: to it too, what is to run again is due
 PATIENCE: Final = 1.0  # seconds in which whoever asked sees to the children; afterwards a worker does
 
-_OUTCOMES: Final = frozenset({h.TASK_COMPLETED, h.TASK_FAILED, h.CHILD_COMPLETED, h.CHILD_FAILED})
-
 
 class Reopened(NamedTuple):
     """What to append (the rewind and what it schedules again), and the rows to put and to drop."""
@@ -129,7 +127,7 @@ def _again(run: Effects, ledger: Ledger, void: Sequence[tuple[int, Event]]) -> s
             run.put.append(_inbox_row(run, number, event))
             continue
         call = ledger.tasks.get(event.task_id) or ledger.children.get(event.task_id)
-        outcome = event.type in _OUTCOMES and call is not None and call.attempt == event.attempt
+        outcome = event.type in h.OUTCOMES and call is not None and call.attempt == event.attempt
         came = event.type in (h.TIMER_FIRED, h.EVENT_RAISED)
         fired = came and (event.task_id in ledger.timers or event.task_id in ledger.waits)
         if (outcome or fired) and event.task_id not in answered:
@@ -151,7 +149,7 @@ def _last_attempt(history: Sequence[Event], task: Event) -> int | None:
     """The last attempt of an open activity if its open one can't be waited for: it has an outcome, or a successor."""
     same = [event for event in history if event.task_id == task.task_id]
     last = max(event.attempt for event in same)
-    ended = any(event.type in _OUTCOMES and event.attempt == task.attempt for event in same)
+    ended = any(event.type in h.OUTCOMES and event.attempt == task.attempt for event in same)
     return last if ended or last > task.attempt else None
 
 

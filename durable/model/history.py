@@ -65,6 +65,8 @@ FACTS: Final = frozenset(
         EXECUTION_REWOUND,
     }
 )
+OUTCOMES: Final = frozenset({TASK_COMPLETED, TASK_FAILED, CHILD_COMPLETED, CHILD_FAILED})  # of calls
+
 COMMANDS: Final = frozenset(
     {
         TASK_SCHEDULED,

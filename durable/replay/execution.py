@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from random import Random
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -124,7 +124,7 @@ class Execution(LiveCode):
             self._cancel(event)
         elif kind == h.EXECUTION_REWOUND:
             self._rewound(event)
-        elif kind in _OUTCOMES:
+        elif kind in h.OUTCOMES:
             task = self.tasks.get(event.task_id)
             if isinstance(task, CallTask) and task.attempt == event.attempt and not task.retry_timer:
                 self._outcome(task, event)
@@ -240,6 +240,3 @@ class Execution(LiveCode):
                 self.unused_timers.append(task.id)
             task.take(event.input)
             self._wake(task)
-
-
-_OUTCOMES: Final = frozenset({h.TASK_COMPLETED, h.TASK_FAILED, h.CHILD_COMPLETED, h.CHILD_FAILED})

@@ -104,7 +104,6 @@ class Turns:
         self.fresh: dict[str, Record] = {}
         self.untold: set[str] = set()  # hinted by this worker itself: nobody else has heard of it
         self.parking = Parking(env, clock)
-        self.ignored = 0
         self.faulty = False
         self._begun = False  # whether commits are on their way
         self.numbers: frozenset[int] = frozenset()
@@ -404,7 +403,6 @@ class Turns:
             found.uncreated.append(instance_id)
             _let_go(turn.instance)
             return None
-        self.ignored += turn.ignored
         if turn.parked:
             self._parked(turn, inbox, found, now)
         if turn.alarm is not None:
@@ -428,7 +426,6 @@ class Turns:
             self._leave_triggers(str(error), arrivals, inbox, found, now)
             return None
         self._lifecycle.learn(turn.instance.summary)
-        self.ignored += turn.ignored
         return turn
 
     def _leave_triggers(

@@ -26,7 +26,6 @@ from ..model import history as h
 from ..model.failure import FailureDetails
 from ..model.history import NO_PAYLOAD, UNDECODABLE, Event, Raw
 from ..model.limits import Limits, is_deeper
-from ..model.moments import from_timestamp
 from ..model.names import MAX_CHARS, check_foreign_id, partition_of, sequence, traceparent
 from ..model.status import DEFAULT_QUEUE, Summary
 from ..payload.codec import RESERVED, is_coded
@@ -367,13 +366,12 @@ def _lifecycle(kind: str, event_id: str, summary: Summary, length: int, serving:
         **({"output": summary.output} if ended and summary.output else {}),
         **({"failure": summary.failure} if summary.failure is not None else {}),
     }
-    at = summary.updated_at if summary.updated_at.tzinfo else from_timestamp(summary.updated_at.timestamp())
     return _encoded(
         kind,
         event_id,
         source(serving.workspace, summary.name),
         summary.instance_id,
-        at,
+        summary.updated_at,
         data,
         traceparent=traceparent(summary.execution_id),
         sequence=sequence(length - 1 if ended else 0),

@@ -3,7 +3,7 @@
 Laws.
 1. A trigger is data: the subjects whose events concern it, a condition over its context, an action, a context.
 2. An event whose subject is not in `on` never fires it. `fire` only reads: same trigger, same event, same answer.
-3. A transient trigger is gone once it has fired; whoever holds it drops it.
+3. It fires once; whoever holds it drops it then.
 
 A waiting orchestration is such a trigger: `on` are the open tasks it can reach from what it yielded, the context is
 the tree of those tasks, the condition is that the root of the tree is settled, the action is to resume the code.
@@ -28,7 +28,6 @@ class Trigger(msgspec.Struct, Generic[Context, Action], frozen=True):
     condition: Callable[[Context], bool]
     action: Action
     context: Context
-    transient: bool = True
 
 
 class Firing(msgspec.Struct, Generic[Context, Action], frozen=True):
