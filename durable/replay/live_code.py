@@ -446,7 +446,8 @@ class LiveCode:
     def _fail(self, error: BaseException) -> None:
         end = ended_by(error, self.cancelled, self.clock)
         if end.failure is not None:
-            task_id = (error.task_id or 0) if is_really(error, TaskFailedError) else 0
+            named: object = error.task_id if is_really(error, TaskFailedError) else 0  # by whoever made the error
+            task_id = named if type(named) is int and 0 < named <= self._task_ids else 0
             back = self._seen.get(task_id, self._resumed_by)
             end = msgspec.structs.replace(end, task_id=task_id, rewinds_to=back)
         self._end(end, line_of_error(error))

@@ -673,12 +673,20 @@ def looped() -> BaseException:
     return one
 
 
+def of_task(task_id: Any) -> BaseException:
+    error = durable.TaskFailedError("made up", durable.FailureDetails("made.Up", "made up"))
+    error.task_id = task_id
+    return error
+
+
 RAISED: dict[str, Callable[[], BaseException]] = {
     "str raises": Silent,
     "50 MB": Wordy,
     "str is no text": Strange,
     "carries a lazy proxy": lambda: carrying(Unloaded()),
     "carries an evil object": lambda: carrying(Evil()),
+    "its task is no number": lambda: of_task([1]),
+    "its task is none of this world": lambda: of_task(1 << 70),
     "attributes raise": Secretive,
     "class raises": Proxied,
     "surrogate": lambda: ValueError("\ud800"),
