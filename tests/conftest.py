@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from durable.backends.dynamodb_backend import create_dynamodb
 from tests.servers.certificate import Certificate, make_certificate, missing_openssl
@@ -17,6 +18,10 @@ from tests.servers.dynamodb_server import CREDENTIALS, DynamoServer, missing_dyn
 from tests.servers.rabbitmq_server import RabbitServer, missing_rabbitmq
 from tests.servers.redis_cluster import RedisCluster
 from tests.servers.redis_server import RedisServer, ValkeyServer, missing_redis, missing_valkey
+
+# A law is none of time: how long an example takes says what else the machine does.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 
 def need(missing: str | None) -> None:

@@ -20,8 +20,8 @@ def _call(ctx: OrchestrationContext, order: dict[str, Any]) -> Generator[Task[An
         order["name"],
         queue=order["queue"] or None,
         retry=retry,
-        timeout=order.get("timeout") or None,  # orders of older versions have none
-        heartbeat_timeout=order.get("heartbeat_timeout") or None,
+        timeout=order.get("timeout"),
+        heartbeat_timeout=order.get("heartbeat_timeout"),
     )
     return (yield ctx.call_activity(ref, order["input"]))
 

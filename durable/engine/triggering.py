@@ -274,18 +274,16 @@ class _Effects:
     def _call(self, outgoing: Outgoing, action: CallActivity) -> Message:
         instance_id = _own_id(outgoing)
         given = action.input if bytes(action.input) else _data_of(outgoing.event)
-        order = msgspec.json.encode(
-            {
-                "name": action.name,
-                "queue": action.queue,
-                "retry": action.retry,
-                "timeout": action.timeout,
-                "heartbeat_timeout": action.heartbeat_timeout,
-                "input": given,
-            }
-        )
+        timeouts = {"timeout": action.timeout, "heartbeat_timeout": action.heartbeat_timeout}
+        order = {
+            "name": action.name,
+            "queue": action.queue,
+            "retry": action.retry,
+            **{name: seconds for name, seconds in timeouts.items() if seconds},
+            "input": given,
+        }
         parent = Parent(TRIGGERS, self.summary.execution_id, outgoing.number, 1)
-        event = replace(self._starting(instance_id, CALL, Raw(order)), parent=parent)
+        event = replace(self._starting(instance_id, CALL, Raw(msgspec.json.encode(order))), parent=parent)
         return Message("start", instance_id, event)
 
     def _starting(self, instance_id: str, name: str, given: Raw) -> Event:

@@ -17,23 +17,16 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from durable.backends.dynamodb_backend import create_dynamodb
 
-if TYPE_CHECKING:
-    from tests.servers.dynamodb_server import CREDENTIALS, DynamoServer, missing_dynamodb
-    from tests.servers.process import ServerProcess
-    from tests.servers.rabbitmq_server import RabbitServer, missing_rabbitmq
-    from tests.servers.redis_cluster import RedisCluster
-    from tests.servers.redis_server import RedisServer, missing_redis
-else:
-    sys.path.append(str(Path(__file__).parents[1]))
-    from servers.dynamodb_server import CREDENTIALS, DynamoServer, missing_dynamodb
-    from servers.process import ServerProcess
-    from servers.rabbitmq_server import RabbitServer, missing_rabbitmq
-    from servers.redis_cluster import RedisCluster
-    from servers.redis_server import RedisServer, missing_redis
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # run by its path, a program has only its own folder there
+from tests.servers.dynamodb_server import CREDENTIALS, DynamoServer, missing_dynamodb
+from tests.servers.process import ServerProcess
+from tests.servers.rabbitmq_server import RabbitServer, missing_rabbitmq
+from tests.servers.redis_cluster import RedisCluster
+from tests.servers.redis_server import RedisServer, missing_redis
 
 WORKSPACE: Final = "default"
 

@@ -15,6 +15,8 @@ from tests.servers.dynamodb_server import missing_dynamodb
 from tests.servers.rabbitmq_server import missing_rabbitmq
 from tests.servers.redis_server import missing_redis
 
+pytestmark = pytest.mark.timeout(300)  # some take 30 s, where the machine has nothing else to do
+
 CLUSTER = Path(__file__).with_name("cluster.py")
 ROOT = CLUSTER.parents[2]
 
@@ -24,7 +26,7 @@ def run(program: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProces
     command = [sys.executable, str(program), "--quiet", *arguments]
     # On PATH are the servers; what this program leaves behind is looked for in `cwd`.
     env = {"TMPDIR": str(cwd), "PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=115)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
 
 
 def test_killed_workers_and_a_killed_broker_lose_nothing(tmp_path: Path) -> None:
@@ -89,7 +91,8 @@ def test_a_fault_that_a_place_does_not_have_is_refused(tmp_path: Path) -> None:
 def test_it_would_notice(tmp_path: Path, right: str, wrong: str, says: str) -> None:
     chaos = tmp_path / "tests" / "chaos"
     shutil.copytree(CLUSTER.parent, chaos, ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "tests" / "servers").symlink_to(ROOT / "tests" / "servers")
+    for used in ("servers", "waiting.py"):
+        (tmp_path / "tests" / used).symlink_to(ROOT / "tests" / used)
     programs = chaos / "programs.py"
     text = programs.read_text()
     assert wrong in text.replace(right, wrong, 1) != text

@@ -54,7 +54,7 @@ def lives(seed: int) -> list[tuple[MemoryStore, str]]:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_export_import_export_is_the_same_bytes_and_fits_its_code(seed: int) -> None:
     for store, instance_id in lives(seed):
         text = text_of(archive_of(store, instance_id))
@@ -69,7 +69,7 @@ def test_export_import_export_is_the_same_bytes_and_fits_its_code(seed: int) -> 
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_copy_differs_in_its_ids_only(seed: int) -> None:
     for store, instance_id in lives(seed):
         archive = archive_of(store, instance_id)
@@ -84,7 +84,7 @@ def test_a_copy_differs_in_its_ids_only(seed: int) -> None:
 
 
 @given(st.integers(0, 2**32), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_lines_that_are_missing_doubled_or_moved_are_found(seed: int, random: Random) -> None:
     for store, instance_id in lives(seed):
         lines = text_of(archive_of(store, instance_id)).splitlines(keepends=True)
@@ -102,7 +102,7 @@ def test_lines_that_are_missing_doubled_or_moved_are_found(seed: int, random: Ra
 
 
 @given(st.integers(0, 2**32), st.randoms(use_true_random=False))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_is_in_a_file_it_is_read_or_refused(seed: int, random: Random) -> None:
     text = bytearray(GOLDEN.read_bytes())
     for _ in range(random.randint(1, 4)):

@@ -190,7 +190,7 @@ class System:
 
 
 BODY = b'{"specversion":"1.0","id":"1","source":"/shop","type":"a","data":7}'
-many = settings(max_examples=200, deadline=None)
+many = settings(max_examples=200)
 
 
 @many

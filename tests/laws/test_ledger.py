@@ -14,7 +14,7 @@ from durable.replay.tasks import CallTask, TimerTask
 from .test_replay_laws import NOW, Life, lives
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(life=lives)
 def test_what_is_open_can_be_read_without_the_code(life: Life) -> None:
     ledger = Ledger([life.started, *life.history])

@@ -14,7 +14,7 @@ from durable.replay.context import OrchestrationContext
 from durable.replay.execution import Execution
 from tests.laws.test_replay_laws import NOW, Life, begin, code_of, mapping_lives
 
-many = settings(max_examples=200, deadline=None)
+many = settings(max_examples=200)
 
 
 def outcomes(event: Event) -> bool:

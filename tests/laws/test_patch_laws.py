@@ -18,7 +18,7 @@ from durable.replay.live_code import Code
 from durable.replay.mismatch import Mismatch
 from tests.laws.test_replay_laws import NOW, begin, code_of, place, replayed, stored
 
-many = settings(max_examples=150, deadline=None)
+many = settings(max_examples=150)
 
 
 class Change(NamedTuple):

@@ -268,7 +268,7 @@ TYPES: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
 
 
 @pytest.mark.parametrize("name", TYPES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_what_is_accepted_comes_back_and_is_canonical(name: str, data: st.DataObject) -> None:
     hint, values = TYPES[name]
@@ -287,7 +287,7 @@ def test_what_is_accepted_comes_back_and_is_canonical(name: str, data: st.DataOb
 
 
 @pytest.mark.parametrize("name", TYPES)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_the_fast_and_the_careful_way_write_the_same(name: str, data: st.DataObject) -> None:
     value = {"a": data.draw(TYPES[name][1]), "B": 1, "é": [2]}
@@ -508,7 +508,7 @@ def test_what_cannot_come_back_is_refused_with_its_path(value: Any, message: str
     assert message in refusal(value)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(value=st.one_of([strategy for _, strategy in TYPES.values()]), bad=st.sampled_from([NAN, INF, -INF, 2**64]))
 @pytest.mark.parametrize("wrap", [lambda v, bad: [v, bad], lambda v, bad: {"k": Holder([bad]), "v": v}])
 def test_a_bad_number_never_hides_beside_anything(value: Any, bad: Any, wrap: Callable[[Any, Any], Any]) -> None:
@@ -531,7 +531,7 @@ def test_depth_is_counted_exactly_and_brackets_in_text_are_not() -> None:
 tricky_texts = st.sampled_from(["[", "]", '"', "\\", '\\"{', "}", "\n"])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(value=st.recursive(tricky_texts, lambda inner: st.dictionaries(tricky_texts, inner, max_size=3)))
 def test_depth_agrees_with_a_plain_count(value: Any) -> None:
     # Objects only: `[[` alone is enough to bring a value to the careful way, which counts by itself.
@@ -721,7 +721,7 @@ def test_json_that_does_not_fit_is_refused_with_path_and_expectation(raw: bytes,
     assert same(Raw(raw), Raw(b"[]"), hint) is False
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(raw=st.binary(max_size=20) | st.text('[]{}",:019-.eEnul\\', max_size=20).map(str.encode))
 @example(raw=b"")
 def test_any_bytes_are_json_or_a_payload_error(raw: bytes) -> None:

@@ -217,7 +217,7 @@ lives = (
     )
     | mapping_lives
 )
-many = settings(max_examples=150, deadline=None)
+many = settings(max_examples=150)
 
 
 def place(execution: Execution) -> object:
@@ -513,7 +513,7 @@ def settle(turn: Sequence[Event]) -> list[Event]:
 ENV = Env("w", 60.0, iter(f"id{n}" for n in range(10**9)).__next__, 1, Limits(), Watch())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     kinds=st.lists(st.sampled_from(KINDS), min_size=2, max_size=6),
     at_once=st.booleans(),

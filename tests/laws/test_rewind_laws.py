@@ -109,7 +109,7 @@ def failing(seed: int, size: int, order: int) -> Life:
 
 
 seeds = st.integers(0, 2**32)
-many = settings(max_examples=150, deadline=None)
+many = settings(max_examples=150)
 
 
 @many

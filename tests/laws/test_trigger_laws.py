@@ -47,8 +47,8 @@ from durable.triggers.event import Occurrence, read_event
 from durable.triggers.hub import CHAINED, Hub, Outgoing
 from durable.triggers.state import KEPT, REMEMBERED
 
-many = settings(max_examples=150, deadline=None)
-some = settings(max_examples=40, deadline=None)
+many = settings(max_examples=150)
+some = settings(max_examples=40)
 
 NOW: Final = datetime(2030, 1, 1, tzinfo=timezone.utc)
 ALL: Final = (EventPattern(),)
@@ -1172,7 +1172,7 @@ def has_code(one: Definition) -> bool:
     return any(type(condition).__name__ == "Function" for condition in several)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(lives)
 def test_the_hub_does_what_a_naive_one_does(life: Life) -> None:
     defined, happened = life

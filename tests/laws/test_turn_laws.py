@@ -23,7 +23,7 @@ from .test_replay_laws import NOW, Life, lives
 
 OPENING = (h.TASK_SCHEDULED, h.CHILD_CREATED)
 ENDING = (h.TASK_COMPLETED, h.TASK_FAILED, h.CHILD_COMPLETED, h.CHILD_FAILED)
-some = settings(max_examples=60, deadline=None)
+some = settings(max_examples=60)
 
 
 @some
