@@ -45,7 +45,7 @@ def test_killed_workers_and_a_killed_broker_lose_nothing(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("place", "rate", "faults"),
     [
-        ("rabbitmq", 40, ("rabbit-memory=1", "redis-memory=1", "queues-deleted=1")),
+        pytest.param("rabbitmq", 40, ("rabbit-memory=1", "redis-memory=1", "queues-deleted=1"), marks=pytest.mark.slow),
         ("streams", 60, ("redis-kill=1", "redis-cut=2")),
         pytest.param("everysec", 60, ("redis-disk=1", "worker-kill=3"), marks=pytest.mark.slow),
         pytest.param("cluster", 60, ("redis-kill=1", "worker-kill=3"), marks=pytest.mark.slow),

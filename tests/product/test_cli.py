@@ -25,7 +25,7 @@ import pytest
 
 import durable
 from durable.ports import Beat
-from tests.product.command_line import FLOWS, Command, ended, read_until, recorded
+from tests.product.command_line import FLOWS, Command, Here, ended, read_until, recorded
 from tests.waiting import SOON, until
 
 # Colours, a cleared line, a title, the eight-bit CSI, DEL, right-to-left, a zero-width space, markup, and lines.
@@ -37,6 +37,12 @@ def command(tmp_path: Path) -> Command:
     return Command(tmp_path)
 
 
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """For most of what only looks or asks: many of these would take a second each."""
+    return Here(tmp_path, monkeypatch)
+
+
 def unprintable(text: str) -> set[str]:
     return {c for c in text if not c.isprintable() and c != "\n"}
 
@@ -44,19 +50,19 @@ def unprintable(text: str) -> set[str]:
 # ---- the first look
 
 
-def test_help_fits_one_screen_in_its_groups(command: Command) -> None:
-    said = command.says("--help")
+def test_help_fits_one_screen_in_its_groups(here: Here) -> None:
+    said = here.says("--help")
     lines = said.splitlines()
     assert len(lines) <= 50
     assert max(map(len, lines)) <= 80
     places = [said.index(text) for text in ("─ Run ─", "run ", "worker ", "─ Look ─", "list ", "─ Steer ─", "raise ")]
     assert places == sorted(places)
-    assert command().stdout == said
+    assert here().stdout == said
     assert "\x1b" not in said
 
 
-def test_each_command_has_one_row_in_the_help(command: Command) -> None:
-    groups = command.says("--help").split("─ Run ─")[1]
+def test_each_command_has_one_row_in_the_help(here: Here) -> None:
+    groups = here.says("--help").split("─ Run ─")[1]
     rows = [line.strip("│ ") for line in groups.splitlines() if line.startswith("│")]
     assert [row for row in rows if not re.match(r"[a-z]+ +[A-Z].*[.]$", row)] == []
     assert len(rows) >= 14
@@ -69,8 +75,8 @@ def test_each_command_has_one_row_in_the_help(command: Command) -> None:
         "replay export import publish"
     ).split(),
 )
-def test_each_command_explains_itself_on_one_screen(command: Command, name: str) -> None:
-    lines = command.says(name, "--help").splitlines()
+def test_each_command_explains_itself_on_one_screen(here: Here, name: str) -> None:
+    lines = here.says(name, "--help").splitlines()
     assert len(lines) <= 50
     assert max(map(len, lines)) <= 80
     assert all(option in "\n".join(lines) for option in ("--url", "--json", "--no-color"))
@@ -80,8 +86,8 @@ def test_each_command_explains_itself_on_one_screen(command: Command, name: str)
 @pytest.mark.parametrize(
     "name", [*"list show add delete enable disable flush counts unmatched".split(), "dead-letter show"]
 )
-def test_each_command_of_triggers_explains_itself_likewise(command: Command, name: str) -> None:
-    lines = command.says("trigger", *name.split(), "--help").splitlines()
+def test_each_command_of_triggers_explains_itself_likewise(here: Here, name: str) -> None:
+    lines = here.says("trigger", *name.split(), "--help").splitlines()
     assert len(lines) <= 50
     assert max(map(len, lines)) <= 80
     assert all(option in "\n".join(lines) for option in ("--url", "--json", "--no-color"))
@@ -426,14 +432,14 @@ def registry() -> durable.Registry:
     return functions
 
 
-def test_list_shows_a_table_and_filters_it(command: Command) -> None:
+def test_list_shows_a_table_and_filters_it(here: Here) -> None:
     long = "order-" + "x" * 150 + "-end"
-    with command.worker(registry()) as client:
+    with here.worker(registry()) as client:
         client.start_orchestration("plain", 1, instance_id="first", tags={"shop": "b=c"}).result(SOON)
         handle = client.start_orchestration("fails", "visa", instance_id=long)
         with pytest.raises(durable.OrchestrationFailedError):
             handle.result(SOON)
-    said = command.says("list")
+    said = here.says("list")
     header, *rows = said.splitlines()
     assert header.split() == ["ID", "NAME", "STATUS", "CREATED", "DURATION"]
     assert max(map(len, said.splitlines())) <= 80
@@ -447,24 +453,24 @@ def test_list_shows_a_table_and_filters_it(command: Command) -> None:
         ["--tag", "shop=b=c"],
         ["--created-before", "2999-01-01T00:00:00Z", "--prefix", "first"],
     ):
-        assert [row.split()[0] for row in command.says("list", *option).splitlines()] == ["ID", "first"], option
-    none = command("list", "--created-after", "2999-01-01")
+        assert [row.split()[0] for row in here.says("list", *option).splitlines()] == ["ID", "first"], option
+    none = here("list", "--created-after", "2999-01-01")
     assert (none.returncode, none.stdout) == (0, "")
     assert "no orchestrations" in none.stderr
 
 
-def test_list_goes_on_with_the_cursor_it_gave(command: Command) -> None:
-    with command.client() as client:
+def test_list_goes_on_with_the_cursor_it_gave(here: Here) -> None:
+    with here.client() as client:
         client.start_many("plain", [1, 2, 3], instance_ids=["a", "b", "c"])
-    first = command("--json", "list", "--limit", "2")
+    first = here("--json", "list", "--limit", "2")
     items = [msgspec.json.decode(row, type=durable.OrchestrationStatus) for row in first.stdout.splitlines()]
     cursor = json.loads(first.stderr)["cursor"]
-    rest = command("list", "--json", "--cursor", cursor)
+    rest = here("list", "--json", "--cursor", cursor)
     items += [msgspec.json.decode(row, type=durable.OrchestrationStatus) for row in rest.stdout.splitlines()]
-    with command.client() as client:
+    with here.client() as client:
         assert items == list(client.list_orchestrations())
     assert rest.stderr == ""
-    assert cursor in command("list", "--limit", "2").stderr
+    assert cursor in here("list", "--limit", "2").stderr
 
 
 def test_show_of_a_finished_one_has_a_row_for_each_task(command: Command) -> None:
@@ -481,11 +487,11 @@ def test_show_of_a_finished_one_has_a_row_for_each_task(command: Command) -> Non
     assert max(map(len, said.splitlines())) <= 80
 
 
-def test_show_of_a_failed_one_tells_the_causes_where_and_with_what(command: Command) -> None:
-    with command.worker(registry()) as client:
+def test_show_of_a_failed_one_tells_the_causes_where_and_with_what(here: Here) -> None:
+    with here.worker(registry()) as client:
         client.wait(client.start_orchestration("parent", instance_id="p").instance_id, SOON)
-    child = next(item for item in json.loads(command.says("show", "p", "--json"))["history"] if "Sub" in item["type"])
-    said = command.says("show", child["instance_id"])
+    child = next(item for item in json.loads(here.says("show", "p", "--json"))["history"] if "Sub" in item["type"])
+    said = here.says("show", child["instance_id"])
     for text in (
         "FAILED",
         "durable.TaskFailedError: activity 'charge' (task 2) failed",
@@ -499,14 +505,14 @@ def test_show_of_a_failed_one_tells_the_causes_where_and_with_what(command: Comm
     ):
         assert text in " ".join(said.split()), (text, said)
     assert "runtime/activities.py" not in said
-    assert f"the child: durable show {child['instance_id']}" in command.says("show", "p")
+    assert f"the child: durable show {child['instance_id']}" in here.says("show", "p")
 
 
-def test_show_of_a_waiting_one_tells_what_it_waits_for(command: Command) -> None:
-    with command.worker(registry()) as client:
+def test_show_of_a_waiting_one_tells_what_it_waits_for(here: Here) -> None:
+    with here.worker(registry()) as client:
         client.start_orchestration("waits", instance_id="w")
         client.wait("w", SOON, until="started")
-        said = command.says("show", "w")
+        said = here.says("show", "w")
     waits = said[said.index("waits for") : said.index("what to do")]
     for text in (
         "timer     due 2",
@@ -521,18 +527,18 @@ def test_show_of_a_waiting_one_tells_what_it_waits_for(command: Command) -> None
     assert max(map(len, said.splitlines())) <= 80
 
 
-def test_show_calls_nothing_running_that_may_not_be(command: Command) -> None:
-    with command.worker(registry()) as client:
+def test_show_calls_nothing_running_that_may_not_be(here: Here) -> None:
+    with here.worker(registry()) as client:
         client.start_orchestration("waits", instance_id="w")
         client.wait("w", SOON, until="started")
-    said = command.says("show", "w")  # the worker is gone
+    said = here.says("show", "w")  # the worker is gone
     row = next(line for line in said.splitlines() if line.split()[1:2] == ["nobody.serves.this"])
     assert row.endswith(" open")
     assert "running" not in said[said.index("timeline") :]
     assert "durable worker MODULE" in said
 
 
-def test_show_tells_of_an_event_that_was_not_what_the_code_declares(command: Command) -> None:
+def test_show_tells_of_an_event_that_was_not_what_the_code_declares(here: Here) -> None:
     functions = durable.Registry()
 
     @functions.orchestrator
@@ -544,12 +550,12 @@ def test_show_tells_of_an_event_that_was_not_what_the_code_declares(command: Com
             yield ctx.wait_for_external_event("decision", type=bool)
         return early
 
-    with command.worker(functions) as client:
+    with here.worker(functions) as client:
         client.start_orchestration("asks", 0.01, instance_id="a")
         client.raise_event("a", "early")
         client.raise_event("a", "decision", "nope")
         client.wait("a", SOON)
-    said = command.says("show", "a")
+    said = here.says("show", "a")
     rows = said[said.index("timeline") :].splitlines()[2:]
     assert [(row.split()[2], row.split("  ")[-1].strip()) for row in rows] == [
         ("early", "done"),
@@ -559,7 +565,7 @@ def test_show_tells_of_an_event_that_was_not_what_the_code_declares(command: Com
     assert 'data of decision (task 3): "nope"' in said
 
 
-def test_show_advises_what_helps_where_an_event_had_wrong_data(command: Command) -> None:
+def test_show_advises_what_helps_where_an_event_had_wrong_data(here: Here) -> None:
     functions = durable.Registry()
 
     @functions.orchestrator
@@ -567,21 +573,21 @@ def test_show_advises_what_helps_where_an_event_had_wrong_data(command: Command)
         yield ctx.create_timer(0)
         return (yield ctx.wait_for_external_event("decision", type=bool))
 
-    with command.worker(functions) as client:
+    with here.worker(functions) as client:
         client.start_orchestration("asks", instance_id="a")
         recorded(client, "a", "EventAwaited")
         client.raise_event("a", "decision", "nope")
         client.wait("a", SOON)
-        said = command.says("show", "a")
+        said = here.says("show", "a")
         # A rewind would take the same data again.
         assert "If you change the declared type, let this one go on, with the same data" in said
         (fork, then) = re.findall(r"^    durable (fork a .*|raise .*)$", said, re.MULTILINE)
-        command.says(*fork.split())
-        command.says(*then.replace("JSON", "true").split())
+        here.says(*fork.split())
+        here.says(*then.replace("JSON", "true").split())
         assert client.handle("a-fork").result(SOON) is True
 
 
-def test_show_advises_what_helps_where_an_activity_was_called_with_wrong_arguments(command: Command) -> None:
+def test_show_advises_what_helps_where_an_activity_was_called_with_wrong_arguments(here: Here) -> None:
     functions = durable.Registry()
 
     @functions.activity
@@ -593,19 +599,19 @@ def test_show_advises_what_helps_where_an_activity_was_called_with_wrong_argumen
         return (yield ctx.call_activity("reserve", "book" if sent else 7))
 
     sent: list[str] = []
-    with command.worker(functions) as client:
+    with here.worker(functions) as client:
         client.start_orchestration("asks", instance_id="a")
         client.wait("a", SOON)
-        said = command.says("show", "a")
+        said = here.says("show", "a")
         assert "with the same arguments: durable rewind a" in " ".join(said.split())
         # A rewind would call it with 7 again, and code that passes something else would not fit the history.
         (restart,) = re.findall(r"durable (restart a)$", said, re.MULTILINE)
         sent.append("book")
-        made = command.says(*restart.split(), "--new-id", "b")
+        made = here.says(*restart.split(), "--new-id", "b")
         assert client.handle("b").result(SOON) == "book reserved", made
 
 
-def test_show_advises_no_fork_where_the_data_had_come_before_the_wait(command: Command) -> None:
+def test_show_advises_no_fork_where_the_data_had_come_before_the_wait(here: Here) -> None:
     functions = durable.Registry()
 
     @functions.orchestrator
@@ -613,39 +619,39 @@ def test_show_advises_no_fork_where_the_data_had_come_before_the_wait(command: C
         yield ctx.wait_for_external_event("first")
         yield ctx.wait_for_external_event("decision", type=bool)
 
-    with command.client() as client:
+    with here.client() as client:
         client.start_orchestration("asks", instance_id="a")
         client.raise_event("a", "decision", "nope")
         client.raise_event("a", "first")
-    with command.worker(functions) as client:
+    with here.worker(functions) as client:
         client.wait("a", SOON)
-    said = command.says("show", "a")
+    said = here.says("show", "a")
     assert "Expected `bool`" in said
     assert "If you change the declared type" in said
     assert "durable rewind a" in said
     assert "durable fork" not in said
 
 
-def test_show_advises_another_start_where_the_input_did_not_fit(command: Command) -> None:
+def test_show_advises_another_start_where_the_input_did_not_fit(here: Here) -> None:
     functions = durable.Registry()
 
     @functions.orchestrator(name="to pay", group="shop")
     def pay(ctx: durable.OrchestrationContext, amount: int) -> int:
         return amount
 
-    with command.client() as client, durable.Worker(client, registry=functions, groups=["shop"]):
+    with here.client() as client, durable.Worker(client, registry=functions, groups=["shop"]):
         client.start_many(durable.orchestrator_ref("to pay", group="shop"), ["seven"], instance_ids=["p"])
         client.wait("p", SOON)
-        said = command.says("show", "p")
+        said = here.says("show", "p")
         (start,) = re.findall(r"durable (start .*)$", said, re.MULTILINE)
         assert start == "start 'to pay' --group shop --input JSON"
         assert said.index("durable start") < said.index("If you change what the code declares")
         assert "durable rewind p" in said
-        command.says(*shlex.split(start.replace("JSON", "7")), "--id", "q")
+        here.says(*shlex.split(start.replace("JSON", "7")), "--id", "q")
         assert client.handle("q").result(SOON) == 7
 
 
-def test_show_breaks_no_command_that_it_advises(command: Command) -> None:
+def test_show_breaks_no_command_that_it_advises(here: Here) -> None:
     functions = durable.Registry()
 
     @functions.orchestrator
@@ -653,20 +659,20 @@ def test_show_breaks_no_command_that_it_advises(command: Command) -> None:
         yield ctx.task_all([ctx.wait_for_external_event(name) for name in ("decision of the board", "delivery")])
 
     long = "the-order-of-last-week-which-nobody-has-looked-at-until-now-and-yet"
-    with command.worker(functions) as client:
+    with here.worker(functions) as client:
         client.start_orchestration("asks", instance_id=long)
         client.wait(long, SOON, until="started")
-    with command.worker(registry()) as client:
+    with here.worker(registry()) as client:
         client.start_orchestration("fails", "visa", instance_id=f"{long}-2")
         client.wait(f"{long}-2", SOON)
-    lines = [line.strip() for line in command.says("show", long).splitlines()]
+    lines = [line.strip() for line in here.says("show", long).splitlines()]
     assert f"durable raise {long} 'decision of the board' --data JSON" in lines
     assert f"durable raise {long} delivery --data JSON" in lines
-    lines = [line.strip() for line in command.says("show", f"{long}-2").splitlines()]
+    lines = [line.strip() for line in here.says("show", f"{long}-2").splitlines()]
     assert f"durable rewind {long}-2" in lines
 
 
-def test_show_asks_for_the_yield_that_may_be_missing(command: Command) -> None:
+def test_show_asks_for_the_yield_that_may_be_missing(here: Here) -> None:
     functions = durable.Registry()
 
     @functions.orchestrator
@@ -675,14 +681,14 @@ def test_show_asks_for_the_yield_that_may_be_missing(command: Command) -> None:
         ctx.create_timer(3600)
         return "mailed"
 
-    with command.worker(functions) as client:
+    with here.worker(functions) as client:
         client.wait(client.start_orchestration("forgets", instance_id="f").instance_id, SOON)
     assert "without waiting for mail (task 1): is that meant, or is a yield missing?" in " ".join(
-        command.says("show", "f").split()
+        here.says("show", "f").split()
     )
 
 
-def test_show_of_one_that_ran_too_long_asks_for_code_that_yields(command: Command) -> None:
+def test_show_of_one_that_ran_too_long_asks_for_code_that_yields(here: Here) -> None:
     functions = durable.Registry()
 
     @functions.orchestrator
@@ -692,16 +698,16 @@ def test_show_of_one_that_ran_too_long_asks_for_code_that_yields(command: Comman
         yield ctx.create_timer(0)
 
     gate = threading.Event()
-    with durable.connect(command.url, limits=durable.Limits(turn_seconds=0.05)) as client:
+    with durable.connect(here.url, limits=durable.Limits(turn_seconds=0.05)) as client:
         with durable.Worker(client, registry=functions):
             client.start_orchestration("counts", instance_id="c")
             with pytest.raises(durable.OrchestrationBlockedError):
                 client.handle("c").result(SOON, on_blocked="raise")
         gate.set()  # not before: tried again, it would go on
-        assert "Run a worker whose code yields sooner" in command.says("show", "c")
+        assert "Run a worker whose code yields sooner" in here.says("show", "c")
 
 
-def test_show_of_a_blocked_one_counts_what_has_come_as_done(command: Command) -> None:
+def test_show_of_a_blocked_one_counts_what_has_come_as_done(here: Here) -> None:
     def code(name: str) -> durable.Registry:
         functions = durable.Registry()
 
@@ -720,13 +726,13 @@ def test_show_of_a_blocked_one_counts_what_has_come_as_done(command: Command) ->
         return functions
 
     gate = threading.Event()
-    with command.worker(code("go")) as client:
+    with here.worker(code("go")) as client:
         client.start_orchestration("flow", instance_id="f")
         client.wait("f", SOON, until="started")
-    with command.worker(code("other")) as client:
+    with here.worker(code("other")) as client:
         recorded(client, "f", "TaskCompleted", pending=True)
     gate.set()
-    said = command.says("show", "f")
+    said = here.says("show", "f")
     row = next(line for line in said.splitlines() if "fetch" in line and "not taken yet" in line)
     assert row.endswith("  done, not taken yet")
     assert "TaskCompleted" in said  # it has come
@@ -763,7 +769,7 @@ def test_json_of_an_option_comes_from_a_file_or_standard_input_too(command: Comm
     assert (refused.returncode, "--input: '@latin' can't be read" in refused.stderr) == (2, True)
 
 
-def test_show_and_doctor_advise_a_worker_of_the_group(command: Command) -> None:
+def test_show_and_doctor_advise_a_worker_of_the_group(here: Here) -> None:
     group = "night shift"
 
     def code(name: str) -> durable.Registry:
@@ -776,46 +782,46 @@ def test_show_and_doctor_advise_a_worker_of_the_group(command: Command) -> None:
         return functions
 
     advised = f"durable worker MODULE --group '{group}'"
-    with command.client() as client:
+    with here.client() as client:
         with durable.Worker(client, registry=code("go"), groups=(group,)):
             client.start_orchestration(durable.orchestrator_ref("flow", group=group), instance_id="f")
             client.wait("f", SOON, until="started")
             client.start_orchestration(durable.orchestrator_ref("nosuch", group=group), instance_id="n")
-            until(lambda: advised in " ".join(command("doctor").stdout.split()))  # nobody has the code of `n`
+            until(lambda: advised in " ".join(here("doctor").stdout.split()))  # nobody has the code of `n`
         client.raise_event("f", "went")
         with durable.Worker(client, registry=code("other"), groups=(group,)):
             with pytest.raises(durable.OrchestrationBlockedError):
                 client.handle("f").result(SOON, on_blocked="raise")
-            assert advised in command.says("show", "f")
+            assert advised in here.says("show", "f")
 
 
-def test_show_lists_events_that_nobody_has_taken(command: Command) -> None:
-    with command.worker(registry()) as client:
+def test_show_lists_events_that_nobody_has_taken(here: Here) -> None:
+    with here.worker(registry()) as client:
         client.start_orchestration("waits", instance_id="w")
         client.wait("w", SOON, until="started")
         client.raise_event("w", "decison", {"approved": True})
         recorded(client, "w", "EventRaised")
-        said = command.says("show", "w")
+        said = here.says("show", "w")
         assert 'came, and nobody has taken it\n  event decison {"approved":true}\n' in said
         client.raise_event("w", "decision")
         client.wait("w", SOON)
-    said = command.says("show", "w")
+    said = here.says("show", "w")
     assert said.count("event decison {") == 1  # too late now, and still to be seen
     assert "event decision null" not in said
 
 
-def test_show_of_one_that_nobody_serves(command: Command) -> None:
-    with command.client() as client:
+def test_show_of_one_that_nobody_serves(here: Here) -> None:
+    with here.client() as client:
         client.start_orchestration("plain", 1, instance_id="w")
-    assert "durable worker MODULE" in command.says("show", "w")
-    with command.worker(registry()) as client:
+    assert "durable worker MODULE" in here.says("show", "w")
+    with here.worker(registry()) as client:
         client.start_orchestration("waits", instance_id="r")
         client.wait("r", SOON, until="started")
-    said = command.says("show", "r")
+    said = here.says("show", "r")
     assert said.index("Start a worker: ") < said.index("durable raise r"), "an event alone does not help"
 
 
-def test_show_and_doctor_name_code_that_no_living_worker_has(command: Command) -> None:
+def test_show_and_doctor_name_code_that_no_living_worker_has(here: Here) -> None:
     functions = durable.Registry()
 
     @functions.activity
@@ -829,7 +835,7 @@ def test_show_and_doctor_name_code_that_no_living_worker_has(command: Command) -
     def parent(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
         yield ctx.call_sub_orchestrator("nosuch.child", instance_id="child")
 
-    with command.worker(functions) as client:
+    with here.worker(functions) as client:
         for name in ("expense_request", "parent"):
             client.start_orchestration(name, instance_id=name)
             client.wait(name, SOON, until="started")
@@ -838,7 +844,7 @@ def test_show_and_doctor_name_code_that_no_living_worker_has(command: Command) -
         until(lambda: client.get_status("child"))
         have = "they have: expense_request 1, parent"
         said = {
-            name: " ".join(command.says("show", name).split()) for name in ("expense_request", "parent", "typo", "old")
+            name: " ".join(here.says("show", name).split()) for name in ("expense_request", "parent", "typo", "old")
         }
         assert f"no living worker has orchestrator 'expens_request'; {have}" in said["typo"]
         assert "a module that has expens_request: durable worker MODULE" in said["typo"]
@@ -847,7 +853,7 @@ def test_show_and_doctor_name_code_that_no_living_worker_has(command: Command) -
         assert "a module that has male: durable worker MODULE" in said["expense_request"]
         assert "nosuch.child as child: PENDING" in said["parent"]
         assert "A child does not go on: durable show child" in said["parent"]
-        doctor = command("doctor")
+        doctor = here("doctor")
         assert doctor.returncode == 1
         found = " ".join(doctor.stdout.split())
         assert f"'typo': no living worker has orchestrator 'expens_request'; {have}" in found
@@ -863,14 +869,14 @@ def test_show_and_doctor_name_code_that_no_living_worker_has(command: Command) -
         assert client.handle("expense_request").result(SOON) is None
 
 
-def test_show_says_nothing_of_the_code_of_a_worker_that_does_not_say(command: Command) -> None:
-    with command.client() as client:
+def test_show_says_nothing_of_the_code_of_a_worker_that_does_not_say(here: Here) -> None:
+    with here.client() as client:
         client.backend.membership.beat(Beat("of an older version", pid=7, host="there", at=time.time()))
         client.start_orchestration("plain", instance_id="p")
-        said = " ".join(command.says("show", "p").split())
+        said = " ".join(here.says("show", "p").split())
         assert "nobody serves" not in said
         assert "(pid 7 on there). If it does not take it now, it has no orchestrator of this name" in said
-        assert "no living worker" not in command("doctor").stdout
+        assert "no living worker" not in here("doctor").stdout
 
 
 def test_show_under_json_is_the_status_with_its_history(command: Command) -> None:
@@ -880,27 +886,27 @@ def test_show_under_json_is_the_status_with_its_history(command: Command) -> Non
         assert msgspec.json.decode(line, type=durable.OrchestrationStatus) == client.get_status("o", history=True)
 
 
-def test_history_has_a_row_for_each_event(command: Command) -> None:
-    with command.worker(registry()) as client:
+def test_history_has_a_row_for_each_event(here: Here) -> None:
+    with here.worker(registry()) as client:
         client.wait(client.start_orchestration("fails", "visa", instance_id="f").instance_id, SOON)
         events = client.history("f")
-    said = command.says("history", "f")
+    said = here.says("history", "f")
     header, *rows = said.splitlines()
     assert header.split() == ["#", "TIME", "(UTC)", "+DELTA", "EVENT", "TASK", "DETAIL"]
     assert [row[:4].strip() for row in rows if row[:4].strip()] == [str(event.event_id) for event in events]
     assert [event.type for event in events if event.type not in said] == []
     assert "attempt 3" in said
     assert max(map(len, said.splitlines())) <= 80
-    lines = command.says("history", "f", "--json").splitlines()
+    lines = here.says("history", "f", "--json").splitlines()
     assert [msgspec.json.decode(line, type=durable.HistoryEvent) for line in lines] == events
-    assert command.says("history", "f", "--json", "--execution", str(events[0].execution_id)).splitlines() == lines
+    assert here.says("history", "f", "--json", "--execution", str(events[0].execution_id)).splitlines() == lines
 
 
-def test_history_shows_what_no_turn_has_taken_yet(command: Command) -> None:
-    with command.client() as client:
+def test_history_shows_what_no_turn_has_taken_yet(here: Here) -> None:
+    with here.client() as client:
         client.start_orchestration("plain", 1, instance_id="w")
         client.raise_event("w", "early", "bird")
-    last = command.says("history", "w").splitlines()[-1]
+    last = here.says("history", "w").splitlines()[-1]
     assert last.split()[0] == "-"
     assert 'early "bird"' in last
 
@@ -1022,82 +1028,80 @@ def test_start_waits_for_the_output_and_tells_how_it_ended(command: Command) -> 
         assert client.handle("r").status().runtime_status in ("PENDING", "RUNNING")
 
 
-def test_raise_and_terminate_say_what_they_did(command: Command) -> None:
-    with command.worker(registry()) as client:
+def test_raise_and_terminate_say_what_they_did(here: Here) -> None:
+    with here.worker(registry()) as client:
         client.start_orchestration("waits", instance_id="w")
         client.wait("w", SOON, until="started")
         for _ in range(2):
-            said = command.says("raise", "w", "other", "--data", '{"a": [1]}', "--event-id", "once")
+            said = here.says("raise", "w", "other", "--data", '{"a": [1]}', "--event-id", "once")
             assert said == "event other is recorded for w\n"
-        said = command.says("raise", "w", "second", "--json")
+        said = here.says("raise", "w", "second", "--json")
         assert json.loads(said) == {"raised": "second", "instance_id": "w"}
-        assert command.says("terminate", "w", "--reason", '"enough"').startswith(
-            "w will end as soon as a worker takes it"
-        )
+        assert here.says("terminate", "w", "--reason", '"enough"').startswith("w will end as soon as a worker takes it")
         assert client.wait("w", SOON).output == "enough"
         assert client.wait("the-child", SOON).runtime_status is durable.RuntimeStatus.TERMINATED
         raised = [(e.name, e.input) for e in client.history("w") if e.type == "EventRaised"]
     assert raised == [("other", {"a": [1]}), ("second", None)]
-    assert command.says("terminate", "w") == "w had ended already: TERMINATED\n"
-    assert json.loads(command.says("--json", "terminate", "w")) == {"terminated": False, "instance_id": "w"}
-    assert "magenta" not in command.says("show", "w")
-    late = command("raise", "w", "other")
+    assert here.says("terminate", "w") == "w had ended already: TERMINATED\n"
+    assert json.loads(here.says("--json", "terminate", "w")) == {"terminated": False, "instance_id": "w"}
+    assert "magenta" not in here.says("show", "w")
+    late = here("raise", "w", "other")
     assert late.returncode == 1
     assert late.stderr == "error: 'w' has ended (TERMINATED) and takes no more events\n"
 
 
-def test_suspend_resume_and_cancel_say_what_they_did_and_show_how_it_stands(command: Command) -> None:
-    with command.worker(registry()) as client:
+def test_suspend_resume_and_cancel_say_what_they_did_and_show_how_it_stands(here: Here) -> None:
+    with here.worker(registry()) as client:
         client.start_orchestration("waits", instance_id="w")
         client.start_orchestration("waits", instance_id="later", start_at=3_600)
         client.wait("w", SOON, until="started")
-        said = command.says("suspend", "w", "--reason", '"maintenance"')
+        said = here.says("suspend", "w", "--reason", '"maintenance"')
         assert said == "w will rest as soon as a worker takes it\n"
         until(lambda: client.handle("w").status().runtime_status == "SUSPENDED")
-        shown = command.says("show", "w")
+        shown = here.says("show", "w")
         assert shown.startswith("w  SUSPENDED\n")
         assert ' ago: "maintenance"' in shown
         assert "To let it go on: durable resume w" in shown
         assert "suspended for " in shown
-        assert "SUSPENDED" in command.says("list")
-        assert "1 SUSPENDED" in command("doctor").stdout
-        assert json.loads(command.says("--json", "resume", "w")) == {"resumed": True, "instance_id": "w"}
+        assert "SUSPENDED" in here.says("list")
+        assert "1 SUSPENDED" in here("doctor").stdout
+        assert json.loads(here.says("--json", "resume", "w")) == {"resumed": True, "instance_id": "w"}
         until(lambda: client.handle("w").status().runtime_status == "RUNNING")
-        said = command.says("cancel", "w", "--reason", '{"by": "me"}')
+        said = here.says("cancel", "w", "--reason", '{"by": "me"}')
         assert said == "w will be told as soon as a worker takes it, and may compensate\n"
         assert client.wait("w", SOON).runtime_status is durable.RuntimeStatus.CANCELED
-        shown = command.says("show", "later")
+        shown = here.says("show", "later")
         assert "starts  " in shown
         assert "It starts by itself when its time has come" in shown
-        shown = command.says("show", "w")
+        shown = here.says("show", "w")
         assert "cancelled" in shown
         assert all(len(line) <= 80 for line in shown.splitlines())
         for verb, done in (("suspend", "suspended"), ("resume", "resumed"), ("cancel", "cancelled")):
-            assert command.says(verb, "w") == "w had ended already: CANCELED\n"
-            assert json.loads(command.says("--json", verb, "w")) == {done: False, "instance_id": "w"}
-            assert command(verb, "nosuch").returncode == 3
-            assert command(verb, "w", "--reason", "because").returncode == 2
-        history = command.says("history", "w")
+            assert here.says(verb, "w") == "w had ended already: CANCELED\n"
+            assert json.loads(here.says("--json", verb, "w")) == {done: False, "instance_id": "w"}
+            assert here(verb, "nosuch").returncode == 3
+            assert here(verb, "w", "--reason", "because").returncode == 2
+        history = here.says("history", "w")
     assert all(len(line) <= 80 for line in history.splitlines())
     for kind in ("ExecutionSuspended", "ExecutionResumed", "ExecutionCanceled"):
         assert kind in history
 
 
-def test_what_goes_to_other_orchestrations_is_shown(command: Command) -> None:
-    with command.worker(registry()) as client:
+def test_what_goes_to_other_orchestrations_is_shown(here: Here) -> None:
+    with here.worker(registry()) as client:
         client.start_orchestration("reaches out", instance_id="r")
         client.wait("r", SOON)
-        until(lambda: "unborn" in command("doctor").stdout)
-        said = command("doctor")
+        until(lambda: "unborn" in here("doctor").stdout)
+        said = here("doctor")
         assert said.returncode == 1
         assert "1 event waits for an orchestration 'unborn'" in said.stdout
-        history = command.says("history", "r")
+        history = here.says("history", "r")
         assert "go to unborn" in history
         assert "detached" in history
-        assert "started" in command.says("show", "r")
+        assert "started" in here.says("show", "r")
 
 
-def test_show_says_which_cloudevents_are_waited_for_and_how_to_publish_one(command: Command) -> None:
+def test_show_says_which_cloudevents_are_waited_for_and_how_to_publish_one(here: Here) -> None:
     functions = registry()
 
     @functions.orchestrator
@@ -1105,43 +1109,43 @@ def test_show_says_which_cloudevents_are_waited_for_and_how_to_publish_one(comma
         waits = [ctx.wait_for_cloudevent(type="shop.paid", subject="o-1"), ctx.wait_for_cloudevent(source="/shop")]
         return [event.get_data() for event in (yield ctx.task_all(waits))]
 
-    with command.worker(functions) as client:
+    with here.worker(functions) as client:
         client.start_orchestration("listens", instance_id="l")
         until(lambda: len(client.list_triggers()) == 2)
-        said = command.says("show", "l")
+        said = here.says("show", "l")
         assert "CloudEvent shop.paid of o-1, no time limit" in said
         assert "durable publish --type shop.paid --subject o-1 --data JSON" in said
         assert "durable raise" not in said
-        assert "it waits for no event at the moment" in command("raise", "l", "CloudEvent").stderr
+        assert "it waits for no event at the moment" in here("raise", "l", "CloudEvent").stderr
         for kind in ("shop.asked", "shop.paid"):
             event = durable.CloudEvent({"type": kind, "subject": "o-1", "source": "/shop", "id": kind}, kind)
             client.publish(event)
             if kind == "shop.asked":
                 until(lambda: [e for e in client.history("l") if e.type == "EventRaised" and e.task_id])
-                waits = command.says("show", "l").partition("what to do")[0]
+                waits = here.says("show", "l").partition("what to do")[0]
                 assert "CloudEvent shop.paid of o-1" in waits
                 assert "from /shop" not in waits
         assert client.handle("l").result(SOON) == ["shop.paid", "shop.asked"]
-        timeline = command.says("show", "l").partition("timeline")[2]
+        timeline = here.says("show", "l").partition("timeline")[2]
         assert timeline.count("event CloudEvent") == timeline.count("done") == 2
 
 
-def test_raise_notes_that_it_waits_for_something_else(command: Command) -> None:
-    with command.client() as client:
+def test_raise_notes_that_it_waits_for_something_else(here: Here) -> None:
+    with here.client() as client:
         client.start_orchestration("waits", instance_id="w")
-    assert command("raise", "w", "decison").stderr == ""  # it has not begun: nobody knows yet
-    with command.worker(registry()) as client:
+    assert here("raise", "w", "decison").stderr == ""  # it has not begun: nobody knows yet
+    with here.worker(registry()) as client:
         client.wait("w", SOON, until="started")
-        done = command("raise", "w", "decison")
+        done = here("raise", "w", "decison")
         assert (done.returncode, done.stdout) == (0, "event decison is recorded for w\n")
         assert done.stderr == (
             "it waits for 'decision' at the moment; the event is kept until it waits for 'decison'\n"
         )
-        assert json.loads(command("raise", "w", "x", "--json").stderr) == {"waits_for": ["decision"]}
+        assert json.loads(here("raise", "w", "x", "--json").stderr) == {"waits_for": ["decision"]}
         client.start_orchestration("no event", instance_id="n")
         client.wait("n", SOON, until="started")
-        assert "it waits for no event at the moment; the event is kept" in command("raise", "n", "x").stderr
-        assert command("raise", "w", "DECISION").stderr == ""
+        assert "it waits for no event at the moment; the event is kept" in here("raise", "n", "x").stderr
+        assert here("raise", "w", "DECISION").stderr == ""
 
 
 # ---- how it ends
@@ -1159,18 +1163,18 @@ def test_raise_notes_that_it_waits_for_something_else(command: Command) -> None:
         ["rewind", "x"],
     ],
 )
-def test_looking_and_steering_make_no_store(command: Command, arguments: list[str]) -> None:
+def test_looking_and_steering_make_no_store(here: Here, arguments: list[str]) -> None:
     for url, path in (
         (None, ".durable/durable.db"),
         ("sqlite:///deep/er/x%20y.db", "deep/er/x y.db"),
         ("sqlite:///flows.py/x.db", "flows.py/x.db"),
     ):
-        done = command(*arguments, *(["--url", url] if url else []))
+        done = here(*arguments, *(["--url", url] if url else []))
         assert (done.returncode, done.stdout) == (4, "")
-        assert done.stderr.startswith(f"error: no store at {command.folder}/{path}: ")
+        assert done.stderr.startswith(f"error: no store at {here.folder}/{path}: ")
         assert "--url" in done.stderr
-        assert [entry.name for entry in command.folder.iterdir()] == ["flows.py"]
-    done = command(*arguments, "--url", "memory://x")
+        assert [entry.name for entry in here.folder.iterdir()] == ["flows.py"]
+    done = here(*arguments, "--url", "memory://x")
     assert (done.returncode, done.stdout) == (2, "")
     assert "each process's own memory" in done.stderr
 
@@ -1184,21 +1188,21 @@ def test_each_workspace_of_a_file_is_a_store_of_its_own(command: Command) -> Non
     assert not (command.folder / ".durable" / "durable.db@c").exists()
 
 
-def test_a_store_is_named_by_its_absolute_path(command: Command) -> None:
-    with command.client():
+def test_a_store_is_named_by_its_absolute_path(here: Here) -> None:
+    with here.client():
         pass
-    assert command("list").stderr == f"no orchestrations in {command.folder}/.durable/durable.db\n"
+    assert here("list").stderr == f"no orchestrations in {here.folder}/.durable/durable.db\n"
     for steer in (["show"], ["raise", "x", "e"], ["terminate"]):
-        done = command(*steer[:1], "nosuch", *steer[2:])
-        assert f"no orchestration 'nosuch' in {command.folder}/.durable/durable.db;" in done.stderr
+        done = here(*steer[:1], "nosuch", *steer[2:])
+        assert f"no orchestration 'nosuch' in {here.folder}/.durable/durable.db;" in done.stderr
 
 
 def test_it_tells_its_version(command: Command) -> None:
     assert command.says("--version") == f"durable {durable.__version__}\n"
 
 
-def test_help_keeps_its_sentences_whole(command: Command) -> None:
-    assert "What it carries; default null." in command.says("raise", "--help")
+def test_help_keeps_its_sentences_whole(here: Here) -> None:
+    assert "What it carries; default null." in here.says("raise", "--help")
 
 
 @pytest.mark.parametrize(
@@ -1257,12 +1261,10 @@ def test_each_error_has_its_status_and_one_message(
         (["list", "--url", "sqlite:///flows.py"], 4, "store"),
     ],
 )
-def test_under_json_an_error_is_one_object_on_stderr(
-    command: Command, arguments: list[str], status: int, code: str
-) -> None:
-    with command.client():
+def test_under_json_an_error_is_one_object_on_stderr(here: Here, arguments: list[str], status: int, code: str) -> None:
+    with here.client():
         pass
-    done = command("--json", *arguments)
+    done = here("--json", *arguments)
     assert (done.returncode, done.stdout) == (status, "")
     (line,) = done.stderr.splitlines()
     error = json.loads(line)["error"]
@@ -1510,7 +1512,7 @@ def test_a_history_without_code_tells_how_each_task_stands() -> None:
     assert not any(task.open for task in ended)
 
 
-def test_very_many_tasks_leave_the_ones_that_matter(command: Command) -> None:
+def test_very_many_tasks_leave_the_ones_that_matter(here: Here) -> None:
     functions = durable.Registry()
 
     @functions.activity
@@ -1522,9 +1524,9 @@ def test_very_many_tasks_leave_the_ones_that_matter(command: Command) -> None:
     def many(ctx: durable.OrchestrationContext) -> Generator[Any, Any, Any]:
         yield ctx.task_all([ctx.call_activity(work, number) for number in range(200)], return_exceptions=True)
 
-    with command.worker(functions) as client:
+    with here.worker(functions) as client:
         client.wait(client.start_orchestration("many", instance_id="m").instance_id, SOON)
-    said = command.says("show", "m")
+    said = here.says("show", "m")
     assert "work 150" in said
     assert "140 more" in said
     assert len(said.splitlines()) < 80
