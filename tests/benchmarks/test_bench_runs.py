@@ -150,6 +150,7 @@ def test_raw_sends_as_many_and_as_long_messages(monkeypatch: pytest.MonkeyPatch)
         assert raw.type == product.type
 
 
+@pytest.mark.slow
 def test_raw_sends_the_same_transactions(dynamodb_server: DynamoServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(HERE)
     raw = importlib.import_module("raw_dynamodb")

@@ -31,6 +31,7 @@ def test_a_killed_worker_loses_nothing_and_does_nothing_twice(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [], "nothing is left behind when all is right"
 
 
+@pytest.mark.slow
 def test_with_payloads_outside_the_store(tmp_path: Path) -> None:
     done = run("4", "--blobs", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, ""), done

@@ -612,6 +612,7 @@ def test_a_queue_that_somebody_made_otherwise(
         assert f"queue '{other}' is there with other arguments" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_queue_that_may_not_be_made_again_for_a_while(
     frail: RabbitServer, mistreated: Callable[..., Mistreated], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -680,6 +681,7 @@ def test_a_broker_that_is_too_slow_to_make_a_lost_queue_again(
     assert caplog.text.count(str(slow)) == 6
 
 
+@pytest.mark.slow
 def test_a_lost_queue_that_nobody_wants_any_more_is_not_made_again(
     frail: RabbitServer,
     mistreated: Callable[..., Mistreated],
@@ -735,6 +737,7 @@ def test_who_wants_queues_of_a_broker_that_is_away_need_not_wait(
         assert monotonic() - begun < ANSWER_SECONDS / 2
 
 
+@pytest.mark.slow
 def test_a_queue_that_the_crash_of_its_broker_broke(
     frail: RabbitServer, mistreated: Callable[..., Mistreated], caplog: pytest.LogCaptureFixture
 ) -> None:
