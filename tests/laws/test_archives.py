@@ -373,3 +373,30 @@ def test_a_wait_keeps_its_timeout_though_a_later_wait_of_its_name_took_the_event
         restore(env.client.backend, archive, env.now, go_on=True)
         env.replace("any")  # an environment looks for rows that others wrote when its code has changed
         assert env.client.handle("f").result() == outcome == [1, "2026-01-01T01:00:00+00:00"]
+
+
+def test_a_wait_for_a_cloudevent_goes_on_where_it_is_imported() -> None:
+    own = durable.Registry()
+
+    @own.orchestrator
+    def flow(ctx: durable.OrchestrationContext) -> Flow:
+        first = yield ctx.wait_for_cloudevent(type="shop.paid")
+        second = yield ctx.wait_for_cloudevent(type="shop.sent")
+        return [first.get_data()["number"], second.get_data()["number"]]
+
+    def event(kind: str, number: int) -> durable.CloudEvent:
+        return durable.CloudEvent({"type": kind, "source": "/shop", "id": kind}, {"number": number})
+
+    with Environment(registry=own) as env:
+        env.client.start_many(flow, [None] * 20)  # so that "f" has an id that the other environment does not give too
+        env.client.start_orchestration(flow, instance_id="f")
+        env.client.publish(event("shop.paid", 1))
+        env.advance(1)
+        archive = archive_of(env.client.backend.store, "f")
+    with Environment(registry=own) as env:
+        restore(env.client.backend, archive, env.now, go_on=True)
+        env.replace("any")  # an environment looks for rows that others wrote when its code has changed
+        env.advance(1)
+        assert len(env.client.list_triggers()) == 1
+        env.client.publish(event("shop.sent", 2))
+        assert env.client.handle("f").result() == [1, 2]
