@@ -37,9 +37,10 @@ else:
     from places import WORKSPACE, processor_seconds
     from workloads import GREETINGS, PATIENCE, Case, Measured, expect, hello_sequence, stored, warmed_up
 
+from tests.waiting import until  # where it is found, `places` has seen to
+
 CHILD: Final = Path(__file__).with_name("child.py")
 WOKEN: Final = 100
-LOOK: Final = 0.05  # seconds between two looks at what has no signal
 
 
 class Child:
@@ -93,16 +94,16 @@ def _workers(place: Place, count: int) -> Iterator[list[Child]]:
 
 def _wait_until_shared(client: durable.Client, workers: int) -> None:
     """Until each worker has beaten twice since all were there: then each has seen the others, and has its share."""
-    deadline = time.monotonic() + PATIENCE
     first: dict[str, int] = {}
-    while time.monotonic() < deadline:
+
+    def are_shared() -> bool:
         beats: list[Beat] = client.backend.membership.members()
-        if len(beats) == workers:
-            first = first or {beat.incarnation: beat.counter for beat in beats}
-            if all(beat.counter >= first.get(beat.incarnation, beat.counter) + 2 for beat in beats):
-                return
-        time.sleep(LOOK)
-    raise RuntimeError(f"there are not {workers} workers that know of each other")
+        if len(beats) != workers:
+            return False
+        first.update({} if first else {beat.incarnation: beat.counter for beat in beats})
+        return all(beat.counter >= first.get(beat.incarnation, beat.counter) + 2 for beat in beats)
+
+    until(are_shared, f"{workers} workers know of each other", PATIENCE)
 
 
 # ---- the rows
