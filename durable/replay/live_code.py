@@ -36,6 +36,7 @@ from .guard import TurnTooLong, Watch, running
 from .journal import PATIENCE, Journal, Ref
 from .mailbox import Mailbox
 from .mismatch import Mismatch, frame_of, line_of, line_of_error, line_of_frame
+from .task_trees import leaves_of, open_leaves
 from .tasks import (
     AllTask,
     AnyTask,
@@ -46,9 +47,7 @@ from .tasks import (
     TimerTask,
     WaitTask,
     is_task,
-    leaves_of,
     no_task,
-    open_leaves,
     tasks_in,
 )
 

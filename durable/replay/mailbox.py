@@ -16,7 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..model.history import Event
-from .tasks import Leaf, Task, WaitTask, is_open_below
+from .task_trees import is_open_below
+from .tasks import Leaf, Task, WaitTask
 
 
 class Mailbox:

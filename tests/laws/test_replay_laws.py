@@ -33,7 +33,8 @@ from durable.replay.execution import Execution
 from durable.replay.guard import Watch
 from durable.replay.live_code import Code
 from durable.replay.mismatch import Mismatch
-from durable.replay.tasks import Task, open_leaves
+from durable.replay.task_trees import open_leaves
+from durable.replay.tasks import Task
 from durable.testing.allowed_results import CANCEL
 from durable.testing.programs import CODES, Node, attempt_activity
 from durable.testing.random_programs import Script, make_script

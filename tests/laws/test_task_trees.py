@@ -11,7 +11,8 @@ from durable.model.errors import TaskFailedError
 from durable.replay import mailbox
 from durable.replay.callee import ActivityRef
 from durable.replay.context import OrchestrationContext
-from durable.replay.tasks import AllTask, Task, is_open_below, leaves_of, open_leaves
+from durable.replay.task_trees import is_open_below, leaves_of, open_leaves
+from durable.replay.tasks import AllTask, Task
 
 from .test_replay_laws import (
     NOW,
