@@ -169,6 +169,8 @@ class Client:
     def _purge(self) -> bool:
         """Children first; what has not ended is left."""
         store = self.world.store
+        if self.world.front.load([Want(self.instance_id)])[0] is None:
+            return True  # it was done before, though the answer was an error
         record = self._finished()
         if record is None:
             return False

@@ -91,6 +91,11 @@ def test_a_run_ends_although_somebody_ticks_as_long_as_there_is_work(seed: int) 
     assert run_seed(seed).wrong == ""
 
 
+def test_a_run_ends_although_a_client_was_not_told_that_its_purge_was_done() -> None:
+    """It waited for ever for what it had purged."""
+    assert run_seed(6000926).wrong == ""
+
+
 def test_a_trace_can_be_read_and_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--seed", "4", "--trace"]) == 0
     shown = capsys.readouterr().out
