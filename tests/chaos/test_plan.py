@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.fleet import Blow
 from tests.chaos.outcome import Outcome
+from tests.chaos.verdict import takeovers
 
 PLAN = Path(__file__).with_name("plan.py")
 
@@ -36,3 +38,19 @@ def test_a_plan_ends_with_a_table_and_a_verdict(tmp_path: Path) -> None:
 def test_what_did_not_take_place_proves_nothing(reached: int, started: int, wrong: list[str], verdict: str) -> None:
     outcome = Outcome({"redis-kill": 10}, {"redis-kill": reached}, 100, started, wrong, [])
     assert outcome.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("hit_at", "turns", "counted"),
+    [
+        ([10.0, 20.0], [9.9, 12.5, 19.9, 24.0], [2.5, 4.0]),
+        ([10.0, 13.0, 30.0], [9.9, 15.5, 31.0], [2.5, 1.0]),  # at 13 its successor, before that had done anything
+        ([90.0, 94.0, 96.0], [89.9, 99.0], []),  # the last of them so late that nothing need come any more
+        ([90.0], [89.9], []),
+    ],
+)
+def test_a_takeover_counts_from_the_last_blow_before_a_turn(
+    hit_at: list[float], turns: list[float], counted: list[float]
+) -> None:
+    blows = [Blow(at, "killed", 1, frozenset({3})) for at in hit_at]
+    assert [seconds for _, seconds in takeovers(blows, turns, over_at=100.0)] == counted

@@ -112,17 +112,10 @@ class Verdict:
         partitions = self.client.backend.store.partitions
         for turn in turns:
             by_partition[partition_of(turn.instance_id, partitions)].append(turn.at)
-        for times in by_partition.values():
-            times.sort()
         gaps: dict[str, list[float]] = defaultdict(list)
         for number, times in by_partition.items():
-            last: dict[float, Blow] = {}
-            for blow in blows:
-                place = bisect_right(times, blow.at)
-                if number in blow.partitions and place < len(times) and blow.at < over_at - TAKEOVER[blow.kind]:
-                    last[times[place]] = blow  # its successor was hit too: counted from there
-            for progress, blow in last.items():
-                gap = progress - blow.at
+            hits = [blow for blow in blows if number in blow.partitions]
+            for blow, gap in takeovers(hits, sorted(times), over_at):
                 gaps[blow.kind].append(gap)
                 if gap > TAKEOVER[blow.kind] and self.prompt:
                     self.wrong.append(
@@ -131,6 +124,17 @@ class Verdict:
                     )
         for kind, some in gaps.items():
             self.figures.append(f"{len(some)} partitions of {kind} workers: {spread(some)} until the next turn")
+
+
+def takeovers(blows: Sequence[Blow], turns: Sequence[float], over_at: float) -> list[tuple[Blow, float]]:
+    """The blows to the owners of a partition, each with the seconds until its next turn. Where a successor was hit too
+    before any turn they count from there; not at all where the load may have ended before the turn was due."""
+    last: dict[float, Blow] = {}
+    for blow in blows:
+        place = bisect_right(turns, blow.at)
+        if place < len(turns):
+            last[turns[place]] = blow
+    return [(blow, at - blow.at) for at, blow in last.items() if blow.at < over_at - TAKEOVER[blow.kind]]
 
 
 def left(client: durable.Client, place: Place, folder: Path) -> Iterator[str]:
