@@ -62,6 +62,7 @@ class DynamoServer(ServerProcess):
             "LOG_LEVEL": "WARNING",
             "HOME": str(self.folder),
             "STATE_DIR": str(self.folder),
+            "TMPDIR": str(self.folder),  # where it writes its pid
         }
 
     def ready(self) -> bool:
