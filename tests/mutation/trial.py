@@ -6,22 +6,21 @@ its own, in which those that call its function run until one fails: first what i
 
 from __future__ import annotations
 
+import builtins
 import os
 import signal
-import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from types import FrameType
 from typing import Any, Final
 
 import pytest
 from _pytest.runner import runtestprotocol
 
-from .mutants import Mutant
+from .mutants import Called, Mutant, called_as, telling
 
+_TELL: Final = "_durable_mutants_tell"
 HANGS: Final = 60  # seconds without an end, which no test needs
 
 
@@ -31,7 +30,7 @@ class Trial:
     def __init__(self, mutants: Sequence[Mutant], seconds: float) -> None:
         self.mutants = mutants
         self.seconds = seconds
-        self._callers: dict[int, list[Any]] = {id(mutant.function.__code__): [] for mutant in mutants}
+        self._callers: dict[Called, list[Any]] = {called_as(mutant.function): [] for mutant in mutants}
         self._costs: dict[Any, float] = {}
         self._caught: Counter[Any] = Counter()
 
@@ -51,29 +50,27 @@ class Trial:
         return outcome
 
     def _learn(self, items: Iterable[Any]) -> None:
-        seen: set[int] = set()
-
-        def called(frame: FrameType, event: str, arg: object) -> None:
-            if event == "call":
-                seen.add(id(frame.f_code))
-
+        seen: set[Called] = set()
+        setattr(builtins, _TELL, lambda *called: seen.add(called))
+        functions = {called_as(mutant.function): mutant.function for mutant in self.mutants}
+        codes = {called: function.__code__ for called, function in functions.items()}
+        for function in functions.values():
+            function.__code__ = telling(function, _TELL)
         for item in items:
             seen.clear()
-            threading.setprofile(called)
-            sys.setprofile(called)
             began = time.process_time()
             failed = _fails(item)
             self._costs[item] = time.process_time() - began
-            sys.setprofile(None)
-            threading.setprofile(None)
             if failed:
                 print(f"not used, for it fails without any mutant: {item.nodeid}\n")
                 continue
-            for code in seen & self._callers.keys():
-                self._callers[code].append(item)
+            for called in seen & self._callers.keys():
+                self._callers[called].append(item)
+        for called, function in functions.items():
+            function.__code__ = codes[called]
 
     def _outcome(self, mutant: Mutant) -> str:
-        callers = self._callers[id(mutant.function.__code__)]
+        callers = self._callers[called_as(mutant.function)]
         if not callers:
             return "not tested"
         tests = sorted(callers, key=lambda item: self._costs[item] / (1 + self._caught[item]))
