@@ -101,6 +101,8 @@ def events_of(record: Record) -> list[Event]:
 def _damage(events: Sequence[Event], summary: Summary) -> str:
     if not events or events[0].type != h.EXECUTION_STARTED or events[0].execution_id != summary.execution_id:
         return f"event 0, which starts execution {summary.execution_id}, is missing"
+    if events[0].instance_id not in ("", summary.instance_id):
+        return "event 0 starts another instance than its summary names"
     turn_at = None
     for number, event in enumerate(events):
         if event.type == h.EXECUTION_STARTED and number:

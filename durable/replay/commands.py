@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from ..model import history as h
-from ..model.errors import OrchestrationCancelledError
+from ..model.errors import OrchestrationCancelledError, PayloadError
 from ..model.failure import describe, is_really
-from ..model.history import DETACHED, Event, Raw
+from ..model.history import DETACHED, Event, Raw, UnreadableHistory
 from ..model.names import child_id
 from ..model.status import RuntimeStatus
 from ..payload.values import decode
@@ -71,8 +71,11 @@ def child_created(
 
 
 def cancellation(request: Event, instance_id: str) -> OrchestrationCancelledError:
-    """What an ExecutionCanceled event throws into the code."""
-    reason = decode(request.input, Any, "the reason for cancelling") if request.input else None
+    """What an ExecutionCanceled event throws into the code. Raises UnreadableHistory."""
+    try:
+        reason = decode(request.input, Any, "the reason for cancelling") if request.input else None
+    except PayloadError as error:
+        raise UnreadableHistory(str(error)) from None
     because = "" if reason is None else f": {reason}"
     return OrchestrationCancelledError(f"orchestration {instance_id!r} was cancelled{because}", reason)
 

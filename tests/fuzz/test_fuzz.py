@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 _EVENT = b'{"id":"1","source":"/s","type":"t","specversion":"1.0",%b}'
 _CLAIM = b'{"$durable.blob":"%b/%b/%b","bytes":7,"why":"%b"}'
 _TURN = PARSERS["turn"].corpus[3]
+_RUNNING = PARSERS["turn"].corpus[8]
+_AT = b'"2026-01-01T00:00:00Z"'
 _STARTS = b'[1,[{"type":"ExecutionStarted","timestamp":"2026-01-01T00:00:00%b","name":"order"}]]'
 
 # What got through once: the parser, and what it could not take.
@@ -38,6 +40,14 @@ FOUND: dict[str, tuple[str, bytes]] = {
     "data that are no base64": ("cloudevent-sdk", _EVENT % b'"data_base64":{}'),
     "a short item": ("item-redis", b"x"),
     "a group longer than any": ("turn", _TURN.replace(b'"tags"', b'"group":"%b","tags"' % (b"g" * 70_000), 1)),
+    "the summary of another instance": (
+        "turn",
+        _RUNNING.replace(b'"instance_id":"', b'"instance_id":"%b' % (b"[" * 70_000), 1),
+    ),
+    "a reason that can't be read": (
+        "turn",
+        _RUNNING + b'\n{"type":"ExecutionCanceled","timestamp":%b,"input":"\xff"}' % _AT,
+    ),
     "a file that can't be": ("url-rabbitmq", b"amqps://localhost/?cacertfile=a%00b"),
     "an address in brackets": ("url-nobody-serves", b"amqp://u:s3cr3t@[s3cr3t]/"),
     "a scheme that is none": ("url-event-source", b"my_amqp://u:s3cr3t@localhost/?queue=q"),
