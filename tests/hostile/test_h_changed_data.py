@@ -118,6 +118,7 @@ CHANGES: Final[dict[str, list[Callable[[Rows], Rows]]]] = {
     "case 115 a row is nested without end": [events_of(1, lambda events: b"[1," + b"[" * 100_000)],
     "case 115 a row of nothing": [events_of(n, lambda events: b"[1,[]]") for n in range(TURNS)],
     "case 115 the result of another task": [events_of(2, lambda e: e.replace(b'"task_id":1', b'"task_id":9'))],
+    "case 115 the history of another instance": [events_of(0, lambda e: e.replace(b'"damaged-0"', b'"sound"'))],
     "case 117 a type of a newer version": [
         events_of(n, lambda e: e.replace(b"OrchestratorStarted", b"WishGranted")) for n in range(1, TURNS)
     ],
