@@ -95,10 +95,9 @@ def _telling(file: Path, call: str) -> dict[tuple[str, int], CodeType]:
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             line = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            told = ast.parse(f"{call}({str(file)!r}, {node.name!r}, {line})").body[0]
-            for part in ast.walk(told):
-                if isinstance(part, ast.expr | ast.stmt):
-                    ast.copy_location(part, node)
+            called: list[ast.expr] = [ast.Constant(value) for value in (str(file), node.name, line)]
+            told = ast.Expr(ast.Call(ast.Name(call, ast.Load()), called, []))
+            ast.fix_missing_locations(ast.copy_location(told, node))
             node.body.insert(0, told)
     return {(code.co_name, code.co_firstlineno): code for code in _functions(compile(tree, str(file), "exec"))}
 
