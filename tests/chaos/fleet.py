@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -17,6 +18,7 @@ import durable
 from durable.runtime.membership import owned
 
 UNREACHABLE: Final = 4  # the exit status of a worker that could not start because a server was away
+TAKEOVER: Final = {"killed": 5.0, "frozen": 20.0}  # seconds, by what happened to the owner
 _REAP_SECONDS: Final = 20.0
 
 
@@ -27,6 +29,17 @@ class Blow(NamedTuple):
     kind: str
     pid: int
     partitions: frozenset[int]
+
+
+def takeovers(blows: Sequence[Blow], turns: Sequence[float], over_at: float) -> list[tuple[Blow, float]]:
+    """The blows to the owners of a partition, each with the seconds until its next turn. Where a successor was hit too
+    before any turn they count from there; not at all where the load may have ended before the turn was due."""
+    last: dict[float, Blow] = {}
+    for blow in blows:
+        place = bisect_right(turns, blow.at)
+        if place < len(turns):
+            last[turns[place]] = blow
+    return [(blow, at - blow.at) for at, blow in last.items() if blow.at < over_at - TAKEOVER[blow.kind]]
 
 
 class Fleet:

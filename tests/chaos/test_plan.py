@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.fleet import Blow
+from tests.chaos.fleet import Blow, takeovers
 from tests.chaos.outcome import Outcome
-from tests.chaos.verdict import takeovers
 
 PLAN = Path(__file__).with_name("plan.py")
 

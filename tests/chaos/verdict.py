@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +14,10 @@ from typing import Final
 import durable
 from durable.model.names import partition_of
 from tests.chaos import account, programs
-from tests.chaos.fleet import Blow
+from tests.chaos.fleet import TAKEOVER, Blow, takeovers
 from tests.chaos.load import Load
 from tests.chaos.places import Place
 
-TAKEOVER: Final = {"killed": 5.0, "frozen": 20.0}  # seconds
 _OVERLOADED: Final = 1.0  # seconds that half of all instances take, where 0.1 would do
 _EMPTY_WITHIN: Final = 15.0
 
@@ -124,17 +122,6 @@ class Verdict:
                     )
         for kind, some in gaps.items():
             self.figures.append(f"{len(some)} partitions of {kind} workers: {spread(some)} until the next turn")
-
-
-def takeovers(blows: Sequence[Blow], turns: Sequence[float], over_at: float) -> list[tuple[Blow, float]]:
-    """The blows to the owners of a partition, each with the seconds until its next turn. Where a successor was hit too
-    before any turn they count from there; not at all where the load may have ended before the turn was due."""
-    last: dict[float, Blow] = {}
-    for blow in blows:
-        place = bisect_right(turns, blow.at)
-        if place < len(turns):
-            last[turns[place]] = blow
-    return [(blow, at - blow.at) for at, blow in last.items() if blow.at < over_at - TAKEOVER[blow.kind]]
 
 
 def left(client: durable.Client, place: Place, folder: Path) -> Iterator[str]:

@@ -361,6 +361,7 @@ def test_a_cell_of_a_notebook_that_is_run_again_replaces_what_it_defined() -> No
 
 
 def test_registries_do_not_see_each_other(bench: Bench) -> None:
+    before = durable.default_registry.names("activity")
     one, two = durable.Registry(), durable.Registry()
 
     @one.activity(name="step")
@@ -378,7 +379,7 @@ def test_registries_do_not_see_each_other(bench: Bench) -> None:
     worker.stop()
     bench.serve(two)
     assert bench.run("calling") == "two"
-    assert durable.default_registry.names("activity").count("step") == 0
+    assert durable.default_registry.names("activity") == before
 
 
 # ---- what an activity knows
