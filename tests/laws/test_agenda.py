@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from durable.engine.effects import timer_body
-from durable.ports import Row, Slice
+from durable.ports import Row, RowKind, Slice
 from durable.runtime.agenda import Agenda
 from durable.runtime.requests import Due
 from durable.runtime.roster import Roster
@@ -61,13 +61,22 @@ PAGE: Final = 10
 
 
 class Index:
-    """Rows in order of time, and an agenda that reads them, a page at a time. reads: how many pages so far."""
+    """Rows in order of time, and an agenda that reads them, a page at a time. reads: how many pages so far.
+
+    Workers `me` and `peer` live.
+    """
 
     def __init__(self, *rows: Row, partitions: int = 3) -> None:
         self.rows = list(rows)
         self.reads = 0
-        self.agenda = Agenda(Roster("me"), "me", window=60.0, sweep=5.0, page=PAGE)
+        self.roster = Roster("me")
+        self.roster.update(["me", "peer"], 0.0)
+        self.agenda = Agenda(self.roster, "me", window=60.0, sweep=5.0, page=PAGE)
         self.agenda.assign(frozenset(("default", number) for number in range(partitions)), 0.0)
+
+    def peer_dies(self, patience: float) -> None:
+        self.roster.update(["me"], 0.0)
+        self.agenda.assign(self.agenda.owned, NOW + patience)
 
     def read(self, now: float) -> Sequence[Row]:
         reading = self.agenda.read(now, PARKED)
@@ -144,7 +153,7 @@ def test_timers_behind_a_cut_ahead_of_now_are_read_before_their_time() -> None:
 def test_what_a_queue_has_lost_is_found_wherever_an_earlier_sweep_was_cut() -> None:
     sent = Row("sent", "task", "a", 0, NOW + 1.0)
     index = Index(sent, *[timer(f"t{n}", 0, NOW + 30.0 + n / 100) for n in range(12 * PAGE)])
-    index.read_until_at_rest(NOW)
+    assert index.read_until_at_rest(NOW) == []
     index.agenda.sweep_soon(lost_messages=True)
     assert index.read_until_at_rest(NOW) == [sent]
     assert index.read_until_at_rest(NOW + 0.5) == []  # it is looked for once
@@ -158,3 +167,59 @@ def test_who_gets_partitions_reads_them_from_the_start() -> None:
     index.rows.append(late)  # by whoever had them meanwhile
     index.agenda.assign(frozenset({("default", 0)}), 0.0)
     assert index.read_until_at_rest(NOW) == [late]
+
+
+def work(key: str, kind: RowKind, holder: str, partition: int = 0, due_at: float = NOW + 50.0) -> Row:
+    return Row(key, kind, "a", partition, due_at, holder)
+
+
+def test_what_a_living_holder_has_is_left_alone_until_it_is_due() -> None:
+    index = Index(work("theirs", "task", "peer"), work("told", "message", "peer"), work("sent", "task", ""))
+    assert index.read_until_at_rest(NOW) == []
+    assert {row.key for row in index.read_until_at_rest(NOW + 50.0)} == {"theirs", "told", "sent"}
+
+
+def test_what_is_ours_and_nobody_sees_to_is_found_before_it_is_due() -> None:
+    """As after a fault between a commit and what follows it."""
+    mine = [work("mine", "task", "me"), work("unsent", "message", "me", 1)]
+    index = Index(*mine)
+    assert index.read_until_at_rest(NOW) == mine
+
+
+def test_what_the_dead_have_left_to_run_waits_for_outcomes_that_are_on_their_way() -> None:
+    task, message = work("task", "task", "peer"), work("message", "message", "peer", 1)
+    index = Index(task, message)
+    index.peer_dies(patience=0.5)
+    assert index.read_until_at_rest(NOW) == [message]
+    index.rows.remove(message)
+    assert index.agenda.next_at == NOW + 0.5
+    assert index.read_until_at_rest(NOW + 0.5) == [task]
+
+
+def test_what_a_queue_has_lost_is_no_message_that_somebody_is_about_to_send() -> None:
+    index = Index(work("sent", "task", ""), work("theirs", "task", "peer"), work("later", "inbox", ""))
+    index.agenda.sweep_soon(lost_messages=True)
+    assert [row.key for row in index.read_until_at_rest(NOW)] == ["sent"]
+
+
+def test_a_hint_shows_what_is_due_in_every_partition_and_is_followed_once() -> None:
+    index = Index()
+    index.read(NOW)
+    new = [work(f"new {number}", "inbox", "", number, NOW) for number in range(3)]
+    index.rows += new
+    assert index.read(NOW + 1.0) == []
+    index.agenda.look = True
+    assert index.read(NOW + 1.0) == new
+    assert index.agenda.next_at == NOW + 5.0
+    before = index.reads
+    index.read(NOW + 2.0)
+    assert index.reads == before
+
+
+def test_behind_a_hint_may_be_more_than_a_page() -> None:
+    index = Index(partitions=1)
+    index.read(NOW)
+    new = [work(f"new {number:03}", "inbox", "", 0, NOW + number / 1000) for number in range(3 * PAGE)]
+    index.rows += new
+    index.agenda.look = True
+    assert {row.key for row in index.read_until_at_rest(NOW + 1.0)} == {row.key for row in new}
