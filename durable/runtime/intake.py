@@ -55,7 +55,7 @@ class Intake:
         try:
             offered = yield from self._with_inputs(offered)
         except StoreError:
-            self.offered[:0] = offered
+            self.offered = offered
             raise
         fresh: list[Work] = []
         doubtful: list[Offered] = []
@@ -77,7 +77,7 @@ class Intake:
             try:
                 leased, doubtful = yield from self._lease(doubtful)
             except StoreError:
-                self.offered[:0] = doubtful
+                self.offered = doubtful
                 raise
             yield from self._run(leased)
 
