@@ -22,6 +22,7 @@ from durable.model.history import Event, Raw
 from durable.model.status import RuntimeStatus, Summary
 from durable.runtime import wire
 from durable.runtime.serving import Serving
+from durable.triggers.event import digest_of, read_event
 
 NOW = datetime(2030, 1, 1, 12, 30, tzinfo=timezone.utc)
 
@@ -218,3 +219,13 @@ def test_the_end_of_an_orchestration_is_announced_and_told_to_who_started_it() -
     assert [m.to for m in wire.lifecycle_messages(asked, 10, here)] == ["ended.COMPLETED.order"]
     running = msgspec.structs.replace(asked, status=RuntimeStatus.RUNNING)
     assert [m.to for m in wire.lifecycle_messages(running, 10, Serving())] == ["started.RUNNING.order"]
+
+
+def test_what_ends_again_after_a_rewind_is_no_repetition_of_its_first_end() -> None:
+    """Whoever listens may drop an event whose source and id have been there; the triggers of a workspace do."""
+    failed = Summary("a", "x", "order", RuntimeStatus.FAILED, NOW, NOW)
+    completed = msgspec.structs.replace(failed, status=RuntimeStatus.COMPLETED)
+    ends = [wire.lifecycle_messages(failed, 9, Serving())[0], wire.lifecycle_messages(completed, 15, Serving())[0]]
+    assert len({message.id for message in ends}) == 2
+    assert len({digest_of(read_event(message.body)) for message in ends}) == 2
+    assert wire.lifecycle_event(completed, 15, Serving()) == ends[1].body
