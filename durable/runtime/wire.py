@@ -332,13 +332,13 @@ def _check_id(text: str, what: str) -> None:
 def lifecycle_messages(summary: Summary, length: int, serving: Serving) -> list[Message]:
     """What is announced when an instance has begun or ended: to the topic, and to whoever started it elsewhere.
 
-    length: of the history; what began it is event 0, what ended it the last one.
+    length: of the history; what began it is event 0, what ended it the last one. What was rewound ends several times,
+    and each of them is an event of its own.
     The routing key is `<kind>.<status>.<orchestrator>`, e.g. `ended.COMPLETED.order`.
     """
     ended = summary.status.finished
     kind = ENDED if ended else STARTED
-    event_id = f"{_quoted(summary.instance_id)}/{summary.execution_id}/{'ended' if ended else 'started'}"
-    body = _lifecycle(kind, event_id, summary, length, serving)
+    event_id, body = _lifecycle(kind, summary, length, serving)
     key = f"{'ended' if ended else 'started'}.{summary.status.value}.{_part(summary.name)}"
     messages = [Message(key, event_id, kind, body)]
     if ended and summary.reply_to not in ("", serving.reply_to):
@@ -347,17 +347,17 @@ def lifecycle_messages(summary: Summary, length: int, serving: Serving) -> list[
 
 
 def lifecycle_event(summary: Summary, length: int, serving: Serving) -> bytes:
-    """The same for the triggers, where each end counts: what was rewound has several. A large output is left out."""
-    kind = ENDED if summary.status.finished else STARTED
-    number = length - 1 if summary.status.finished else 0
-    event_id = f"{_quoted(summary.instance_id)}/{summary.execution_id}/{number}"
+    """The same for the triggers. A large output is left out."""
     if len(bytes(summary.output)) > serving.carried:
         summary = msgspec.structs.replace(summary, output=NO_PAYLOAD)
-    return _lifecycle(kind, event_id, summary, length, serving)
+    return _lifecycle(ENDED if summary.status.finished else STARTED, summary, length, serving)[1]
 
 
-def _lifecycle(kind: str, event_id: str, summary: Summary, length: int, serving: Serving) -> bytes:
+def _lifecycle(kind: str, summary: Summary, length: int, serving: Serving) -> tuple[str, bytes]:
+    """Its id and the whole of it."""
     ended = kind == ENDED
+    number = length - 1 if ended else 0
+    event_id = f"{_quoted(summary.instance_id)}/{summary.execution_id}/{number}"
     data = {
         "instance_id": summary.instance_id,
         "execution_id": summary.execution_id,
@@ -366,7 +366,7 @@ def _lifecycle(kind: str, event_id: str, summary: Summary, length: int, serving:
         **({"output": summary.output} if ended and summary.output else {}),
         **({"failure": summary.failure} if summary.failure is not None else {}),
     }
-    return _encoded(
+    body = _encoded(
         kind,
         event_id,
         source(serving.workspace, summary.name),
@@ -374,5 +374,6 @@ def _lifecycle(kind: str, event_id: str, summary: Summary, length: int, serving:
         summary.updated_at,
         data,
         traceparent=traceparent(summary.execution_id),
-        sequence=sequence(length - 1 if ended else 0),
+        sequence=sequence(number),
     )
+    return event_id, body

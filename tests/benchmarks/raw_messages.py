@@ -79,13 +79,11 @@ def hello() -> Life:
         life.outcomes.append(Message("", queue, kind, _event(kind, id, instance, done)))
     stands = f'{whose},"name":"hello_sequence","status":'
     kind = "durable.execution-started"
-    body = _event(kind, f"{instance}/{execution}/started", instance, f'{stands}"RUNNING"', _NUMBERED)
+    body = _event(kind, f"{instance}/{execution}/0", instance, f'{stands}"RUNNING"', _NUMBERED)
     life.started.append(Message(LIFECYCLE, "started.RUNNING.hello_sequence", kind, body))
     kind = "durable.execution-completed"
     output = ",".join(f'"Hello {city}!"' for city, _ in STEPS)
-    body = _event(
-        kind, f"{instance}/{execution}/ended", instance, f'{stands}"COMPLETED","output":[{output}]', _NUMBERED
-    )
+    body = _event(kind, f"{instance}/{execution}/10", instance, f'{stands}"COMPLETED","output":[{output}]', _NUMBERED)
     for exchange, key in ((LIFECYCLE, "ended.COMPLETED.hello_sequence"), ("", REPLIES)):
         life.ended.append(Message(exchange, key, kind, body))
     return life

@@ -897,6 +897,38 @@ def test_an_event_behind_the_line_of_one_wait_goes_to_the_next() -> None:
     assert output(drive(orchestration, *facts)) == ["early", "TimeoutError", "behind"]
 
 
+@pytest.mark.parametrize("early", [["other", "go"], ["go", "other"], ["go"], ["other", "x", "go", "y"]])
+def test_the_line_of_a_wait_stays_where_it_is_as_others_take_events_around_it(early: list[str]) -> None:
+    def orchestration(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        late = ctx.wait_for_external_event("go", timeout=5)
+        yield ctx.call_activity("a")
+        taken = [(yield ctx.wait_for_external_event("other")), (yield late)]
+        return [*taken, (yield ctx.wait_for_external_event("go"))]
+
+    before, after = [raised(name, "early") for name in early], [raised(name, "late") for name in ("other", "go")]
+    other = "early" if "other" in early else "late"
+    assert output(drive(orchestration, *before, fired(1), *after, done(2))) == [other, "early", "late"]
+
+
+def test_an_event_is_found_behind_others_that_nobody_waits_for() -> None:
+    def orchestration(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        yield ctx.call_activity("a")
+        return [(yield ctx.wait_for_external_event("go")), (yield ctx.wait_for_external_event("other"))]
+
+    facts = [raised(name, name) for name in ("x", "other", "y", "go")]
+    assert output(drive(orchestration, *facts, done(1))) == ["go", "other"]
+
+
+@pytest.mark.parametrize(("early", "over"), [([], True), (["other"], True), (["go"], False)])
+def test_a_wait_times_out_when_its_timer_fires_unless_an_event_is_there(early: list[str], over: bool) -> None:
+    def orchestration(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        wait = ctx.wait_for_external_event("go", timeout=5)
+        yield ctx.call_activity("a")
+        return wait.is_completed
+
+    assert output(drive(orchestration, *(raised(name, "") for name in early), fired(1), done(2))) is over
+
+
 def test_a_repeated_timer_does_not_let_later_events_in() -> None:
     """Found by the simulator: the second firing moved the line between events before and after the timeout."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from typing import Any
 from unicodedata import is_normalized
@@ -19,9 +21,12 @@ from durable.engine.instance import Invocation, task_key
 from durable.model import history as h
 from durable.model.failure import FailureDetails
 from durable.model.history import Event, Raw
+from durable.model.names import check_foreign_id
 from durable.model.status import RuntimeStatus, Summary
 from durable.runtime import wire
 from durable.runtime.serving import Serving
+from durable.triggers.event import digest_of, read_event
+from tests.hostile.names import ALLOWED, REFUSED
 
 NOW = datetime(2030, 1, 1, 12, 30, tzinfo=timezone.utc)
 
@@ -159,6 +164,139 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
         wire.read_outcome(json.dumps(GOOD | change).encode(), NOW)
 
 
+CALL: dict[str, Any] = {
+    "specversion": "1.0",
+    "id": "1",
+    "source": "/x",
+    "type": "durable.task-scheduled",
+    "data": {"instance_id": "a", "execution_id": "x", "task_id": 1, "attempt": 1, "name": "f"},
+}
+
+
+def outcome_of(body: bytes) -> wire.Returned:
+    return wire.read_outcome(body, NOW)
+
+
+Read = Callable[[bytes], "wire.Work | wire.Returned"]
+READERS: list[tuple[Read, dict[str, Any]]] = [(wire.read_work, CALL), (outcome_of, GOOD)]
+both = pytest.mark.parametrize(("read", "good"), READERS, ids=["work", "outcome"])
+
+
+def accepts(read: Read, body: bytes) -> bool:
+    try:
+        read(body)
+    except wire.NotOurs:
+        return False
+    return True
+
+
+@both
+def test_without_any_one_of_what_must_be_there_it_is_refused(read: Read, good: dict[str, Any]) -> None:
+    data = {key: value for key, value in good["data"].items() if key != "result"}
+    assert accepts(read, compact(good | {"data": data}))
+    for name in good:
+        assert not accepts(read, compact({key: value for key, value in good.items() if key != name})), name
+    for name in data:
+        assert not accepts(read, compact(good | {"data": {k: v for k, v in data.items() if k != name}})), name
+
+
+@both
+def test_what_a_later_version_says_beside_it_is_passed_over(read: Read, good: dict[str, Any]) -> None:
+    assert accepts(read, compact(good | {"later": {"a": [1]}, "data": good["data"] | {"later": {"a": [1]}}}))
+
+
+def test_what_is_not_said_is_as_it_was_before_anybody_said_it() -> None:
+    work = wire.read_work(compact(CALL))
+    assert work.invocation == Invocation("a", "x", 1, 1, "f", work.invocation.input, task_key("x", 1, 1))
+    assert bytes(work.invocation.input) == b""
+    assert work[1:] == ("", "", False, 0.0)
+    assert wire.read_outcome(compact(GOOD), NOW).event.timestamp == NOW
+    then = wire.read_outcome(compact(GOOD | {"time": "2029-01-01T02:00:00+02:00"}), NOW).event
+    assert then.timestamp == datetime(2029, 1, 1, tzinfo=timezone.utc)
+
+
+def test_an_outcome_is_of_the_kind_that_its_type_says() -> None:
+    both = GOOD["data"] | {"failure": {"type": "ValueError"}}
+    done = wire.read_outcome(compact(GOOD | {"data": both}), NOW).event
+    assert (done.type, bytes(done.result), done.failure) == (h.TASK_COMPLETED, b"1", None)
+    failed = wire.read_outcome(compact(GOOD | {"type": "durable.task-failed", "data": both}), NOW).event
+    assert (failed.type, bytes(failed.result), failed.failure) == (h.TASK_FAILED, b"", FailureDetails("ValueError"))
+
+
+@both
+@pytest.mark.parametrize("name", ["instance_id", "execution_id"])
+def test_an_id_is_one_that_others_may_give(read: Read, good: dict[str, Any], name: str) -> None:
+    names = [text for text in (*REFUSED.values(), *ALLOWED.values()) if len(text) < 1_000]
+    for text in (*names, "x" * 199, "x" * 300, "é" * 200, "é" * 201, "\x7f", "\u00ad"):
+        try:
+            check_foreign_id(text, "")
+        except ValueError:
+            allowed = False
+        else:
+            allowed = True
+        body = json.dumps(good | {"data": good["data"] | {name: text}}).encode()
+        assert accepts(read, body) is allowed, text
+
+
+@both
+@pytest.mark.parametrize("place", ["id", "later", "data"])
+def test_text_that_is_not_utf_8_is_refused_wherever_it_stands(read: Read, good: dict[str, Any], place: str) -> None:
+    data = good["data"] | {"result": "@", "input": "@", "later": "@"}
+    body = compact(good | {"id": "1", "later": "1", "data": data})
+    for name in ("result", "input", "later") if place == "data" else (place,):
+        mark = f'"{name}":"{"@" if place == "data" else "1"}'.encode()
+        assert body.count(mark) == 1
+        assert accepts(read, body.replace(mark, mark + "é".encode()))
+        for wrong in (b"\xff", b"\xc3", b"\xed\xa0\x80"):
+            assert not accepts(read, body.replace(mark, mark + wrong)), (name, wrong)
+
+
+@pytest.fixture(params=["UTC", "Pacific/Kiritimati", "Pacific/Niue"])
+def somewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Here, and where it is 14 hours later or 11 earlier."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", request.param)
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@both
+@pytest.mark.parametrize(
+    ("at", "fits"),
+    [
+        ("2030-01-01T00:00:00Z", True),
+        ("2030-01-01T00:00:00", False),
+        ("9999-12-31T23:59:59Z", True),
+        ("9999-12-31T23:59:59+14:00", True),
+        ("9999-12-31T23:59:59-00:01", False),
+        ("0001-01-01T00:00:00Z", True),
+        ("0001-01-01T00:00:00-14:00", True),
+        ("0001-01-01T00:00:00+00:01", False),
+    ],
+)
+@pytest.mark.usefixtures("somewhere")
+def test_a_time_has_its_place_on_the_calendar_of_utc(read: Read, good: dict[str, Any], at: str, fits: bool) -> None:
+    assert accepts(read, compact(good | {"time": at})) is fits
+
+
+@both
+def test_a_message_with_any_byte_changed_is_read_or_refused(read: Read, good: dict[str, Any]) -> None:
+    """What is read has its place in a history, and can be read again there."""
+    whole = compact(good | {"time": "2030-01-01T00:00:00Z", "later": "é"})
+    for place in range(len(whole)):
+        assert not accepts(read, whole[:place])
+        for other in (b"\xff", b"\x00", b'"', b"{", b"]", b"9", b"\\", b"-", b""):
+            try:
+                came = read(whole[:place] + other + whole[place + 1 :])
+            except wire.NotOurs:
+                continue
+            if isinstance(came, wire.Returned):
+                h.decode_events(h.encode_events([came.event]))
+            else:
+                bytes(came.invocation.input).decode()
+
+
 def test_an_outcome_cannot_name_payloads_of_others() -> None:
     blob = {"$durable.blob": f"{'a' * 32}/{'b' * 32}/{'c' * 64}", "bytes": 5}
     for result in (blob, {"a": [blob]}):
@@ -218,3 +356,13 @@ def test_the_end_of_an_orchestration_is_announced_and_told_to_who_started_it() -
     assert [m.to for m in wire.lifecycle_messages(asked, 10, here)] == ["ended.COMPLETED.order"]
     running = msgspec.structs.replace(asked, status=RuntimeStatus.RUNNING)
     assert [m.to for m in wire.lifecycle_messages(running, 10, Serving())] == ["started.RUNNING.order"]
+
+
+def test_what_ends_again_after_a_rewind_is_no_repetition_of_its_first_end() -> None:
+    """Whoever listens may drop an event whose source and id have been there; the triggers of a workspace do."""
+    failed = Summary("a", "x", "order", RuntimeStatus.FAILED, NOW, NOW)
+    completed = msgspec.structs.replace(failed, status=RuntimeStatus.COMPLETED)
+    ends = [wire.lifecycle_messages(failed, 9, Serving())[0], wire.lifecycle_messages(completed, 15, Serving())[0]]
+    assert len({message.id for message in ends}) == 2
+    assert len({digest_of(read_event(message.body)) for message in ends}) == 2
+    assert wire.lifecycle_event(completed, 15, Serving()) == ends[1].body
