@@ -42,6 +42,8 @@ def test_a_terminate_that_overtakes_the_start_of_its_child_is_looked_at_again_so
     drive(store, outbox.send())
     [again] = store.due(0, "default", AT + HOLD / 2, 10).items
     assert again.key == rows[1].key
+    assert again.due_at > AT
+    assert again.holder == "me", "if this worker dies, whoever comes next need not wait for that"
 
     store.commit([create("c", start.event, 1, "c-commit")])
     outbox.add(again)

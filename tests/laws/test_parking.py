@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from durable.backends.memory import MemoryStore
 from durable.engine.instance import Env
+from durable.engine.step import create
 from durable.engine.suspension import WAITS as SUSPENDED
+from durable.model import history as h
+from durable.model.history import Event, Raw, encode_event
 from durable.model.limits import Limits
+from durable.ports import PARKED, Fact, Row
 from durable.replay.guard import Watch
-from durable.runtime.parking import Parking
+from durable.runtime.parking import RESTING, Parking
 from tests.laws.driven import NOW
 
 
@@ -34,3 +39,22 @@ def test_one_that_has_gone_is_not_remembered_and_waits_anew_when_it_comes_back(
         gone.get(end, parking.empty)()
         assert "a" not in parking
     assert caplog.text.count("waits: no code") == 2
+
+
+@pytest.mark.parametrize(("reason", "seconds"), [(SUSPENDED, RESTING), ("no code", 60.0)])
+def test_the_inbox_of_one_that_waits_is_left_alone_for_a_while_unless_this_worker_dies(
+    parking: Parking, reason: str, seconds: float
+) -> None:
+    now = NOW.timestamp()
+    store = MemoryStore(1)
+    started = Event(h.EXECUTION_STARTED, NOW, name="o", input=Raw(b"null"), execution_id="e", seed="s")
+    store.commit([create("a", started, 1, "c")])
+    store.deliver([Fact("a", 0, "f", encode_event(Event(h.EVENT_RAISED, NOW, name="x")), now)])
+    rows = store.due(0, "default", now, 10).items
+    assert rows
+    kept = Row("in/kept", "inbox", "a", 0, now, group=PARKED)
+    assert all(store.lease(parking.park("a", reason, [*rows, kept], now)))
+    assert store.due(0, "default", now + seconds - 1, 10).items == []
+    after = store.due(0, "default", now + seconds, 10).items
+    assert {row.key for row in after} == {row.key for row in rows}
+    assert {row.holder for row in after} == {"me"}
