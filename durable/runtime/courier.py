@@ -215,8 +215,8 @@ class Courier:
         return min(announce, self.not_before if self.waits else math.inf)
 
     def hurry(self) -> None:
-        """Nothing is to wait any more; an outcome that the broker does not take goes to the store."""
-        self._announce_at = self.not_before = 0.0
+        """Nothing is to wait any more, nor a doubt; an outcome that the broker does not take goes to the store."""
+        self._announce_at = self.not_before = self._anew_at = 0.0
 
     def _is_time_to_announce(self) -> bool:
         return self.clock().timestamp() >= self._announce_at

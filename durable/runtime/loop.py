@@ -188,6 +188,8 @@ class Loop:
         set_back = self.agenda.set_back(now)
         if set_back:
             self.courier.hurry()
+            if self.doubt_at < math.inf:
+                self.doubt_at = now
             if self.stopping is not None:
                 self.stopping = min(self.stopping, now + self.grace)
         if now >= self.lifecycle.next_look or set_back:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -60,6 +60,19 @@ def asked(requests: Generator[Request, Any, None]) -> list[Request]:
             answer = [False] * len(request.prefetch)
 
 
+def renewals(driven: Driven) -> list[datetime]:
+    """When it will have subscribed anew; no queue is missing."""
+    times: list[datetime] = []
+
+    def receive(request: Receive) -> list[bool]:
+        if request.anew:
+            times.append(driven.now)
+        return [False] * len(request.prefetch)
+
+    driven.answers[Receive] = receive
+    return times
+
+
 def test_what_runs_here_is_leased_before_it_is_given_back(intake: Intake) -> None:
     asked(intake.receive())
     invocation = Invocation("i1", "e", 1, 1, "quick", Raw(b"null"), "key1")
@@ -105,22 +118,37 @@ def test_a_doubt_without_a_reason_is_had_once_a_minute(intake: Intake) -> None:
     assert len(asked(intake.receive_anew(now + 60))) == 1
 
 
+def test_a_clock_that_is_set_back_holds_up_no_doubt() -> None:
+    driven = Driven(Serving(by_mail=True, slots=4))
+    renewed = renewals(driven)
+    driven.go_on(2, [Assigned([("default", 0)], ["me"])])
+    for number in (1, 2):
+        driven.loop.work.overdue = True
+        driven.go_on(2)
+        assert len(renewed) == number
+        driven.now -= timedelta(hours=1)
+        driven.go_on(2)
+
+
 def test_after_a_death_subscriptions_are_renewed_once_when_the_dust_has_settled() -> None:
     """Whoever died may have made a lost queue again, and told nobody: RabbitMQ says nothing to those that receive."""
-    renewed: list[float] = []
     driven = Driven(Serving(by_mail=True, slots=4))
     begun = driven.now
-
-    def receive(request: Receive) -> list[bool]:
-        if request.anew:
-            renewed.append((driven.now - begun).total_seconds())
-        return [False] * len(request.prefetch)
-
-    driven.answers[Receive] = receive
+    renewed = renewals(driven)
     driven.go_on(1, [Assigned([("default", 0)], ["me", "first", "second"])])
     driven.go_on(1, [Assigned([("default", 0)], ["me", "second"])])
     driven.go_on(1, [Assigned([("default", 0)], ["me"])])
     assert renewed == []
     driven.go_on(50)
-    [after] = renewed
-    assert Serving().patience.doubt <= after < 2 * Serving().patience.doubt + 1
+    [at] = renewed
+    assert Serving().patience.doubt <= (at - begun).total_seconds() < 2 * Serving().patience.doubt + 1
+
+
+def test_a_clock_that_is_set_back_after_a_death_holds_up_no_renewal() -> None:
+    driven = Driven(Serving(by_mail=True, slots=4))
+    renewed = renewals(driven)
+    driven.go_on(1, [Assigned([("default", 0)], ["me", "first"])])
+    driven.go_on(1, [Assigned([("default", 0)], ["me"])])
+    driven.now -= timedelta(hours=1)
+    driven.go_on(3)
+    assert len(renewed) == 1
