@@ -136,10 +136,9 @@ class EngineThread:
         """Whether this loop takes the turns of this instance. May be called from any thread."""
         return self._loop.turns.serves(summary)
 
-    def join(self, timeout: float | None = None) -> bool:
-        """Wait for the end of the drain; False when it took longer."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+    def join(self) -> None:
+        """Wait for the end of the drain."""
+        self._thread.join()
 
     @property
     def alive(self) -> bool:

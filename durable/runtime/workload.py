@@ -216,7 +216,7 @@ class Workload:
         leases: list[Lease] = []
         wanted: list[Invocation | None] = []
         for row, invocation in open_tasks(rows, found):
-            self.overdue |= invocation is not None and not row.holder and row.attempt > 0
+            self.overdue |= invocation is not None and not row.holder
             wanted.append(invocation)
             due_at, holder = (None, "") if invocation is None else (until, self.env.holder)
             leases.append(Lease(row.partition, row.key, row.holder, row.attempt, due_at, holder))
@@ -230,7 +230,7 @@ class Workload:
 
     def send_again(self) -> Generator[Request, Any, None]:
         """A queue lost its messages: what is with the broker is due at once."""
-        yield from self._release([key for key in self.sent if key in self.held])
+        yield from self._release([*self.sent])
 
     def hand_back(self) -> Generator[Request, Any, None]:
         """What we have not seen to is due now: the next worker need not wait. What is with the broker runs elsewhere,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from durable.ports import Beat
 from durable.runtime.membership import BEAT_EVERY, DEAD_AFTER, Peers, Seat, owned
-from durable.runtime.requests import Lost, News
+from durable.runtime.requests import Assigned, Lost, News
 from tests.waiting import until
 
 _names = st.lists(st.text("abcdef0123456789", min_size=4, max_size=8), min_size=1, max_size=6, unique=True)
@@ -131,6 +131,16 @@ def test_news_that_come_while_a_beat_is_made_are_in_a_later_one() -> None:
     seat.retire()  # beats here and now, and hears of a repair on the way
     assert (place.beats["me"].repairs, place.beats["me"].groups) == (1, ())
     seat.leave()
+
+
+def test_a_worker_that_drains_keeps_its_partitions_where_there_is_nobody_to_have_them() -> None:
+    """Or what its activities still bring would be recorded by nobody."""
+    place, told = _Place(), list[News]()
+    seat = Seat(place, Beat("me", groups=("default",)), 4, told.append, lambda kind: ())
+    seat.take()
+    seat.retire()
+    seat.leave()
+    assert [len(news.owned) for news in told if isinstance(news, Assigned)] == [4]
 
 
 def test_a_bug_in_the_membership_costs_a_beat_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
