@@ -73,7 +73,7 @@ def child_created(
 def cancellation(request: Event, instance_id: str) -> OrchestrationCancelledError:
     """What an ExecutionCanceled event throws into the code. Raises UnreadableHistory."""
     try:
-        reason = decode(request.input, Any, "the reason for cancelling") if request.input else None
+        reason = decode(request.input, Any, "the reason for cancelling")
     except PayloadError as error:
         raise UnreadableHistory(str(error)) from None
     because = "" if reason is None else f": {reason}"

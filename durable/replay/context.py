@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from uuid import UUID, uuid5
 
 from ..model.errors import LimitError
-from ..model.history import Raw
 from ..model.moments import from_now, to_timedelta, to_utc
 from ..model.names import check_name
 from ..payload.values import decode, encode, refuse_ambiguous
@@ -199,7 +198,7 @@ class OrchestrationContext:
         delta = None if timeout is None else to_timedelta(timeout, "wait_for_external_event(timeout=)")
         if delta is not None:
             self._after(delta, "wait_for_external_event(timeout=)")
-        refuse_ambiguous(Any if type is None else type, f"wait_for_external_event({name!r}, type=)")
+        refuse_ambiguous(type, f"wait_for_external_event({name!r}, type=)")
         return self._execution.wait_for_event(name, delta, Any if type is None else type)
 
     def wait_for_cloudevent(
@@ -273,8 +272,7 @@ class OrchestrationContext:
     def get_input(self, type: object = None) -> Any: ...
     def get_input(self, type: object = None) -> Any:
         """The one input this execution was started with, decoded to `type` (default: plain JSON)."""
-        raw: Raw = self._started.input
-        return decode(raw, Any if type is None else type, "the orchestration's input") if raw else None
+        return decode(self._started.input, Any if type is None else type, "the orchestration's input")
 
     @property
     def instance_id(self) -> str:

@@ -119,14 +119,13 @@ def current_line() -> str:
 
 def line_of_error(error: BaseException) -> str:
     """Where in the user's code an exception was raised: the innermost frame outside this package."""
-    found: FrameType | None = None
-    line = 0
+    line = _at(None)
     step = error.__traceback__
     while step is not None:
         if not step.tb_frame.f_code.co_filename.startswith(_PACKAGE):
-            found, line = step.tb_frame, step.tb_lineno
+            line = f"{step.tb_frame.f_code.co_filename}:{step.tb_lineno}"
         step = step.tb_next
-    return "line unknown" if found is None else f"{found.f_code.co_filename}:{line}"
+    return line
 
 
 def frame_of(code: object) -> FrameType | None:

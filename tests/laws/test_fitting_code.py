@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from durable.model import history as h
-from durable.model.errors import TaskFailedError
+from durable.model.errors import OrchestrationCancelledError, TaskFailedError
 from durable.model.history import Event, Raw
 from durable.model.limits import Limits
 from durable.model.retry import RetryPolicy
@@ -20,13 +20,16 @@ from durable.replay.guard import Watch
 from durable.replay.journal import PATIENCE
 from durable.replay.live_code import Code
 from durable.replay.mismatch import Mismatch
+from durable.replay.tasks import Task
 
 from .test_replay_laws import (
     NOW,
     begin,
+    cancelled,
     code_of,
     done,
     done_attempt,
+    drive,
     fired,
     output,
     place,
@@ -80,6 +83,47 @@ def test_the_line_that_waits_is_found_outside_of_what_looks_its_attributes_up() 
     history = execution.take([], NOW)
     with pytest.raises(Mismatch, match=f"did not ask for it .*py:{fewer.__code__.co_firstlineno + 1}"):
         replayed(code_of(fewer), execution.started, history)
+
+
+def _helps(ctx: OrchestrationContext) -> Steps:
+    yield ctx.call_activity("a")
+
+
+async def _helps_async(ctx: OrchestrationContext) -> None:
+    await ctx.call_activity("a")
+
+
+def from_a_helper(ctx: OrchestrationContext) -> Steps:
+    yield from _helps(ctx)
+
+
+async def awaits_a_helper(ctx: OrchestrationContext) -> None:
+    await _helps_async(ctx)
+
+
+def from_a_task(ctx: OrchestrationContext) -> Steps:
+    yield from ctx.call_activity("a")
+
+
+async def awaits_a_task(ctx: OrchestrationContext) -> None:
+    await ctx.call_activity("a")
+
+
+@pytest.mark.parametrize(
+    ("fewer", "waits"),
+    [
+        (from_a_helper, _helps),
+        (awaits_a_helper, _helps_async),
+        (from_a_task, from_a_task),
+        (awaits_a_task, awaits_a_task),
+    ],
+)
+def test_the_line_that_waits_is_the_users_innermost(fewer: Any, waits: Any) -> None:
+    execution = begin(waits_at_once("a", "b"))
+    history = execution.take([], NOW)
+    with pytest.raises(Mismatch) as found:
+        replayed(code_of(fewer), execution.started, history)
+    assert f"went on waiting ({__file__}:{waits.__code__.co_firstlineno + 1})" in found.value.reason
 
 
 @pytest.mark.parametrize("now", [1.0, True])
@@ -188,6 +232,66 @@ def test_of_an_end_its_kind_is_compared_and_nothing_else() -> None:
                 replayed(ends(other), execution.started, history)
 
 
+def undoes(ctx: OrchestrationContext) -> Steps:
+    try:
+        yield ctx.call_activity("a")
+    except OrchestrationCancelledError:
+        yield ctx.call_activity("undo")
+
+
+@pytest.mark.parametrize(
+    ("before", "fact", "now", "said"),
+    [
+        (ends("returns"), task_failed(1, 1), ends("own error"), "return .*; the code: raise ValueError: another"),
+        (ends("own error"), task_failed(1, 1), ends("returns"), "raise ValueError: another; the code: return"),
+        (code_of(undoes), cancelled(), ends("returns"), "raise durable.OrchestrationCancelledError"),
+    ],
+)
+def test_an_end_by_an_error_is_told_apart_from_a_return(before: Code, fact: Event, now: Code, said: str) -> None:
+    execution = begin(before)
+    history = [*execution.take([], NOW), *execution.take([fact], NOW)]
+    with pytest.raises(Mismatch, match=said):
+        replayed(now, execution.started, history)
+
+
+def test_an_attempt_is_named_with_its_number() -> None:
+    def gives_up(cancels: bool) -> Code:
+        def run(ctx: OrchestrationContext) -> Steps:
+            task: Task[Any] = ctx.call_activity(ActivityRef("flaky", retry=RetryPolicy(9, first_interval=1)))
+            yield ctx.wait_for_external_event("go")
+            if cancels:
+                task.cancel()
+            yield ctx.wait_for_external_event("on")
+
+        return code_of(run)
+
+    execution = begin(gives_up(True))
+    history = execution.take([], NOW)
+    history += execution.take([task_failed(1, 1), raised("go", "")], NOW)
+    with pytest.raises(Mismatch, match=r"cancel of a task \(task 1, attempt 2\); the code now asks for .* 'on'"):
+        replayed(gives_up(False), execution.started, history)
+
+
+def test_an_input_that_can_not_be_read_is_named_where_nothing_else_is_known_to_differ() -> None:
+    execution = begin(waits_at_once("a"))
+    opened, asked = execution.take([], NOW)
+    history = [opened, msgspec.structs.replace(asked, input=Raw(b'{"$durable.codec":"c2VhbGVk"}'))]
+    with pytest.raises(Mismatch, match=r"^the input that event 2 of the history has was encoded by a codec"):
+        replayed(waits_at_once("a"), execution.started, history)
+    with pytest.raises(Mismatch, match=r"event 2 is call_activity 'a' .*; the code now asks for call_activity 'b'"):
+        replayed(waits_at_once("b"), execution.started, history)
+
+
+@pytest.mark.parametrize("data", [b'"%s"' % (b"x" * 100_000), b'"\xff"'], ids=["long", "no text"])
+def test_whatever_an_input_holds_the_difference_is_said_in_a_few_words(data: bytes) -> None:
+    execution = begin(waits_at_once("a"))
+    opened, asked = execution.take([], NOW)
+    history = [opened, msgspec.structs.replace(asked, input=Raw(data))]
+    with pytest.raises(Mismatch, match="event 2 is call_activity 'a' ") as found:
+        replayed(waits_at_once("a"), execution.started, history)
+    assert len(found.value.reason) < 600
+
+
 def test_who_swallows_a_difference_is_told_so_often_and_no_more() -> None:
     told: list[Mismatch] = []
 
@@ -204,6 +308,19 @@ def test_who_swallows_a_difference_is_told_so_often_and_no_more() -> None:
         replayed(code_of(greedy), execution.started, history)
     assert len(told) == 1 + PATIENCE
     assert len(set(map(id, told))) == 1  # the first one
+
+
+def test_chance_is_the_same_in_every_version_of_this_package() -> None:
+    """What an earlier one began has asked for things by these numbers, and goes on under this one."""
+
+    def chance(ctx: OrchestrationContext) -> list[Any]:
+        return [str(ctx.new_uuid()), str(ctx.new_uuid()), ctx.random.random()]
+
+    assert output(drive(chance)) == [
+        "14c73976-eb9a-52c6-9ab6-5fcd1461c184",
+        "7f3c4967-1533-5f87-8764-6b5fe1c3b398",
+        0.1382359792209653,
+    ]
 
 
 def test_code_whose_context_is_used_while_it_sleeps_is_stopped() -> None:

@@ -140,7 +140,7 @@ def raised(name: str, data: str) -> Event:
     return Event(h.EVENT_RAISED, NOW, name=name, input=Raw(msgspec.json.encode(data)))
 
 
-def cancelled(reason: str = CANCEL) -> Event:
+def cancelled(reason: Any = CANCEL) -> Event:
     return Event(h.EXECUTION_CANCELED, NOW, input=Raw(msgspec.json.encode(reason)))
 
 
@@ -660,6 +660,18 @@ def test_a_cancel_that_nobody_handles_ends_it_canceled() -> None:
     for fn, facts in ((waits, ()), (awaits, ()), (raises, (done(2),))):
         ended = drive(fn, cancelled("why"), *facts)[-1]
         assert (ended.status, bytes(ended.result), ended.failure) == ("CANCELED", b'"why"', None)
+
+
+@pytest.mark.parametrize(("reason", "said"), [(None, "was cancelled"), ("why", "was cancelled: why")])
+def test_what_a_cancel_throws_says_why_if_that_was_said(reason: Any, said: str) -> None:
+    def saga(ctx: OrchestrationContext) -> Generator[Any, Any, str]:
+        try:
+            yield ctx.call_activity("a")
+        except OrchestrationCancelledError as stop:
+            return str(stop)
+        return "never"
+
+    assert output(drive(saga, cancelled(reason))) == f"orchestration 'i' {said}"
 
 
 def test_an_error_of_the_compensation_is_a_failure() -> None:

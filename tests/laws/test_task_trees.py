@@ -166,6 +166,30 @@ def test_where_exceptions_are_gathered_a_result_of_a_wrong_type_is_one_of_them(m
     assert said.startswith("the result of activity 'a' (task 1): Expected `int`")
 
 
+@pytest.mark.parametrize("combine", ["task_all", "task_any"])
+def test_what_is_no_list_of_own_tasks_is_refused_and_named(combine: str) -> None:
+    lent: list[Task[Any]] = []
+
+    def lends(ctx: OrchestrationContext) -> Steps:
+        lent.append(ctx.call_activity("a"))
+        yield lent[0]
+
+    def orchestration(ctx: OrchestrationContext) -> list[str]:
+        task, said = ctx.call_activity("b"), []
+        for wrong in (task, [task, 7], [task, task, *lent]):
+            with pytest.raises(TypeError) as refused:
+                getattr(ctx, combine)(wrong)
+            said.append(str(refused.value))
+        return said
+
+    begin(code_of(lends)).take([], NOW)
+    assert output(drive(orchestration)) == [
+        f"{combine}: <Task 1: activity 'b'> is one task; give a list of tasks",
+        f"{combine}: item 1 is 7, which is no task",
+        f"{combine}: item 2 belongs to another orchestration",
+    ]
+
+
 def test_only_a_wait_with_a_timeout_leaves_a_timer_unused() -> None:
     def orchestration(ctx: OrchestrationContext) -> Steps:
         for timeout in (None, 5, 5):

@@ -304,6 +304,27 @@ def test_options_make_a_copy_and_hold_for_calls_through_it(bench: Bench) -> None
     assert created == [1, 2, 1, 2, 1, 1, 1, 1]
 
 
+def test_an_activity_runs_from_the_queue_that_its_reference_names(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.activity(queue="gpu")
+    def step() -> str:
+        return "done"
+
+    @app.orchestrator
+    def flow(ctx: Ctx) -> Steps:
+        calls: list[Any] = [step, step.options(queue="tpu"), durable.activity_ref("step", queue="npu")]
+        ctx.call_activity(step.options(queue=None))  # nobody serves the default queue
+        ctx.call_activity("step")
+        return (yield [ctx.call_activity(ref) for ref in calls])
+
+    bench.serve(app, queues=["gpu", "tpu", "npu"])
+    handle = bench.start(flow)
+    assert handle.result(SOON) == ["done"] * 3
+    queues = [e.queue for e in bench.history(handle) if e.type == "TaskScheduled"]
+    assert queues == [None, None, "gpu", "tpu", "npu"]
+
+
 # ---- the registry
 
 

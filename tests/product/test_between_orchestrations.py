@@ -111,6 +111,22 @@ def test_a_detached_one_does_not_end_with_whoever_started_it(bench: Bench, app: 
     assert free.result(SOON) == "free"
 
 
+def test_a_detached_start_is_no_level_of_nesting(bench: Bench, app: durable.Registry) -> None:
+    """It may call children as deep as any, and start the next one, and so on."""
+
+    @app.orchestrator
+    def relay(ctx: Ctx, left: int) -> Steps:
+        yield ctx.call_sub_orchestrator("echo", 1, 2)
+        return ctx.start_orchestration(relay, left - 1, instance_id=f"leg-{left - 1}") if left else "the end"
+
+    client = bench.connect(limits=durable.Limits(children_depth=1))
+    with durable.Worker(client, registry=app, shutdown_grace=0):
+        client.start_orchestration(relay, 2, instance_id="leg-2")
+        until(lambda: client.get_status("leg-0") is not None)
+        assert client.handle("leg-0").result(SOON) == "the end"
+    assert [e.status for e in client.history("leg-1") if e.name in ("echo", "relay")] == [None, None, "DETACHED"]
+
+
 # ---- events
 
 

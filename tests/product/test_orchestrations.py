@@ -719,6 +719,25 @@ def test_a_child_has_a_derived_id_and_knows_its_parent(bench: Bench) -> None:
     assert (created.instance_id, created.name, created.input, created.attempt) == (instance_id, "child", "hello", 1)
 
 
+def test_a_child_runs_in_the_group_that_its_reference_names_else_in_its_parents(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.orchestrator
+    def child(ctx: Ctx) -> str:
+        return "done"
+
+    @app.orchestrator(group="shop")
+    def parent(ctx: Ctx) -> Steps:
+        ctx.call_sub_orchestrator(durable.orchestrator_ref("child", group="nobody's"))
+        return (yield [ctx.call_sub_orchestrator("child"), ctx.call_sub_orchestrator(child)])
+
+    bench.serve(app, groups=["shop"])
+    handle = bench.start(parent)
+    assert handle.result(SOON) == ["done", "done"]
+    created = [e.group for e in bench.history(handle) if e.type == "SubOrchestrationInstanceCreated"]
+    assert created == ["nobody's", "shop", "shop"]
+
+
 def test_the_derived_id_of_a_child_is_cut_to_fit(bench: Bench) -> None:
     app = durable.Registry()
 

@@ -497,6 +497,19 @@ def _with_context(fn: Any) -> Any:
     return orchestrator
 
 
+def test_a_wait_for_what_json_cannot_tell_apart_is_refused_at_that_line(bench: Bench) -> None:
+    app = durable.Registry()
+
+    @app.orchestrator
+    def flow(ctx: durable.OrchestrationContext) -> str:
+        with pytest.raises(TypeError, match=r"'go', type=.* can't be told apart in JSON"):
+            ctx.wait_for_external_event("go", type=Line | Basket)
+        return "refused"
+
+    bench.serve(app)
+    assert bench.run(flow) == "refused"
+
+
 def test_names_that_do_not_exist_yet_are_no_matter_at_decoration() -> None:
     @durable.Registry().activity
     def act(later: DefinedLater, other: NeverDefined) -> None: ...  # type: ignore[name-defined]  # noqa: F821
