@@ -79,6 +79,17 @@ def test_a_wait_whose_race_is_over_goes_on_where_it_stands_elsewhere_too() -> No
     assert output(drive(orchestration, fired(2), raised("go", "now"))) == "now"
 
 
+def test_a_race_that_is_over_hides_no_wait_that_is_wanted_elsewhere() -> None:
+    def orchestration(ctx: OrchestrationContext) -> Steps:
+        wait = ctx.wait_for_external_event("go")
+        wanted = ctx.task_all([wait, ctx.create_timer(20)])
+        raced = ctx.task_any([ctx.task_all([wait, wait]), ctx.create_timer(5)])
+        got, *_ = yield ctx.task_all([wanted, raced])
+        return got[0]
+
+    assert output(drive(orchestration, fired(3), raised("go", "now"), fired(2))) == "now"
+
+
 def test_a_timeout_after_its_race_is_over_leaves_an_earlier_event_to_the_wait() -> None:
     def orchestration(ctx: OrchestrationContext) -> Steps:
         wait = ctx.wait_for_external_event("go", timeout=9)

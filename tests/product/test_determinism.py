@@ -100,10 +100,14 @@ def test_the_clock_is_that_of_the_turn(bench: Bench) -> None:
 class Heard(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
-        self.texts: list[str] = []
+        self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())
+        self.records.append(record)
+
+    @property
+    def texts(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
 
 
 @pytest.fixture
@@ -132,11 +136,13 @@ def test_the_logger_speaks_once_and_is_replaying_is_true_only_then(bench: Bench,
             ctx.logger.info("step %s", number)
             replayed.append((number, ctx.is_replaying))
             yield ctx.call_activity(step)
-        ctx.logger.info("done")
+        ctx.logger.info("done", extra={"steps": 3})
 
     bench.serve(app)
-    bench.run(flow)
+    bench.run(flow, instance_id="i1")
     assert heard.texts == ["step 0", "step 1", "step 2", "done"]
+    said = vars(heard.records[-1])
+    assert (said["instance_id"], said["steps"]) == ("i1", 3)
     assert [number for number, replaying in replayed if not replaying] == [0, 1, 2]
     assert len(replayed) >= 9 if bench.cold else len(replayed) == 3
 
