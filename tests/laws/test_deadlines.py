@@ -16,6 +16,7 @@ from durable.model.history import Raw
 from durable.model.limits import Limits
 from durable.payload.signature import Signature
 from durable.runtime.activities import Activities, ActivityCode
+from durable.runtime.activity_context import ActivityContext
 from durable.runtime.deadlines import Deadline, Deadlines
 
 
@@ -92,3 +93,28 @@ def test_activities_that_end_in_time_leave_no_deadlines_behind() -> None:
         for _ in range(many):
             assert ended.acquire(timeout=20)
         assert kept() < many / 2
+
+
+def test_however_many_heartbeats_one_deadline_watches_them() -> None:
+    counted: list[int] = []
+    ended = threading.Event()
+
+    def lively(ctx: ActivityContext) -> None:
+        before = kept()
+        for _ in range(1_000):
+            ctx.heartbeat()
+        counted.append(kept() - before)
+
+    code = ActivityCode("lively", lively, Signature.of(lively, leading=1), wants_context=True, is_async=False)
+    activities = Activities(
+        lambda name: code,
+        lambda done: ended.set(),
+        size=1,
+        limits=Limits(),
+        clock=lambda: datetime.now(timezone.utc),
+        client=None,
+    )
+    with closing(activities):
+        activities.run([Invocation("i", "x", 1, 1, "lively", Raw(b"[]"), "x/1/1", heartbeat_timeout=3_600)])
+        assert ended.wait(20)
+    assert counted[0] < 500

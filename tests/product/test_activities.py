@@ -152,14 +152,14 @@ def test_activities_stay_ordinary_functions() -> None:
     def knows(ctx: durable.ActivityContext, text: str) -> str:
         ctx.heartbeat("alive")
         ctx.logger.info("called directly")
-        return f"{text} {ctx.attempt} {ctx.cancelled}"
+        return f"{text} {ctx.attempt} {ctx.cancelled} {ctx.idempotency_key}"
 
     assert double(4) == 8
     assert double.fn(4) == 8
     assert double.options(timeout=3)(4) == 8
     assert (double.__name__, double.__doc__) == ("double", "Twice as much.")
     assert asyncio.run(later(1)) == 2
-    assert knows("attempt") == "attempt 1 False"
+    assert knows("attempt") == "attempt 1 False local/1"
     assert isinstance(knows.fn, type(double.fn))
 
 
@@ -831,6 +831,26 @@ def test_a_result_that_cannot_travel_fails_its_call_once_and_nothing_hangs(bench
     assert bench.types(handle).count("TaskScheduled") == 1
     assert bench.fails(returning).type == "durable.PayloadError"
     assert "deep" in bench.run(passing)
+
+
+def test_a_coroutine_that_nobody_awaits_is_no_result(bench: Bench) -> None:
+    """That of an `async def` behind a plain function."""
+    app = durable.Registry()
+
+    async def coroutine() -> None: ...
+
+    @app.activity
+    def step() -> Any:
+        return coroutine()
+
+    flow = calling(app, step)
+    bench.serve(app)
+    failure = bench.fails(flow).cause
+    assert failure is not None
+    assert (failure.type, failure.message) == (
+        "TypeError",
+        "activity 'step' returned a coroutine: make it, and what wraps it, `async def`",
+    )
 
 
 def test_an_input_that_does_not_fit_the_hint_fails_the_call(bench: Bench) -> None:

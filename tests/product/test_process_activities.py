@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -308,6 +309,43 @@ def test_no_descriptor_is_left_when_the_worker_stops(here: Bench) -> None:
         if after <= before:
             break
     assert after <= before
+
+
+# ---- where it is found
+
+
+CODE = """
+import os
+
+def whoami() -> int:
+    return os.getpid()
+"""
+
+
+def loaded(name: str, file: Path | None = None) -> ModuleType:
+    """CODE as a module that no path leads to."""
+    module = ModuleType(name)
+    if file is not None:
+        file.write_text(CODE)
+        module.__file__ = str(file)
+    exec(CODE, module.__dict__)
+    return module
+
+
+@pytest.mark.parametrize("in_a_file", [True, False])
+def test_where_its_module_is_not_on_the_path_it_is_found_by_its_file(
+    here: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_a_file: bool
+) -> None:
+    module = loaded("off_the_path", tmp_path / "off_the_path.py" if in_a_file else None)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    app = durable.Registry()
+    app.activity(executor="process")(module.whoami)
+    app.orchestrator(name="one")(work.one.fn)
+    here.serve(app)
+    if in_a_file:
+        assert here.run("one", "whoami") != os.getpid()
+    else:
+        assert here.fails("one", "whoami").is_caused_by(ModuleNotFoundError)
 
 
 # ---- what can't run there
