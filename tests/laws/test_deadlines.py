@@ -55,6 +55,22 @@ def test_one_that_is_hardly_ever_due_does_not_keep_the_others_from_being_met(sec
             assert met.wait(20)
 
 
+def test_after_a_great_many_the_next_one_is_met_in_time() -> None:
+    met = threading.Event()
+    with closing(Deadlines()) as deadlines:
+        deadlines._count = 10**12
+        deadlines.at(time.monotonic() + 0.02, met.set)
+        assert met.wait(20)
+
+
+def test_a_program_that_leaves_them_open_ends_all_the_same() -> None:
+    before = set(threading.enumerate())
+    with closing(Deadlines()) as deadlines:
+        deadlines.at(math.inf, lambda: None)
+        (thread,) = set(threading.enumerate()) - before
+        assert thread.daemon
+
+
 def test_where_there_is_no_thread_for_the_first_one_there_may_be_one_for_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
