@@ -55,9 +55,9 @@ def look_back(record: Record) -> Rewinding | None:
     outcomes = [(n, e) for n, e in stands if e.task_id == task_id and e.type in (h.TASK_FAILED, h.CHILD_FAILED)]
     if not task_id or not outcomes:
         return Rewinding(instance, Moment(end.rewinds_to or _last_fact(stands)), "", late)
-    voids, failed = outcomes[-1]
+    voids, _ = outcomes[-1]
     created = [e for _, e in stands if e.type == h.CHILD_CREATED and e.task_id == task_id]
-    child = created[-1].instance_id if failed.type == h.CHILD_FAILED and created else ""
+    child = created[-1].instance_id if created else ""
     # What was recorded before there were rewinds does not say when the code was told: as soon as possible.
     return Rewinding(instance, Moment(end.rewinds_to or voids + 1, voids, task_id), child, late)
 

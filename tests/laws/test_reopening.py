@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from durable.engine.fork import fork
-from durable.engine.instance import Arrival, await_key, task_key, timer_key, withdraw_key
+from durable.engine.instance import Arrival, await_key, task_key, timer_key, wake_key, withdraw_key
 from durable.engine.messages import decode_message
 from durable.engine.reopening import CLOCKS, PATIENCE
 from durable.engine.rewind import look_back, rewind
@@ -167,6 +167,28 @@ def test_what_was_begun_or_given_up_after_the_failure_is_void() -> None:
     assert {row.key for row in past.commit.put if row.kind == "task"} == {task_key("x", 1, 2), task_key("x", 2, 2)}
     assert {*past.commit.drop} == {*(task_key("x", number, 1) for number in (1, 2, 3)), timer_key("x", 4, 0)}
     assert past.commit.summary.updated_at == LATER
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_what_is_due_again_is_anybody_s_and_what_is_over_stays_over(begins: bool) -> None:
+    """An error of the first turn goes back to before it: the execution is woken as for the first time."""
+
+    def naps(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        if not begins:
+            raise ValueError("not today")
+        yield ctx.create_timer(5)
+        ctx.create_timer(60)
+        yield ctx.call_activity("a")
+
+    life = begun(code_of(naps))
+    history = [life.started, *life.history]
+    for fact in (fired(1), failure_of(3)) if begins else ():
+        history += life.execution.take([fact], NOW)
+    commit, _ = rewound(life, history, None)
+    rewinding = f"{wake_key('x')}/{len(history):010}"
+    work = {timer_key("x", 2, 0), task_key("x", 3, 2)} if begins else {wake_key("x")}
+    assert {row.key for row in commit.put} == {rewinding, *work}
+    assert {(row.holder, row.attempt) for row in commit.put} == {("", 0)}
 
 
 def test_an_attempt_is_not_used_again_by_a_rewind_to_before_another() -> None:

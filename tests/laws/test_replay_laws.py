@@ -1079,3 +1079,23 @@ def test_the_outcome_of_a_superseded_attempt_is_ignored() -> None:
     execution.take([fired(1, 2)], NOW)
     assert execution.take([done_attempt(1), fired(1, 2)], NOW) == []
     assert execution.take([done_attempt(2)], NOW)[-1].type == h.EXECUTION_COMPLETED
+
+
+def test_what_changes_nothing_hides_nothing_that_comes_behind_it() -> None:
+    def both(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+        return (yield [ctx.call_activity("a"), ctx.call_activity("b")])
+
+    execution = begin(code_of(both))
+    for facts in ([], [done(1)]):
+        execution.take(facts, NOW)
+    turn = execution.take([done(1), done(2)], NOW)
+    assert (execution.taken, output(turn)) == (1, ["done", "done"])
+
+
+def test_jitter_is_the_same_for_whoever_takes_the_turn_again() -> None:
+    def retried() -> bytes:
+        execution = begin(_retrying(RetryPolicy(2, first_interval=10, jitter=0.5)))
+        execution.take([], NOW)
+        return stored(execution.take([task_failed(1, 1)], NOW))
+
+    assert retried() == retried()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from durable.engine.codeless import terminate_request
 from durable.engine.messages import Message
 from durable.engine.rewind import Answer, answer, look_back, outcome_as_fact, rewind
 from durable.model import history as h
+from durable.model.errors import TaskFailedError
 from durable.model.history import Event, Parent, Raw, decode_event, decode_events
 from durable.model.names import partition_of
 from durable.model.status import RuntimeStatus
@@ -19,7 +21,7 @@ from durable.ports import Record
 from durable.replay.context import OrchestrationContext
 
 from .test_reopening import FAILURE, REASON, failure_of
-from .test_replay_laws import NOW, Life, begin_as, code_of, done
+from .test_replay_laws import NOW, Life, begin, begin_as, code_of, done
 from .test_rewind_laws import LATER, mint, record_of
 
 PARENT = Parent("p", "px", 3, 1)
@@ -138,6 +140,39 @@ def test_a_failure_of_a_call_that_is_not_there_goes_back_to_where_the_code_met_i
     found = look_back(record_of(life, [*history[:-1], end]))
     assert found is not None
     assert (found.back, found.child, found.late) == ((3, 0, 0), "", [])
+
+
+def tries(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+    yield [ctx.call_activity("a"), ctx.call_sub_orchestrator("c", instance_id="named")]
+
+
+def gives_up(ctx: OrchestrationContext) -> Generator[Any, Any, Any]:
+    """A failure that was caught, or a result, is not what ended it."""
+    with suppress(TaskFailedError):
+        yield ctx.call_activity("a")
+    raise ValueError("enough")
+
+
+@pytest.mark.parametrize(
+    ("code", "fact", "back", "child_id"),
+    [
+        (tries, failure_of(1), (6, 5, 1), ""),
+        (tries, msgspec.structs.replace(failure_of(2), type=h.CHILD_FAILED), (6, 5, 2), "named"),
+        (gives_up, failure_of(1), (4, 0, 0), ""),
+        (gives_up, done(1), (4, 0, 0), ""),
+    ],
+)
+def test_an_end_that_an_earlier_version_stored_does_not_say_what_it_goes_back_to(
+    code: Any, fact: Event, back: tuple[int, int, int], child_id: str
+) -> None:
+    """The last fact: without it, if it is the failure that ended it."""
+    execution = begin(code_of(code))
+    history = [execution.started, *execution.take([], NOW), *execution.take([fact], NOW)]
+    life = Life(execution.code, execution.started, [], [], execution)
+    end = msgspec.structs.replace(history[-1], task_id=0, rewinds_to=0)
+    found = look_back(record_of(life, [*history[:-1], end]))
+    assert found is not None
+    assert (found.back, found.child) == (back, child_id)
 
 
 def test_only_a_child_is_to_be_looked_after() -> None:

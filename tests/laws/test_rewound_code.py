@@ -229,3 +229,19 @@ def test_a_rewound_map_that_another_failure_has_ended_starts_nothing() -> None:
     past = failed_and_rewound(code_of(maps), task_failed(1, 1), done(2), task_failed(3, 1), raised("go", ""))
     opening, end = past.execution().take([], LATER)
     assert (opening.type, end.type, end.task_id) == (h.ORCHESTRATOR_STARTED, h.EXECUTION_COMPLETED, 3)
+
+
+def test_the_number_of_a_call_that_a_rewind_made_void_is_not_used_again() -> None:
+    """Its outcome may still come, and would be taken for that of another call."""
+
+    def cleans_up(ctx: OrchestrationContext) -> Steps:
+        try:
+            yield ctx.call_activity("a")
+        except TaskFailedError:
+            yield ctx.call_activity("clean up")
+            raise
+        yield ctx.call_activity("b")
+
+    past = failed_and_rewound(code_of(cleans_up), task_failed(1, 1), done(2))
+    _, _, scheduled = past.execution().take([done_attempt(2)], LATER)
+    assert (scheduled.type, scheduled.name, scheduled.task_id) == (h.TASK_SCHEDULED, "b", 3)

@@ -787,6 +787,57 @@ def test_the_timeouts_of_a_call_travel_too(env: durable.testing.Environment, app
     assert (scheduled.timeout, scheduled.heartbeat_timeout) == (3, 2)
 
 
+def test_an_activity_gets_what_is_given_else_the_data_of_the_event(env: durable.testing.Environment) -> None:
+    env.replace("ship")
+    for number, action in enumerate((actions.call_activity("ship"), actions.call_activity("ship", 7))):
+        env.client.add_trigger(f"t{number}", on=EventPattern(), action=action)
+    env.client.publish(event("go", {"amount": 3}))
+    assert [call.args for call in env.calls("ship")] == [({"amount": 3},), (7,)]
+
+
+def test_what_one_firing_starts_twice_are_two(env: durable.testing.Environment, app: durable.Registry) -> None:
+    @app.action(name="twice")
+    def twice(context: durable.TriggerContext, event: CloudEvent) -> None:
+        for number in (1, 2):
+            context.do(actions.start_orchestration("same", number))
+
+    env.client.add_trigger("t", on=EventPattern(), action=twice)
+    env.client.publish(event())
+    assert [status.input for status in env.client.list_orchestrations()] == [2, 1]
+
+
+def test_what_is_started_has_chance_a_name_and_a_group_of_its_own(
+    env: durable.testing.Environment, app: durable.Registry
+) -> None:
+    """As what a client has started; its name is what a fork hears of it."""
+
+    @app.orchestrator(name="draws")
+    def draws(ctx: Ctx, value: Any) -> Steps:
+        yield ctx.call_activity("told", ctx.instance_id)
+        return str(ctx.new_uuid())
+
+    env.replace("told")
+    client = env.client
+    client.add_trigger("t", on=EventPattern(type="draw"), action=actions.start_orchestration(draws), transient=False)
+    client.publish(event("draw"))
+    client.publish(event("draw"))
+    first, second = (client.handle(status.instance_id) for status in client.list_orchestrations())
+    assert first.wait().output != second.wait().output
+    fork = client.fork(first.instance_id, after=len(client.history(first.instance_id)) - 2)
+    assert fork.wait().output == first.wait().output
+
+    elsewhere = durable.orchestrator_ref("nightly", group="night")
+    client.add_trigger("u", on=EventPattern(), action=actions.start_orchestration(elsewhere, instance_id="n"))
+    client.publish(event())
+    assert client.history("n")[0].group == "night"
+
+
+def test_bytes_of_an_event_arrive_as_base64(env: durable.testing.Environment) -> None:
+    env.client.add_trigger("t", on=EventPattern(), action=actions.start_orchestration("same", instance_id="b"))
+    env.client.publish(event(data=b"\x00\xff"))
+    assert env.client.handle("b").result(SOON) == "AP8="
+
+
 def test_a_delay_is_a_durable_timer(env: durable.testing.Environment) -> None:
     env.client.add_trigger("t", on=EventPattern(), action="note")
     env.client.publish(event(), delay=timedelta(days=30))
