@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import pytest
 
 from durable.model import history as h
-from durable.model.errors import OrchestrationCancelledError, TaskFailedError
+from durable.model.errors import LimitError, OrchestrationCancelledError, TaskFailedError
 from durable.model.history import Event, Raw
 from durable.model.limits import Limits
 from durable.model.retry import RetryPolicy
-from durable.replay.callee import ActivityRef
+from durable.replay.callee import ActivityRef, OrchestratorRef
 from durable.replay.context import OrchestrationContext
 from durable.replay.execution import Execution
 from durable.replay.guard import Watch
@@ -22,9 +23,11 @@ from durable.replay.live_code import Code
 from durable.replay.mismatch import Mismatch
 from durable.replay.tasks import Task
 
+from .test_codec_laws import SEAL
 from .test_replay_laws import (
     NOW,
     begin,
+    begin_as,
     cancelled,
     code_of,
     done,
@@ -39,6 +42,7 @@ from .test_replay_laws import (
 )
 
 Steps = Generator[Any, Any, Any]
+CHILD = OrchestratorRef[..., Any]("c")
 
 
 def waits_at_once(*names: str) -> Code:
@@ -376,3 +380,46 @@ def test_a_pattern_means_the_same_however_it_is_written() -> None:
     history = execution.take([], NOW)
     history[-1] = msgspec.structs.replace(history[-1], input=Raw(b'{ "subject": "order-1", "type": "shop.paid" }'))
     assert replayed(execution.code, execution.started, history).trigger is not None
+
+
+@pytest.mark.parametrize("outcome", [done(1), task_failed(1, 1)], ids=["result", "failure"])
+def test_an_outcome_that_can_t_be_read_here_is_told_to_no_code(outcome: Event) -> None:
+    """Code that catches whatever fails would take another road than where it can be read."""
+
+    def catches(ctx: OrchestrationContext) -> Steps:
+        with suppress(TaskFailedError):
+            yield ctx.call_activity("a")
+
+    execution = begin(code_of(catches))
+    execution.take([], NOW)
+    failure = outcome.failure and SEAL.failure(outcome.failure)
+    sealed = msgspec.structs.replace(outcome, result=SEAL.payload(outcome.result), failure=failure)
+    with pytest.raises(Mismatch, match=r"the outcome of <activity 'a'> \(task 1\) .*codec"):
+        execution.take([sealed], NOW)
+    assert not execution.finished
+
+
+def test_a_recorded_id_of_a_child_wins_over_the_one_it_would_have_today() -> None:
+    def calls(ctx: OrchestrationContext) -> Steps:
+        yield ctx.call_sub_orchestrator("c")
+
+    execution = begin(code_of(calls))
+    opening, created = execution.take([], NOW)
+    recorded = msgspec.structs.replace(created, instance_id="as it was named then")
+    assert replayed(code_of(calls), execution.started, [opening, recorded]).trigger is not None
+
+
+def test_where_children_may_nest_no_deeper_there_are_activities_and_empty_maps_of_children() -> None:
+    deepest: list[str] = []
+
+    def maps(ctx: OrchestrationContext) -> Steps:
+        deepest.extend((yield ctx.map(CHILD, [])))
+        deepest.extend((yield ctx.map("work", [1])))
+        with pytest.raises(LimitError, match="children_depth"):
+            ctx.map(CHILD, [1])
+
+    start = msgspec.structs.replace(begin(code_of(maps)).started, depth=Limits().children_depth)
+    execution = begin_as(code_of(maps), start)
+    for facts in ([], [done(1)]):
+        turn = execution.take(facts, NOW)
+    assert (turn[-1].status, deepest) == ("COMPLETED", ["done"])

@@ -1099,3 +1099,18 @@ def test_jitter_is_the_same_for_whoever_takes_the_turn_again() -> None:
         return stored(execution.take([task_failed(1, 1)], NOW))
 
     assert retried() == retried()
+
+
+def test_whoever_watches_sees_each_step_of_the_code_as_a_later_one() -> None:
+    """Or a long replay would look like code that does not yield."""
+    seen: list[int] = []
+
+    def steps(ctx: OrchestrationContext) -> Generator[Any, Any, None]:
+        for _ in range(3):
+            seen.append(execution.watch.ticks)
+            yield []
+
+    execution = begin(code_of(steps))
+    execution.take([], NOW)
+    assert len(seen) == 3
+    assert seen == sorted({*seen})

@@ -220,6 +220,22 @@ def test_a_rewound_map_starts_at_once_what_there_is_room_for_and_ends_with_the_l
     assert output(history) == ["done"] * items
 
 
+def test_a_map_that_is_rewound_again_and_again_runs_no_more_at_once_than_allowed() -> None:
+    def maps(ctx: OrchestrationContext) -> Steps:
+        mapped = ctx.map("work", range(9), max_concurrency=3)
+        yield ctx.wait_for_external_event("go")
+        return (yield mapped)
+
+    code = code_of(maps)
+    past = failed_and_rewound(code, task_failed(1, 1), done(2), done(3), raised("go", ""))
+    execution, history = past.execution(), past.history
+    opening, *started = execution.take([], LATER)
+    assert [event.type for event in started] == [h.TASK_SCHEDULED] * 2
+    history += [opening, *started, *execution.take([task_failed(started[0].task_id, 1)], LATER)]
+    turn = again(code, history).execution().take([], LATER)
+    assert [event.type for event in turn] == [h.ORCHESTRATOR_STARTED]
+
+
 def test_a_rewound_map_that_another_failure_has_ended_starts_nothing() -> None:
     def maps(ctx: OrchestrationContext) -> Steps:
         mapped = ctx.map("work", range(5), max_concurrency=3)
