@@ -32,6 +32,7 @@ class Load:
         self.rate = rate
         self.random = random
         self.expected: dict[str, programs.Expected] = {}
+        self.newest: str | None = None
         self.repeated = 0  # calls that were tried again after an error
         self.returned: dict[str, float] = {}  # when `result()` of one had returned, in POSIX seconds
         self.asked = 0  # how many there should be by now
@@ -58,6 +59,7 @@ class Load:
         size, value = SHAPES[program][0], self.random.randrange(1_000)
         instance = f"{program.name}-{len(self.expected)}"
         self.expected[instance] = programs.ORACLE[program](value, size)
+        self.newest = instance
         self._surely(
             lambda: self.client.start_orchestration(program, value, size, instance_id=instance, if_exists="return")
         )
@@ -85,7 +87,7 @@ class Load:
     def wait_for_some(self, over: threading.Event) -> None:
         """Wait for one of those that were started last, again and again."""
         while not over.is_set():
-            instance = next(reversed(self.expected), None)
+            instance = self.newest
             if instance is None or instance in self.returned:
                 time.sleep(0.01)
                 continue

@@ -74,7 +74,7 @@ class Verdict:
         outcomes: Counter[str] = Counter()
         recorded: dict[str, float] = {}
         for one in read:
-            outcomes += one.outcomes
+            outcomes.update(one.outcomes)  # `+=` looks at all of them each time
             recorded |= one.recorded
         entries = programs.entries(self.folder)
         ran = programs.runs(entries)
