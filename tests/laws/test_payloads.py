@@ -261,7 +261,10 @@ TYPES: dict[str, tuple[Any, st.SearchStrategy[Any]]] = {
     "set of registered": (set[Celsius], st.sets(warmths, max_size=4)),
     "in a dataclass": (Weather, st.builds(Weather, warmths, st.none() | models, st.sets(warmths, max_size=3))),
     "model": (Model, models),
-    "models in others": (dict[str, list[Model | None]], st.dictionaries(text, st.lists(st.none() | models))),
+    "models in others": (
+        dict[str, list[Model | None]],
+        st.dictionaries(text, st.lists(st.none() | models, max_size=2), max_size=3),
+    ),
     "any": (Any, plain_json),
     "no hint": (Signature.of(lambda x: x, 0).parameters[0].annotation, plain_json),
 }
