@@ -41,9 +41,10 @@ lint: venv  ## ruff: rules and format
 	@$(RUN) -m ruff check -q .
 	@$(RUN) -m ruff format -q --check .
 
-types: venv  ## mypy and pyright, both strict
-	@$(RUN) -m mypy --no-error-summary
-	@found=$$($(RUN) -m pyright --pythonpath "$(BIN)/python") || { echo "$$found"; exit 1; }
+types: venv  ## mypy and pyright, both strict, side by side
+	@$(RUN) -m mypy --no-error-summary & other=$$!; \
+	found=$$($(RUN) -m pyright --pythonpath "$(BIN)/python"); told=$$?; \
+	wait $$other && [ $$told = 0 ] || { echo "$$found"; exit 1; }
 
 servers: venv  ## redis-server and rabbitmq-server for the tests, by apt-get when missing
 	@$(RUN) -m tests.servers
