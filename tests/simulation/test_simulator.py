@@ -23,6 +23,7 @@ from durable.testing.simulated_client import INTERVENTIONS
 from durable.testing.simulated_coverage import can_meet
 from durable.testing.simulated_judge import Wrong
 from durable.testing.simulated_store import FaultyStore
+from durable.testing.simulated_world import World, make_plan
 from durable.testing.simulator import FAULTS, Total, command, main, run_seed, run_seeds
 from durable.testing.store_samples import moment, turn
 
@@ -94,6 +95,22 @@ def test_a_run_ends_although_somebody_ticks_as_long_as_there_is_work(seed: int) 
 def test_a_run_ends_although_a_client_was_not_told_that_its_purge_was_done() -> None:
     """It waited for ever for what it had purged."""
     assert run_seed(6000926).wrong == ""
+
+
+def test_a_run_ends_although_the_only_worker_was_behind_its_clients() -> None:
+    """Its clock stayed 40 s behind theirs after the last fault, so two rewinds without a hint outlasted the run."""
+    assert run_seed(7094232).wrong == ""
+
+
+def test_when_faults_end_no_clock_is_behind_the_clients_and_none_is_set_back() -> None:
+    plan = make_plan(Random(1), [], faults=True)._replace(workers=2)
+    for before, after in (((-40.0, -10.0), 0.0), ((-40.0, 30.0), 30.0)):
+        world = World(Random(1), plan)
+        for worker, offset in zip(world.workers, before, strict=True):
+            worker.offset = offset
+        world.heal()
+        assert [worker.offset for worker in world.workers] == [after, after]
+        assert min(worker.clock() for worker in world.workers) >= world.time()
 
 
 def test_a_trace_can_be_read_and_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
