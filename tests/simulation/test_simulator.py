@@ -97,9 +97,10 @@ def test_a_run_ends_although_a_client_was_not_told_that_its_purge_was_done() -> 
     assert run_seed(6000926).wrong == ""
 
 
-def test_a_run_ends_although_the_only_worker_was_behind_its_clients() -> None:
-    """Its clock stayed 40 s behind theirs after the last fault, so two rewinds without a hint outlasted the run."""
-    assert run_seed(7094232).wrong == ""
+@pytest.mark.parametrize("seed", [7037378, 7094232])
+def test_a_run_ends_although_the_only_worker_was_behind_its_clients(seed: int) -> None:
+    """Its clock stayed 30 s or more behind theirs after the last fault: what came without a hint outlasted the run."""
+    assert run_seed(seed).wrong == ""
 
 
 def test_when_faults_end_no_clock_is_behind_the_clients_and_none_is_set_back() -> None:
