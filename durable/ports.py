@@ -144,7 +144,9 @@ class Fact(NamedTuple):
     park: bool = False
 
 
-PARKED: Final = "@parked"  # names don't begin with @
+PARKED: Final = "@parked"  # for another one of this id; names don't begin with @
+KEPT: Final = "@kept"  # for this very one, should it be rewound
+UNSERVED: Final = frozenset({PARKED, KEPT})  # groups in which no worker looks for rows
 
 
 class Delivered(Enum):

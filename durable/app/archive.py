@@ -20,7 +20,7 @@ from ..model.history import Event, decode_event, decode_events
 from ..model.names import check_name
 from ..model.status import RuntimeStatus, Summary
 from ..payload.claims import refuse_claims
-from ..ports import ExecutionKey, Store, Want
+from ..ports import PARKED, ExecutionKey, Store, Want
 
 
 class ArchiveError(ValueError):
@@ -58,8 +58,10 @@ def archive_of(store: Store, instance_id: str) -> Archive:
     while (previous := executions[-1].events[0].previous) and (events := _events(store, instance_id, previous)):
         executions.append(_recorded(previous, events))
     executions.reverse()
-    ended = record.summary.status.finished
-    pending = [] if ended else [decode_event(row.body) for row in record.inbox if row.body]
+    inbox = record.inbox
+    if record.summary.status.finished:
+        inbox = tuple(row for row in inbox if row.group != PARKED)  # for another one of this id
+    pending = [fact for row in inbox if row.body and _waits(fact := decode_event(row.body), record.summary.status)]
     for some in (*(execution.events for execution in executions), pending):
         refuse_claims(some, f"export: orchestration {instance_id!r}")
     return Archive(msgspec.structs.replace(record.summary, reply_to="", length=0), executions, pending)
@@ -201,8 +203,15 @@ def _check_end(summary: Summary, last: Event, pending: Sequence[Event]) -> None:
     if status is RuntimeStatus.CONTINUED_AS_NEW:
         raise ArchiveError(f"{status} is the state of an execution; no instance ends in it")
     for number, fact in enumerate(pending):
-        if status.finished or fact.type not in h.FACTS or fact.type in (h.EXECUTION_STARTED, h.ORCHESTRATOR_STARTED):
+        if not _waits(fact, status):
             raise ArchiveError(f"pending fact {number} is {_shown(fact.type)}, which waits in no inbox of a {status}")
+
+
+def _waits(fact: Event, status: RuntimeStatus) -> bool:
+    """Whether this waits in the inbox of an instance that stands so; in that of a failed one, for a rewind."""
+    if status.finished:
+        return status is RuntimeStatus.FAILED and fact.type == h.EVENT_RAISED
+    return fact.type in h.FACTS and fact.type not in (h.EXECUTION_STARTED, h.ORCHESTRATOR_STARTED)
 
 
 def _named(name: str, what: str) -> None:

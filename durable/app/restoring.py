@@ -19,8 +19,9 @@ from typing import Final
 
 import msgspec
 
+from ..engine.codeless import kept_events
 from ..engine.effects import Effects, wake_row
-from ..engine.instance import Env, Instance
+from ..engine.instance import Arrival, Env, Instance
 from ..engine.ledger import Ledger
 from ..engine.messages import child_outcome
 from ..engine.reopening import open_timers
@@ -156,6 +157,7 @@ def _creation(store: Store, archive: Archive, now: float) -> Commit:
         if not begun or summary.status is RuntimeStatus.BLOCKED:
             effects.put.append(wake_row(summary, effects.partition, now, ""))
         effects.put += [_inbox_row(effects, number, fact, now) for number, fact in enumerate(pending)]
+    effects.put += kept_events(summary, effects.partition, 0, [Arrival(fact, fact.execution_id) for fact in pending])
     appends = [append for execution in archive.executions for append in _appends(execution)]
     return Commit(mint(), summary.instance_id, effects.partition, 0, summary, tuple(appends), tuple(effects.put))
 

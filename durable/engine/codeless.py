@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -12,9 +12,9 @@ from ..model import history as h
 from ..model.history import Event, Parent, Raw, encode_event, encode_events
 from ..model.names import partition_of
 from ..model.status import RuntimeStatus, Summary
-from ..ports import Append, Commit, Fact
+from ..ports import KEPT, Append, Commit, Fact, Row
 from .effects import Effects, wake_row
-from .instance import Arrival, Env, Instance, Turn, outcome_key, row_behind, task_key, timer_key, wake_key
+from .instance import Arrival, Env, Instance, Turn, kept_key, outcome_key, row_behind, task_key, timer_key, wake_key
 from .ledger import Ledger
 from .messages import Message, child_outcome
 
@@ -95,15 +95,37 @@ def outcome_of(summary: Summary) -> Event:
 
 
 def only_drop(instance: Instance, arrivals: Sequence[Arrival], env: Env, ignored: int) -> Turn:
-    """Nothing of this changes anything: let go of the rows behind it."""
+    """Nothing of this changes anything: let go of the rows behind it, but for what a rewind would want."""
     drop = rows_of(arrivals)
     if not drop:
         return Turn(None, instance, ignored=ignored)
     summary = instance.summary
     partition = partition_of(summary.instance_id, env.partitions)
-    commit = Commit(env.mint(), summary.instance_id, partition, instance.version, summary, drop=tuple(drop))
+    put = kept_events(summary, partition, instance.version, arrivals)
+    commit = Commit(env.mint(), summary.instance_id, partition, instance.version, summary, (), put, tuple(drop))
     after = replace(instance, version=instance.version + 1)
     return Turn(commit, after, ignored=ignored, late=summary.status.finished)
+
+
+def kept_events(summary: Summary, partition: int, version: int, arrivals: Iterable[Arrival]) -> tuple[Row, ...]:
+    """The events among what a failed instance has not taken: they were accepted, and it may go on (`reopening`)."""
+    if summary.status is not RuntimeStatus.FAILED:
+        return ()
+    mine = "", summary.execution_id
+    events = [a.event for a in arrivals if a.event.type == h.EVENT_RAISED and a.execution_id in mine]
+    at = summary.updated_at.timestamp()
+    return tuple(
+        Row(
+            kept_key(summary.execution_id, version, number),
+            "inbox",
+            summary.instance_id,
+            partition,
+            at,
+            body=encode_event(event),
+            group=KEPT,
+        )
+        for number, event in enumerate(events)
+    )
 
 
 def rows_of(arrivals: Sequence[Arrival]) -> list[str]:

@@ -192,6 +192,11 @@ def wake_key(execution_id: str) -> str:
     return f"wake/{execution_id}"
 
 
+def kept_key(execution_id: str, version: int, number: int) -> str:
+    """The key of an event that is kept when its instance has failed, at this version: behind all from its history."""
+    return f"{wake_key(execution_id)}/kept/{version:010}/{number:06}"
+
+
 def outcome_key(execution_id: str, length: int) -> str:
     """The key of the message to a parent. It has the length of the history: rewound, a child has several outcomes."""
     return f"{execution_id}/outcome/{length}"

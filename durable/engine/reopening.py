@@ -5,13 +5,14 @@ Laws.
 2. An activity that was open is run again, in the same execution as its next attempt: the outcome of the one before may
    have come when nobody waited for it, and an outcome is delivered once.
 3. What happened after the moment to go back to, and answers something that was open there, happens again: outcomes,
-   timers, events and cancellations go back into the inbox. So nothing that was done is done twice.
+   timers, events and cancellations go back into the inbox. So nothing that was done is done twice. Behind them there
+   are the events that it had accepted and not taken when it failed (`codeless.kept_events`).
 4. An open sub-orchestration is looked after by a message to it (rewound, or asked for its outcome), or created anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -58,11 +59,13 @@ def reopen(
     anew: Callable[[Event], str],
     *,
     rewinds: bool,
+    came: Collection[int] = (),
 ) -> Reopened:
     """Let the execution of `summary`, with this history, go on from `back`.
 
     rewound: the event to append, without its numbers. anew: the id under which this open child is to be created once
     more; '' for those that are sent `rewound` as a request. rewinds: it is that very execution, not a copy of it.
+    came: waits for CloudEvents whose event is in its inbox.
     """
     now = rewound.timestamp
     number = len(history)
@@ -73,7 +76,7 @@ def reopen(
     env = Env("", -CLOCKS, mint, partitions, Limits(), Watch())
     run = Effects(Instance(summary, 0, history[0], number), env, now.timestamp())
     run.drop += _rows_of(summary.execution_id, [event for _, event in void])
-    answered = _again(run, ledger, [(n, e) for n, e in void if n != back.voids])
+    answered = _again(run, ledger, [(n, e) for n, e in void if n != back.voids]) | (ledger.waits.keys() & came)
     events = [rewound]
     for task in ledger.tasks.values():
         if task.task_id in answered:

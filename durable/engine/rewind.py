@@ -35,12 +35,13 @@ from .step import STEERING, inbox_arrivals
 
 class Rewinding(NamedTuple):
     """What an instance would go back to. `child`: the sub-orchestration whose failure ended it, '' for none. late: the
-    rows of law 4."""
+    rows of law 4. came: waits for CloudEvents whose event is in the inbox."""
 
     instance: Instance
     back: Moment
     child: str
     late: Sequence[str]
+    came: Sequence[int]
 
 
 def look_back(record: Record) -> Rewinding | None:
@@ -48,18 +49,21 @@ def look_back(record: Record) -> Rewinding | None:
     if record.summary.status is not RuntimeStatus.FAILED:
         return None
     instance = Instance.of_record(record)
-    late = [arrival.row_key for arrival in inbox_arrivals(record.inbox)[0] if arrival.event.type in STEERING]
+    inbox = inbox_arrivals(record.inbox)[0]
+    late = [arrival.row_key for arrival in inbox if arrival.event.type in STEERING]
+    mine = [arrival.event for arrival in inbox if arrival.execution_id == record.summary.execution_id]
+    came = [event.task_id for event in mine if event.type == h.EVENT_RAISED]
     stands = standing(instance.history)
     end = stands[-1][1]
     task_id = end.task_id or _ended_by(stands)
     outcomes = [(n, e) for n, e in stands if e.task_id == task_id and e.type in (h.TASK_FAILED, h.CHILD_FAILED)]
     if not task_id or not outcomes:
-        return Rewinding(instance, Moment(end.rewinds_to or _last_fact(stands)), "", late)
+        return Rewinding(instance, Moment(end.rewinds_to or _last_fact(stands)), "", late, came)
     voids, _ = outcomes[-1]
     created = [e for _, e in stands if e.type == h.CHILD_CREATED and e.task_id == task_id]
     child = created[-1].instance_id if created else ""
     # What was recorded before there were rewinds does not say when the code was told: as soon as possible.
-    return Rewinding(instance, Moment(end.rewinds_to or voids + 1, voids, task_id), child, late)
+    return Rewinding(instance, Moment(end.rewinds_to or voids + 1, voids, task_id), child, late, came)
 
 
 def _ended_by(stands: Sequence[tuple[int, Event]]) -> int:
@@ -107,7 +111,7 @@ def rewind(
         by_code = created.instance_id != child_id(*mine, created.attempt)
         return created.instance_id if by_code else child_id(*mine, created.attempt + 1)
 
-    opened = reopen(summary, instance.history, back, rewound, mint, partitions, anew, rewinds=True)
+    opened = reopen(summary, instance.history, back, rewound, mint, partitions, anew, rewinds=True, came=found.came)
     summary = msgspec.structs.replace(summary, length=instance.length + len(opened.events))
     append = Append(summary.execution_id, instance.length, encode_events(opened.events))
     partition = partition_of(summary.instance_id, partitions)

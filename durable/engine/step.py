@@ -30,7 +30,7 @@ from ..replay.guard import TurnTooLong
 from ..replay.live_code import Code
 from ..replay.mismatch import Mismatch, line_of_error, refuse_sealed
 from ..replay.tasks import CloudEventTask
-from .codeless import cancel_before_start, ended_summary, only_drop, park, rows_of_start, terminate
+from .codeless import cancel_before_start, ended_summary, kept_events, only_drop, park, rows_of_start, terminate
 from .effects import Effects, start_row, wake_row
 from .instance import Arrival, Env, Instance, Turn, outcome_key, row_behind, timer_key
 from .messages import child_outcome
@@ -199,7 +199,8 @@ def _commit(
     last = events[-1]
     for task_id in _withdrawn(execution, last):
         run.withdraw(task_id, instance.length + len(events) - 1)
-    left = _left_for_next(events, arrivals) if last.type == h.CONTINUE_AS_NEW else ()
+    untaken = _untaken(events, arrivals)
+    left = {a.row_key for a in untaken if a.event.type in _CARRIED} if last.type == h.CONTINUE_AS_NEW else ()
     run.drop += [a.row_key for a in arrivals if a.row_key and a.row_key not in left]
     if ignored:
         run.drop.extend(key for key in map(row_behind, arrivals) if key)
@@ -236,6 +237,7 @@ def _commit(
     elif last.type == h.EXECUTION_COMPLETED:
         run.drop.extend(_timers_left(execution))
         summary = ended_summary(summary, last, custom, now, length)
+        run.put.extend(kept_events(summary, run.partition, instance.version, untaken))
         if started.parent is not None:
             outcome = child_outcome(started.parent, last, summary.instance_id)
             run.send(outcome, outcome_key(summary.execution_id, instance.length))
@@ -275,11 +277,13 @@ def _commit(
     return Turn(commit, after, run.invocations, run.cancelled, again=again, ignored=ignored, late=late, began=began)
 
 
-def _left_for_next(events: list[Event], arrivals: Sequence[Arrival]) -> set[str]:
-    """Inbox rows of events that came after the one which continued as new: the next execution takes them."""
+_CARRIED: Final = (h.EVENT_RAISED, h.EXECUTION_CANCELED)  # came after a continue-as-new: the next execution takes them
+
+
+def _untaken(events: Sequence[Event], arrivals: Sequence[Arrival]) -> list[Arrival]:
+    """What has arrived and is not among the events of this turn."""
     taken = {id(event) for event in events}
-    kept = (h.EVENT_RAISED, h.EXECUTION_CANCELED)
-    return {a.row_key for a in arrivals if a.event.type in kept and id(a.event) not in taken}
+    return [arrival for arrival in arrivals if id(arrival.event) not in taken]
 
 
 def _withdrawn(execution: Execution, last: Event) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from ..engine.instance import Env
 from ..engine.suspension import WAITS as SUSPENDED
-from ..ports import PARKED, Lease, Row
+from ..ports import UNSERVED, Lease, Row
 
 log = logging.getLogger("durable.worker")
 
@@ -47,7 +47,9 @@ class Parking:
     def lease(self, rows: Sequence[Row], until: float) -> list[Lease]:
         """These rows need not be looked at before; a new one will be."""
         return [
-            Lease(r.partition, r.key, r.holder, r.attempt, until, self.env.holder) for r in rows if r.group != PARKED
+            Lease(r.partition, r.key, r.holder, r.attempt, until, self.env.holder)
+            for r in rows
+            if r.group not in UNSERVED
         ]
 
     def leave(self, instance_id: str) -> bool:

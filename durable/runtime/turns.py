@@ -25,7 +25,7 @@ from ..model.errors import StoreError
 from ..model.history import UnreadableHistory
 from ..model.names import TRIGGERS, partition_of
 from ..model.status import Summary
-from ..ports import FACTS, PARKED, Lease, Outcome, Record, Row, Want
+from ..ports import FACTS, UNSERVED, Lease, Outcome, Record, Row, Want
 from ..replay.live_code import Code
 from ..triggers.drafting import FindFunction
 from .aftermath import Aftermath
@@ -367,7 +367,7 @@ class Turns:
                 return None
             inbox = record.inbox
             if record.summary.status.finished:
-                inbox = tuple(row for row in inbox if row.group != PARKED)  # for another one of this id
+                inbox = tuple(row for row in inbox if row.group not in UNSERVED)  # for the life after this
             if instance is None or record.history is not None:
                 _let_go(instance)
                 try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
-from ..ports import PARKED, Row
+from ..ports import UNSERVED, Row
 
 Met = set[tuple[str, str]]
 About = Callable[[Row], bool]
@@ -26,7 +26,7 @@ KEPT: Final = "kept"  # for nobody who is there
 
 def state_of(row: Row, now: float, living: Collection[str]) -> str:
     """Its kind and how it stands."""
-    if row.group == PARKED:
+    if row.group in UNSERVED:
         stands = KEPT
     elif not row.holder:
         stands = DUE if row.due_at <= now else WAITING

@@ -21,7 +21,7 @@ from ..backends.memory import MemoryStore
 from ..backends.memory_blobs import MemoryBlobs
 from ..engine.step import created, uncreated
 from ..model.status import DEFAULT_GROUP
-from ..ports import PARKED, Commit, Row, Store
+from ..ports import UNSERVED, Commit, Row, Store
 from ..runtime import requests as ask
 from ..runtime.loop import Settings
 from ..runtime.serving import Patience, Serving
@@ -113,7 +113,7 @@ def make_plan(random: Random, scripts: Sequence[Script], faults: bool, *, trigge
 
 def left(rows: Iterable[Row]) -> list[Row]:
     """The rows of work that is not done; what is kept for nobody is not work."""
-    return [row for row in rows if row.group != PARKED]
+    return [row for row in rows if row.group not in UNSERVED]
 
 
 class World:

@@ -869,6 +869,40 @@ def test_a_cancellation_whose_handling_failed_is_told_again(bench: Bench, shop: 
     assert shop.ran == ["undo"]
 
 
+def test_an_event_behind_the_failure_is_there_after_a_rewind(bench: Bench, shop: Shop) -> None:
+    """It was accepted, and came too late for the life that failed in the turn that would have taken it."""
+
+    @shop.registry.orchestrator(name="listens")
+    def listens(ctx: Context) -> Flow:
+        first = yield ctx.wait_for_external_event("first")
+        if shop.broken:
+            raise ValueError("not yet")
+        return [first, (yield ctx.wait_for_external_event("second"))]
+
+    bench.serve(shop.registry)
+    shop.broken = {"code"}
+    handle = bench.start("listens")
+    bench.until_recorded(handle, "EventAwaited")
+    handle.suspend()
+    bench.until_recorded(handle, "ExecutionSuspended")
+    handle.raise_event("first", 1)
+    handle.raise_event("second", 2)
+    handle.resume()
+    with pytest.raises(durable.OrchestrationFailedError):
+        handle.result(SOON)
+
+    def waiting() -> list[Any]:
+        events = bench.client.history(handle.instance_id, pending=True)
+        return [(event.type, event.name, event.input) for event in events if event.event_id is None]
+
+    assert waiting() == [("EventRaised", "second", 2)]
+    assert "second" not in str(bench.client.diagnose().findings)
+    shop.broken.clear()
+    handle.rewind()
+    assert handle.result(SOON) == [1, 2]
+    assert waiting() == []
+
+
 def test_another_life_finds_the_events_that_wait_for_it(bench: Bench, shop: Shop) -> None:
     @shop.registry.orchestrator(name="tells")
     def tells(ctx: Context, to: str, data: str) -> Flow:

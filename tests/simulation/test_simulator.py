@@ -97,8 +97,8 @@ def test_a_run_ends_although_a_client_was_not_told_that_its_purge_was_done() -> 
     assert run_seed(6000926).wrong == ""
 
 
-@pytest.mark.xfail(strict=True, reason="not mended yet: it goes with the inbox of what fails")
 def test_an_accepted_event_behind_a_failure_is_there_again_after_a_rewind() -> None:
+    """It went with the inbox of what failed."""
     assert run_seed(7000529).wrong == ""
 
 
