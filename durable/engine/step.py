@@ -199,7 +199,7 @@ def _commit(
     last = events[-1]
     for task_id in _withdrawn(execution, last):
         run.withdraw(task_id, instance.length + len(events) - 1)
-    untaken = _untaken(events, arrivals)
+    untaken = _untaken(events, arrivals) if last.type in _LAST else []
     left = {a.row_key for a in untaken if a.event.type in _CARRIED} if last.type == h.CONTINUE_AS_NEW else ()
     run.drop += [a.row_key for a in arrivals if a.row_key and a.row_key not in left]
     if ignored:
@@ -277,6 +277,7 @@ def _commit(
     return Turn(commit, after, run.invocations, run.cancelled, again=again, ignored=ignored, late=late, began=began)
 
 
+_LAST: Final = (h.CONTINUE_AS_NEW, h.EXECUTION_COMPLETED)  # events of an execution
 _CARRIED: Final = (h.EVENT_RAISED, h.EXECUTION_CANCELED)  # came after a continue-as-new: the next execution takes them
 
 
@@ -288,7 +289,7 @@ def _untaken(events: Sequence[Event], arrivals: Sequence[Arrival]) -> list[Arriv
 
 def _withdrawn(execution: Execution, last: Event) -> list[int]:
     """The waits for CloudEvents that this turn has ended, all of them if it was the last one."""
-    if last.type not in (h.CONTINUE_AS_NEW, h.EXECUTION_COMPLETED):
+    if last.type not in _LAST:
         return execution.withdrawn
     left = [number for number, task in execution.tasks.items() if isinstance(task, CloudEventTask)]
     return [*execution.withdrawn, *left]

@@ -367,7 +367,7 @@ class Turns:
                 return None
             inbox = record.inbox
             if record.summary.status.finished:
-                inbox = tuple(row for row in inbox if row.group not in UNSERVED)  # for the life after this
+                inbox = tuple(row for row in inbox if row.group not in UNSERVED)  # for a rewind, or another life
             if instance is None or record.history is not None:
                 _let_go(instance)
                 try:

@@ -18,7 +18,7 @@ from ..model.limits import Limits
 from ..model.names import TRIGGERS
 from ..model.status import RuntimeStatus, Summary
 from ..payload.claims import names_in, place, redeemed
-from ..ports import ExecutionKey, Want
+from ..ports import KEPT, ExecutionKey, Want
 from ..replay.guard import Watch
 from ..replay.mismatch import Mismatch
 from .allowed_results import CANCEL, Outcome, fits_program, shows_a_cancel
@@ -56,6 +56,10 @@ def check_the_end(world: World) -> None:
     ]
     if over:
         raise Wrong(f"rows left behind: {', '.join(f'{row.kind} {row.key} of {row.instance_id}' for row in over)}")
+    for row in store._rows.values():
+        kept_by = _summary(world, row.instance_id) if row.group == KEPT else None
+        if kept_by and (kept_by.status is not RuntimeStatus.FAILED or kept_by.execution_id not in row.key):
+            raise Wrong(f"row {row.key} is kept for a rewind, but {row.instance_id} is {kept_by.status}")
     if world.broker.parked:
         raise Wrong(f"messages could not be read: {world.broker.parked}")
     held = [tag for tags in world.broker.unsettled.values() for tag in tags]
