@@ -29,10 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import durable
 from tests.chaos import account, programs
-from tests.chaos.outcome import Outcome, complaint
+from tests.chaos.outcome import WELL_WITHIN, Outcome, complaint
 from tests.waiting import SOON, until
 
-WELL_WITHIN = 30.0  # seconds from the last kill until `durable doctor` has nothing to say
 SIZES: dict[Any, int] = {
     programs.sequence: 8,
     programs.fan_out: 10,

@@ -14,12 +14,14 @@ from typing import Final, NamedTuple
 
 ENOUGH_FAULTS: Final = 0.90
 ENOUGH_LOAD: Final = 0.95
+WELL_WITHIN: Final = 30.0  # seconds from the last fault until `durable doctor` has nothing to say
 
 
 class Outcome(NamedTuple):
     """planned: how often each fault was to happen, where that was said; reached: how often it did.
 
     asked: instances that were to be started; started: those that were. wrong: whatever is not as it must be.
+    doctor_after: seconds from the last fault until `durable doctor` was first asked.
     """
 
     planned: Mapping[str, int]
@@ -28,6 +30,7 @@ class Outcome(NamedTuple):
     started: int
     wrong: Sequence[str]
     figures: Sequence[str]
+    doctor_after: float = 0.0
 
     def missing(self) -> Iterator[str]:
         """What did not take place."""
@@ -36,6 +39,8 @@ class Outcome(NamedTuple):
                 yield f"{fault} happened {self.reached.get(fault, 0)} times, not {planned}"
         if self.started < ENOUGH_LOAD * self.asked or not self.started:
             yield f"{self.started} instances were started, not {self.asked}"
+        if self.doctor_after > WELL_WITHIN:
+            yield f"durable doctor was first asked {self.doctor_after:.0f} s after the last fault, by a busy machine"
 
     @property
     def verdict(self) -> str:

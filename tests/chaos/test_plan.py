@@ -26,16 +26,19 @@ def test_a_plan_ends_with_a_table_and_a_verdict(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reached", "started", "wrong", "verdict"),
+    ("reached", "started", "doctor_after", "wrong", "verdict"),
     [
-        (9, 95, [], "all right"),
-        (8, 100, [], "NOT RUN"),
-        (10, 94, [], "NOT RUN"),
-        (0, 100, ["a-1: lost"], "1 WRONG"),
+        (9, 95, 29.9, [], "all right"),
+        (8, 100, 1.0, [], "NOT RUN"),
+        (10, 94, 1.0, [], "NOT RUN"),
+        (10, 100, 30.1, [], "NOT RUN"),
+        (0, 100, 1.0, ["a-1: lost"], "1 WRONG"),
     ],
 )
-def test_what_did_not_take_place_proves_nothing(reached: int, started: int, wrong: list[str], verdict: str) -> None:
-    outcome = Outcome({"redis-kill": 10}, {"redis-kill": reached}, 100, started, wrong, [])
+def test_what_did_not_take_place_proves_nothing(
+    reached: int, started: int, doctor_after: float, wrong: list[str], verdict: str
+) -> None:
+    outcome = Outcome({"redis-kill": 10}, {"redis-kill": reached}, 100, started, wrong, [], doctor_after)
     assert outcome.verdict == verdict
 
 
