@@ -130,6 +130,8 @@ def _check_execution(summary: Summary, execution: Recorded, previous: str) -> No
         raise wrong(0, f"is {_shown(started.type)}; a history begins with {h.EXECUTION_STARTED}")
     if started.name != summary.name or started.execution_id != execution.id:
         raise wrong(0, "starts another orchestration or execution than the archive says")
+    if started.instance_id not in ("", summary.instance_id):
+        raise wrong(0, f"starts instance {started.instance_id!r}, not {summary.instance_id!r}")
     if previous and started.previous != previous:
         raise wrong(0, f"does not follow execution {previous!r}, which stands before it")
     walk = _Walk(wrong)

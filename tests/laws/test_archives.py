@@ -253,6 +253,7 @@ REFUSED: Final[dict[str, tuple[Callable[[Lines], object], str]]] = {
         "the events of the current execution, 'other', do not come last",
     ),
     "another orchestrator": (with_event(1, name="other"), "event 0 .* starts another orchestration"),
+    "another instance": (with_event(1, instance_id="other"), "event 0 .* starts instance 'other', not 'order-7'"),
     "no start": (without("ExecutionStarted"), "event 0 .* a history begins with ExecutionStarted"),
     "no task": (without("TaskScheduled"), "is TaskCompleted of task 1, which no event before it began"),
     "no turn": (without("OrchestratorStarted"), "is TaskScheduled, before the first OrchestratorStarted"),
