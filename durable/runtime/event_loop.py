@@ -22,7 +22,7 @@ class EventLoopThread:
         return asyncio.run_coroutine_threadsafe(self._in_a_slot(call), self._loop)
 
     def close(self) -> None:
-        """Cancel what runs, and end the thread."""
+        """End the thread, once what was submitted has ended. Cancel that before: twice would disturb its tidying up."""
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     async def _in_a_slot(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -34,9 +34,6 @@ class EventLoopThread:
         asyncio.set_event_loop(loop)
         try:
             loop.run_forever()
-            tasks = asyncio.all_tasks(loop)
-            for task in tasks:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+            loop.run_until_complete(asyncio.gather(*asyncio.all_tasks(loop), return_exceptions=True))
         finally:
             loop.close()

@@ -21,6 +21,7 @@ from durable.model.limits import Limits
 from durable.payload.signature import Signature
 from durable.runtime.activities import Activities, ActivityCode
 from durable.runtime.activity_context import ActivityContext
+from durable.runtime.event_loop import EventLoopThread
 from durable.runtime.requests import Done, Stuck
 from tests.waiting import SOON, until
 
@@ -293,14 +294,28 @@ def test_a_halt_forgets_what_has_not_begun_and_leaves_the_rest_alone(slots: Make
     assert {some.heard() for _ in range(2)} == {("queued", h.TASK_COMPLETED), ("awaited", h.TASK_COMPLETED)}
 
 
-def test_what_is_closed_ends_its_async_ones_in_good_order() -> None:
+def test_what_is_closed_ends_its_async_ones_in_good_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if one of them is tidying up already when the loop is told to stop."""
     began, ended = threading.Semaphore(0), SimpleQueue[int]()
+    tidying, stopping = threading.Event(), threading.Event()
+    close = EventLoopThread.close
+
+    def close_late(loop: EventLoopThread) -> None:
+        assert tidying.wait(SOON)
+        close(loop)
+        stopping.set()
+
+    monkeypatch.setattr(EventLoopThread, "close", close_late)
 
     async def tidies(ctx: ActivityContext, rounds: int) -> None:
         try:
             began.release()
             await asyncio.sleep(SOON)
         finally:
+            if rounds:
+                tidying.set()
+                while not stopping.is_set():
+                    await asyncio.sleep(0)
             for _ in range(rounds):
                 await asyncio.sleep(0)
             ended.put(rounds)
