@@ -38,7 +38,7 @@ def _url(data: bytes) -> str:
 
 
 def _read_by(parse: Callable[[str], Any]) -> Callable[[bytes], Any]:
-    """Law: neither what is refused, nor what it is shown as, has the password."""
+    """Law: neither what is refused, nor what it is shown as, has the password; what is in the scheme is none."""
 
     def read(data: bytes) -> Any:
         url = _url(data)
@@ -47,6 +47,8 @@ def _read_by(parse: Callable[[str], Any]) -> Callable[[bytes], Any]:
         try:
             target = parse(url)
         except Exception as error:
+            if SECRET in url.partition(":")[0]:
+                raise
             seen: BaseException | None = error
             while seen is not None:
                 if SECRET in str(seen):
